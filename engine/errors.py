@@ -1,0 +1,128 @@
+"""Every error that headrace raises on purpose.
+
+Wrong arguments are `ValueError` or `TypeError`, our own bugs are `assert`; what the world
+does to us is a `HeadraceError`.  Each message says where, what was expected, what was
+found and what to do; the parts are attributes.
+"""
+
+from __future__ import annotations
+
+
+class HeadraceError(Exception):
+    """Base of every error that headrace raises on purpose."""
+
+
+class LogError(HeadraceError):
+    """Base of the errors of an event log."""
+
+
+class LogCorrupt(LogError):
+    """Acknowledged records are damaged or missing.  Nothing was skipped and nothing was cut."""
+
+    def __init__(
+        self,
+        path: str,
+        offset_bytes: int,
+        *,
+        expected: str,
+        found: str,
+        first_sequence: int = 0,
+        last_sequence: int = 0,
+    ) -> None:
+        """Describe the damage at *offset_bytes* of *path*; sequences 0 mean unknown."""
+        lost = ""
+        if first_sequence:
+            lost = f" (records {first_sequence} to {last_sequence or 'the end'})"
+        folder = path.rpartition("/")[0] or "."
+        super().__init__(
+            f"{path} byte {offset_bytes}{lost}: expected {expected}, found {found}; "
+            f"restore a copy, or `headrace log salvage {folder} NEW` copies what is intact"
+        )
+        self.path = path
+        self.offset_bytes = offset_bytes
+        self.expected = expected
+        self.found = found
+        self.first_sequence = first_sequence
+        self.last_sequence = last_sequence
+
+
+class LogLocked(LogError):
+    """Another process, or another engine of this one, holds the log.  Nothing was changed."""
+
+
+class LogVersion(LogError):
+    """The log was written by a newer headrace.  Nothing was changed."""
+
+
+class LogMismatch(LogError):
+    """The log cannot be used in the way that was asked for.  Nothing was changed."""
+
+
+class LogUnusable(LogError):
+    """The path is no event log, or cannot be made one.  Nothing was changed."""
+
+
+class LogClosed(LogError):
+    """The log or its engine was closed before the call; nothing was written."""
+
+
+class LogFull(LogError):
+    """The disk or the quota is full; nothing of the group was acknowledged."""
+
+
+class DurabilityLost(LogError):
+    """A write could not be made durable.  What was acknowledged is safe, nothing after it is.
+
+    The log is failed for good: after an fsync error the kernel may have dropped the dirty
+    pages, so trying again could succeed without the data.  Open the log again to go on.
+    """
+
+
+class EngineClosed(HeadraceError):
+    """The engine is stopping or has stopped; the event was not written."""
+
+
+class EventRefused(HeadraceError):
+    """The event cannot be stored as given; nothing was written."""
+
+
+class AppNotFound(HeadraceError):
+    """The application that was named does not exist or cannot be imported."""
+
+
+class StepFailed(HeadraceError):
+    """A step (a task called from a run) ended without success, after its last attempt."""
+
+    def __init__(self, task: str, run_id: int, error: str) -> None:
+        """Say that run *run_id* of *task* ended with *error* (``Type: message``)."""
+        super().__init__(f"step {task!r} (run {run_id}) failed: {error}")
+        self.task = task
+        self.run_id = run_id
+        self.error = error
+
+
+class StepCancelled(StepFailed):
+    """A step was cancelled before it ended."""
+
+
+class ConcurrentSteps(HeadraceError):
+    """A step was requested from another task than the run's own."""
+
+
+class Diverged(HeadraceError):
+    """A resumed run asked for something else than what the log recorded at that place."""
+
+    def __init__(self, run_id: int, ordinal: int, *, recorded: str, asked: str) -> None:
+        """Name the call (*ordinal*, from 1), what the log holds and what the code asked."""
+        super().__init__(
+            f"run {run_id}, call {ordinal}: the log recorded {recorded}, the code asked for "
+            f"{asked}; let old runs finish with the old code, or cancel the run"
+        )
+        self.run_id = run_id
+        self.ordinal = ordinal
+        self.recorded = recorded
+        self.asked = asked
+
+
+class RunNotFound(HeadraceError):
+    """No active run has this id."""

@@ -1,0 +1,1 @@
+"""Event logs: the protocol, `MemoryLog` and `FileLog`."""

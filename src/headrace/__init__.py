@@ -1,0 +1,1 @@
+"""headrace: an event-driven, durable, replayable workflow engine."""

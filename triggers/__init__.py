@@ -1,0 +1,1 @@
+"""What users declare: patterns, rules and schedules."""
