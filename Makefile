@@ -1,0 +1,57 @@
+# Every target makes .venv by itself when it is missing or older than pyproject.toml.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Two, not "auto": the tests start servers, child processes and fsyncs of their own.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
+.PHONY: help demo test quick check bench soak fmt clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    real sensor data through rules and tasks, then a crash and its recovery'
+	@echo 'make test    all tests but the soak'
+	@echo 'make quick   the tests that need neither a server nor seconds: under a minute'
+	@echo 'make check   what CI runs: format, lint, types, tests'
+	@echo 'make bench   this engine and the baselines, measured in one run'
+	@echo 'make soak    crash tests, long: minutes'
+	@echo 'make fmt     format, and fix what lint can fix'
+	@echo 'make clean   remove .venv and everything that was generated'
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer, not " + sys.version.split()[0] + "; name one: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/headrace demo
+
+test: $(STAMP)
+	$(PYTEST)
+
+quick: $(STAMP)
+	$(PYTEST) -m 'not slow and not nats and not soak'
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(PYTEST)
+
+bench: $(STAMP)
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+soak: $(STAMP)
+	$(BIN)/pytest -m soak
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache plant.log demo.log
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
