@@ -42,7 +42,7 @@ class SubjectIndex(Generic[T]):
     a wildcard does not match the engine's own subjects (`is_reserved`).
     """
 
-    __slots__ = ("_cache", "_cache_max", "_root", "_tickets", "_ticket_next", "_values")
+    __slots__ = ("_cache", "_cache_max", "_root", "_ticket_next", "_tickets", "_values")
 
     def __init__(self, *, cache_subjects_max: int = CACHE_SUBJECTS_MAX) -> None:
         """Remember the answers for at most *cache_subjects_max* subjects."""

@@ -1,0 +1,66 @@
+"""Fixtures that tests of several folders share.
+
+Async tests need no mark: anyio's plugin runs each on asyncio and on trio.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import SimpleQueue
+
+import pytest
+from hypothesis import settings
+
+# No deadline per example: a machine that is busy with something else is not a failure.
+settings.register_profile("headrace", deadline=None)
+settings.load_profile("headrace")
+
+NATS_START_S_MAX = 30.0
+
+
+@pytest.fixture(scope="session")
+def nats_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Host and port of a nats-server with JetStream that lives as long as the tests.
+
+    The server takes a free loopback port by itself and says which: nobody can take it
+    between the choice and the use.
+    """
+    program = Path(sys.executable).with_name("nats-server")
+    store = tmp_path_factory.mktemp("nats")
+    server = subprocess.Popen(
+        [program, "-a", "127.0.0.1", "-p", "-1", "-js", "-sd", store],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stderr is not None
+    said: SimpleQueue[tuple[str, int] | None] = SimpleQueue()
+    # Reading goes on to the end: a server whose pipe is full would stop.
+    reader = threading.Thread(target=_listen, args=(server.stderr, said), daemon=True)
+    reader.start()
+    try:
+        address = said.get(timeout=NATS_START_S_MAX)
+        assert address is not None, f"{program} ended with {server.wait()}"
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=NATS_START_S_MAX)
+        reader.join(timeout=NATS_START_S_MAX)
+        server.stderr.close()
+
+
+def _listen(lines: Iterator[str], said: SimpleQueue[tuple[str, int] | None]) -> None:
+    address: tuple[str, int] | None = None
+    for line in lines:
+        found = re.search(r"client connections on ([\d.]+):(\d+)", line)
+        if found:
+            address = found[1], int(found[2])
+        elif "Server is ready" in line:
+            said.put(address)
+    said.put(None)
