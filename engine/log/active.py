@@ -1,0 +1,252 @@
+"""The segment that is being written, and the place in it where the next frame goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from headrace.engine.log.files import Files, write_all
+from headrace.engine.log.frame import (
+    BODY_BYTES_MAX,
+    CLOSE,
+    COUNT_MAX,
+    DATA,
+    MORE,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    Frame,
+    encode_frame,
+    encode_records,
+)
+from headrace.engine.log.index import SparseIndex, log_time_ns
+from headrace.engine.log.manifest import Segment
+from headrace.engine.log.segment import Seal, encode_body, name_of
+
+if TYPE_CHECKING:
+    from hashlib import blake2b
+
+_ARRAY_HEADER_BYTES = 3
+_DIGEST_BYTES = 16
+
+
+def new_digest() -> blake2b:
+    """Return the digest of nothing, to be fed the bytes of a segment."""
+    from hashlib import blake2b  # half of this package's import time
+
+    return blake2b(digest_size=_DIGEST_BYTES)
+
+
+def cut(records: Sequence[bytes], ends: Sequence[int]) -> list[tuple[int, bool]]:
+    """Say how *records* are spread over frames; *ends* are the ends of the units among them.
+
+    Returns for each frame where it ends in *records*, and whether its last unit goes on in
+    the next one.  Units stay together wherever they fit into a frame.
+    """
+    sizes = list(accumulate(map(len, records), initial=0))
+
+    def fits(start: int, stop: int) -> bool:
+        size = sizes[stop] - sizes[start] + _ARRAY_HEADER_BYTES
+        return stop - start <= COUNT_MAX and size <= BODY_BYTES_MAX
+
+    frames: list[tuple[int, bool]] = []
+    start = unit_start = 0
+    for end in ends:
+        if not fits(start, end):
+            if unit_start > start:
+                frames.append((unit_start, False))
+                start = unit_start
+            while not fits(start, end):
+                stop = start + 1
+                while fits(start, stop + 1):
+                    stop += 1
+                frames.append((stop, True))
+                start = stop
+        unit_start = end
+    frames.append((len(records), False))
+    return frames
+
+
+class ActiveSegment:
+    """The open segment file, everything that its next frame needs, and its summary.
+
+    Used by one thread at a time: that which recovers the log, then the writer's.  `index`
+    and `written_sequence` may be read by others.
+    """
+
+    def __init__(
+        self, files: Files, folder: str, *, base: int, log_id: bytes, header: bytes, chain: int
+    ) -> None:
+        """Open the segment *base*; nothing after its 64 bytes of *header* is known yet."""
+        self._files = files
+        self.path = f"{folder}/{name_of(base)}"
+        self.fd = files.open(self.path, os.O_RDWR)
+        self.base = base
+        self.log_id = log_id
+        self.offset = SEGMENT_HEADER_BYTES
+        self.sequence = base
+        self.chain = chain
+        self.index = SparseIndex()
+        self.last_kind = 0
+        """Kind of the last frame; 0: there is none."""
+        self.seal_offset = 0
+        self.first_at_ns = 0
+        self.last_at_ns = 0
+        self._digest = new_digest()
+        self._digest.update(header)
+        self._undigested: list[bytes] = []
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the segment is finished."""
+        return self.last_kind == SEAL
+
+    def absorb(self, frame: Frame, sequence: int) -> None:
+        """Take in a frame that recovery found; *sequence* is the next one after it."""
+        if frame.kind == SEAL:
+            self.seal_offset = frame.offset
+        else:
+            self._digest.update(frame.raw)
+        if frame.kind == DATA:
+            self._note(frame.base, frame.offset, first_time_ns(frame.body))
+        self.offset = frame.end
+        self.sequence = sequence
+        self.chain = frame.crc
+        self.last_kind = frame.kind
+
+    def _note(self, sequence: int, offset: int, at_ns: int) -> None:
+        """Take the frame at *offset* into the index; *at_ns* 0: its first record has no time."""
+        self.first_at_ns = self.first_at_ns or at_ns
+        self.last_at_ns = at_ns or self.last_at_ns
+        self.index.add(sequence, offset, self.last_at_ns)
+
+    def write_records(
+        self, records: Sequence[bytes], ends: Sequence[int], durable_sequence: int
+    ) -> None:
+        """Write *records* as frames after the last one, without making them durable.
+
+        Raises:
+            OSError: the file may hold a part of them; `cut_back` removes it.
+        """
+        sequence, chain, offset, start = self.sequence, self.chain, self.offset, 0
+        parts: list[bytes] = []
+        notes: list[tuple[int, int, int]] = []
+        for stop, more in cut(records, ends):
+            part = records[start:stop]
+            data, chain = encode_frame(
+                encode_records(part),
+                kind=DATA | MORE if more else DATA,
+                count=len(part),
+                base=sequence,
+                durable=durable_sequence + 1,
+                chain=chain,
+            )
+            parts.append(data)
+            notes.append((sequence, offset, log_time_ns(part[0])))
+            sequence += len(part)
+            offset += len(data)
+            start = stop
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        write_all(self._files, self.fd, data, self.offset)
+        for note in notes:
+            self._note(*note)
+        self._advance(data, DATA, sequence, chain)
+
+    def write_close(self) -> None:
+        """Write the frame that marks a clean end.  Everything before it is durable.
+
+        Raises:
+            OSError: as `write_records`.
+        """
+        self._write_mark(CLOSE, b"")
+
+    def write_seal(self) -> None:
+        """Write the segment's last frame.  Everything before it is durable.
+
+        Raises:
+            OSError: as `write_records`.
+        """
+        self.catch_up()
+        seal = Seal(
+            self.sequence - self.base,
+            self.first_at_ns,
+            self.last_at_ns,
+            self.index.thinned(),
+            self._digest.digest(),
+        )
+        offset = self.offset
+        self._write_mark(SEAL, encode_body(seal))
+        self.seal_offset = offset
+
+    def _write_mark(self, kind: int, body: bytes) -> None:
+        data, chain = encode_frame(
+            body,
+            kind=kind,
+            count=0,
+            base=self.sequence,
+            durable=self.sequence,
+            chain=self.chain,
+        )
+        write_all(self._files, self.fd, data, self.offset)
+        self._advance(data, kind, self.sequence, chain)
+
+    def _advance(self, data: bytes, kind: int, sequence: int, chain: int) -> None:
+        if kind != SEAL:
+            self._undigested.append(data)
+        self.offset += len(data)
+        self.sequence = sequence
+        self.chain = chain
+        self.last_kind = kind
+
+    def catch_up(self) -> None:
+        """Feed the digest what was written.  Apart from writing: nobody has to wait for it."""
+        for data in self._undigested:
+            self._digest.update(data)
+        self._undigested.clear()
+
+    def cut_back(self) -> None:
+        """Remove what a failed write left after the last whole frame.
+
+        Raises:
+            OSError: it is still there.
+        """
+        self._files.truncate(self.fd, self.offset)
+
+    def sync(self) -> None:
+        """Make everything that was written durable.
+
+        Raises:
+            OSError: it is not known what is durable.
+        """
+        self._files.fdatasync(self.fd)
+        if not self._files.links(self.fd):
+            # The bytes went into a file that has no name any more.
+            raise FileNotFoundError(2, "the segment was deleted while it was written", self.path)
+
+    def entry(self) -> Segment:
+        """Return what MANIFEST says of this segment."""
+        if not self.sealed:
+            return Segment(self.base, self.log_id)
+        return Segment(
+            base=self.base,
+            log_id=self.log_id,
+            sealed=True,
+            size_bytes=self.offset,
+            seal_offset=self.seal_offset,
+            next_sequence=self.sequence,
+            chain=self.chain,
+            digest=self._digest.digest(),
+            first_at_ns=self.first_at_ns,
+            last_at_ns=self.last_at_ns,
+        )
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._files.close(self.fd)
+
+
+def first_time_ns(body: memoryview) -> int:
+    """Return the log time of the first record of a plain *body*; 0 if it has none."""
+    start = 3 if body[0] == 0xDC else 1
+    return log_time_ns(bytes(body[start : start + 14]))

@@ -1,0 +1,298 @@
+"""`FileLog`: an event log in a directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from headrace.engine.clock import Clock, SystemClock
+from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogUnusable
+from headrace.engine.log.files import Files, SystemFiles
+from headrace.engine.log.folder import prepare
+from headrace.engine.log.frame import RECORD_BYTES_MAX
+from headrace.engine.log.lock import Lock
+from headrace.engine.log.memory import check_sizes
+from headrace.engine.log.protocol import Durability
+from headrace.engine.log.recovery import Opened, Recovery, recover
+from headrace.engine.log.store import Store
+from headrace.engine.log.walker import (
+    OpenSegments,
+    cut_batch,
+    fetch_records,
+    read_batches,
+    segment_of,
+)
+from headrace.engine.log.writer import Group, Writer
+
+SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
+SYNC_INTERVAL_S: Final = 0.05
+
+# A segment may be longer by its last batch, but never shorter than a record.
+assert RECORD_BYTES_MAX < SEGMENT_BYTES_MAX
+
+
+class FileLog:
+    """An `EventLog` in a directory: segments of checksummed frames, written by one thread.
+
+    *durability* is the level at which a record counts as committed:
+
+    - ``fsynced``: it survives the end of the process and power loss.
+    - ``flushed``: it survives the end of the process.  Power loss takes at most the last
+      *sync_interval_s* seconds, always the newest records.
+    - ``memory``: at once; a crash takes what the writer had not come to write.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "fsynced",
+        sync_interval_s: float = SYNC_INTERVAL_S,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        strict: bool = False,
+        files: Files | None = None,
+        clock: Clock | None = None,
+        new_id: Callable[[], bytes] | None = None,
+    ) -> None:
+        """Name the log at *path*; nothing is touched before `open`.
+
+        *strict* refuses a log whose last writer did not finish, instead of cutting the torn
+        end.  *files*, *clock* and *new_id* are for tests.
+        """
+        if durability not in ("memory", "flushed", "fsynced"):
+            raise ValueError(f"durability must be memory, flushed or fsynced, not {durability!r}")
+        if segment_bytes_max < 1:
+            raise ValueError(f"segment_bytes_max must be at least 1, not {segment_bytes_max}")
+        if sync_interval_s < 0:
+            raise ValueError(f"sync_interval_s must be at least 0, not {sync_interval_s}")
+        self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
+        self._durability: Durability = durability
+        self._sync_interval_s = sync_interval_s
+        self._segment_bytes_max = segment_bytes_max
+        self._strict = strict
+        self._files = files or SystemFiles()
+        self._clock = clock or SystemClock()
+        self._new_id = new_id or (lambda: os.urandom(16))
+        self._lock: Lock | None = None
+        self._store: Store | None = None
+        self._writer: Writer | None = None
+        self._reading: OpenSegments | None = None
+        self._pid = 0
+        self._log_id = b""
+        self._next = 1
+        self._appended_bytes = 0
+        self._committed_bytes = 0
+        self._records: list[bytes] = []
+        self._ends: list[int] = []
+        self._last_failure: LogError | None = None
+        self.recovery: Recovery | None = None
+        """What the last `open` found."""
+
+    @property
+    def durability(self) -> Durability:
+        """The level at which a record counts as committed."""
+        return self._durability
+
+    @property
+    def log_id(self) -> bytes:
+        """See `EventLog`.  Empty before the first `open`."""
+        return self._log_id
+
+    @property
+    def next_sequence(self) -> int:
+        """See `EventLog`."""
+        return self._next
+
+    @property
+    def committed_sequence(self) -> int:
+        """See `EventLog`."""
+        if self._store is None:
+            return 0
+        if self._durability == "fsynced":
+            return self._store.durable_sequence
+        if self._durability == "flushed":
+            return self._store.written_sequence
+        return self._next - 1 - len(self._records)
+
+    @property
+    def durable_sequence(self) -> int:
+        """See `EventLog`."""
+        return self._store.durable_sequence if self._store is not None else 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """See `EventLog`.  At level ``memory`` too: what is not in the file yet."""
+        written = self._writer.written_bytes if self._writer is not None else 0
+        return self._appended_bytes - written
+
+    @property
+    def failure(self) -> LogError | None:
+        """See `EventLog`."""
+        return self._writer.failure if self._writer is not None else self._last_failure
+
+    def open(self, notify: Callable[[], None]) -> None:
+        """See `EventLog`.  Makes the directory if there is none."""
+        files = self._files
+        with contextlib.ExitStack() as undo:
+            try:
+                prepare(files, self.path)
+                lock = Lock(files, self.path)
+                undo.callback(lock.release)
+                opened = recover(
+                    files,
+                    self.path,
+                    strict=self._strict,
+                    now_ns=self._clock.wall_ns(),
+                    new_id=self._new_id,
+                    config={"durability": self._durability},
+                )
+                self._store = Store(
+                    files,
+                    self.path,
+                    opened,
+                    segment_bytes_max=self._segment_bytes_max,
+                    clock=self._clock,
+                )
+            except OSError as error:
+                raise LogUnusable(
+                    f"{self.path}: expected a directory that can be read and written, found: "
+                    f"{error}; check its owner and its mode, or choose another path"
+                ) from error
+            undo.pop_all()
+        self._take(lock, opened, self._store, notify)
+
+    def _take(self, lock: Lock, opened: Opened, store: Store, notify: Callable[[], None]) -> None:
+        self._lock = lock
+        self._pid = os.getpid()
+        self._log_id = opened.manifest.log_id
+        self._next = store.written_sequence + 1
+        self._appended_bytes = self._committed_bytes = 0
+        self._records, self._ends = [], []
+        self._last_failure = None
+        self._reading = OpenSegments(self._files, self.path)
+        self.recovery = opened.recovery
+        self._writer = Writer(
+            store,
+            durability=self._durability,
+            sync_interval_s=self._sync_interval_s,
+            clock=self._clock,
+            notify=notify,
+        )
+
+    def append(self, unit: Sequence[bytes]) -> None:
+        """See `EventLog`."""
+        writer = self._writer
+        if writer is None:
+            raise self._closed()
+        if writer.failure is not None:
+            raise writer.failure
+        if len(unit) == 1 and len(unit[0]) <= RECORD_BYTES_MAX:
+            self._appended_bytes += len(unit[0])
+        else:
+            self._appended_bytes += check_sizes(unit)
+        self._records += unit
+        self._ends.append(len(self._records))
+        self._next += len(unit)
+
+    def _closed(self) -> LogClosed:
+        return LogClosed(f"{self.path}: expected an open log; open it first")
+
+    def commit(self) -> None:
+        """See `EventLog`."""
+        writer = self._writer
+        if writer is None:
+            raise self._closed()
+        records = self._records
+        if not records:
+            return
+        if self._pid != os.getpid():
+            raise LogClosed(
+                f"{self.path}: expected to be in process {self._pid}, found {os.getpid()}: the "
+                "log belongs to the process that opened it, not to a forked child"
+            )
+        size_bytes = self._appended_bytes - self._committed_bytes
+        self._committed_bytes = self._appended_bytes
+        writer.submit(Group(self._next - len(records), records, self._ends, size_bytes))
+        self._records, self._ends = [], []
+        if self._durability == "memory":
+            writer.notify()
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+        """See `EventLog`.  Reads up to what is committed when the first batch is asked for."""
+        store, writer = self._store, self._writer
+        if store is None or writer is None:
+            raise self._closed()
+        upto = self.committed_sequence
+        # In this order: what is not among the groups any more is in the file by then.
+        queued = list(writer.queue)
+        written = min(store.written_sequence, upto)
+        if after < written:
+            opened = OpenSegments(self._files, self.path)
+            try:
+                yield from read_batches(
+                    opened, self._locate(opened, after + 1), after=after, upto=written
+                )
+            finally:
+                opened.close()
+        for group in queued:
+            cut = cut_batch(group.first, group.records, after=max(after, written), upto=upto)
+            if cut is not None:
+                yield cut
+
+    def _locate(self, opened: OpenSegments, sequence: int) -> tuple[int, tuple[int, int]]:
+        assert self._store is not None
+        # The writer may go on to a new segment at any time.  It lists the old one first, so
+        # that what is not of the active segment is in the list.
+        active = self._store.active
+        if sequence >= active.base:
+            return active.base, active.index.place_of(sequence)
+        entries = self._store.manifest.segments
+        entry = entries[segment_of([e.base for e in entries], sequence)]
+        return entry.base, opened.index(entry).place_of(sequence)
+
+    def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """See `EventLog`."""
+        store, writer, reading = self._store, self._writer, self._reading
+        if store is None or writer is None or reading is None:
+            raise self._closed()
+        upto = self.committed_sequence
+        queued = list(writer.queue)
+        written = store.written_sequence
+        wanted = sorted({s for s in sequences if 1 <= s <= upto})
+        found = fetch_records(
+            reading, lambda s: self._locate(reading, s), [s for s in wanted if s <= written]
+        )
+        for group in queued:
+            for sequence in wanted:
+                if sequence > written and 0 <= sequence - group.first < len(group.records):
+                    found[sequence] = group.records[sequence - group.first]
+        return found
+
+    def close(self) -> None:
+        """See `EventLog`."""
+        store, writer, lock, reading = self._store, self._writer, self._lock, self._reading
+        if store is None or writer is None or lock is None or reading is None:
+            return
+        if self._pid != os.getpid():
+            # A forked child: the files and the lock are the parent's.
+            self._writer = self._lock = self._reading = None
+            return
+        try:
+            if writer.failure is None:
+                self.commit()
+            writer.stop()
+            if writer.failure is None:
+                store.finish()
+        except DurabilityLost as error:
+            writer.failure = error
+        finally:
+            self._last_failure = writer.failure
+            self._writer = self._lock = self._reading = None
+            # What matters is synced, so that an error here means nothing any more.
+            for give_back in (reading.close, store.close, lock.release):
+                with contextlib.suppress(OSError):
+                    give_back()
+        if self._last_failure is not None and self.durable_sequence < self._next - 1:
+            raise self._last_failure

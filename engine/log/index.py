@@ -1,0 +1,83 @@
+"""Sparse index: where in a segment a sequence or a time is to be looked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from operator import itemgetter
+from typing import Final
+
+ACTIVE_STEP_BYTES: Final = 4 * 1024
+"""Distance of two entries of the active segment, in memory: what `fetch` reads at most."""
+
+SEALED_STEP_BYTES: Final = 64 * 1024
+SEALED_STEP_RECORDS: Final = 4096
+"""Distance of two entries of a sealed segment, whichever is reached first."""
+
+INPUT_TAG_MAX: Final = 63
+"""Records with a higher tag are decisions and carry no time of their own."""
+
+_WIDTHS: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # of msgpack's unsigned numbers
+
+Entry = tuple[int, int, int]
+"""Sequence of a frame's first record, the frame's offset, and the log time there."""
+
+
+_sequence_of = itemgetter(0)
+_time_of = itemgetter(2)
+
+
+def log_time_ns(record: bytes) -> int:
+    """Return the log time of an encoded input; 0 for a decision, and for anything else.
+
+    The first 14 bytes of a record are enough.
+    """
+    # All that the log knows of its records: inputs are arrays of a tag and a time.
+    start = 3 if record[:1] == b"\xdc" else 1
+    if len(record) < start + 2 or not (start == 3 or 0x92 <= record[0] <= 0x9F):
+        return 0
+    tag, number = record[start], record[start + 1]
+    if tag > INPUT_TAG_MAX:
+        return 0
+    if number < 0x80:
+        return number
+    width = _WIDTHS.get(number, 0)
+    digits = record[start + 2 : start + 2 + width]
+    return int.from_bytes(digits, "big") if len(digits) == width else 0
+
+
+class SparseIndex:
+    """Entries in order.  One thread adds, others may look things up at the same time."""
+
+    def __init__(self, entries: list[Entry] | None = None) -> None:
+        """Begin with *entries*, in order."""
+        self.entries: list[Entry] = entries or []
+
+    def add(self, sequence: int, offset: int, at_ns: int) -> None:
+        """Take in the frame at *offset*, if it is far enough from the last entry."""
+        if not self.entries or offset - self.entries[-1][1] >= ACTIVE_STEP_BYTES:
+            self.entries.append((sequence, offset, at_ns))
+
+    def place_of(self, sequence: int) -> tuple[int, int]:
+        """Return the frame to begin with to look for *sequence*: its first record, its offset.
+
+        ``(0, 0)``: at the segment's first frame.
+        """
+        place = bisect_right(self.entries, sequence, key=_sequence_of)
+        return self.entries[place - 1][:2] if place else (0, 0)
+
+    def place_before(self, at_ns: int) -> tuple[int, int]:
+        """Return the frame to begin with to look for the first record at or after *at_ns*."""
+        place = bisect_left(self.entries, at_ns, key=_time_of)
+        return self.entries[place - 1][:2] if place else (0, 0)
+
+    def thinned(self) -> list[Entry]:
+        """Return the entries that a sealed segment keeps."""
+        kept: list[Entry] = []
+        for entry in self.entries:
+            if (
+                not kept
+                or entry[1] - kept[-1][1] >= SEALED_STEP_BYTES
+                or entry[0] - kept[-1][0] >= SEALED_STEP_RECORDS
+            ):
+                kept.append(entry)
+        return kept

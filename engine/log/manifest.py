@@ -1,0 +1,136 @@
+"""MANIFEST: which segments a log has, who it is, and what it came from.
+
+Replaced atomically and synced each time, so that a copy that is damaged, cut or empty is
+never the work of a crash.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from headrace.engine.errors import LogCorrupt, LogVersion
+from headrace.engine.log.files import Files, read_all, replace
+from headrace.engine.log.frame import FORMAT
+
+NAME: Final = "MANIFEST"
+_PREFIX: Final = b"\x92\xce"  # msgpack: an array of two, the first a 32-bit number
+
+
+class Segment(Struct, array_like=True, frozen=True):
+    """One segment of the list.  Fields are only ever appended, with a default."""
+
+    base: int
+    """Sequence of its first record; its name."""
+    log_id: bytes
+    """The log that wrote it: a fork shares segments with its origin."""
+    sealed: bool = False
+    """Whether it is finished.  What follows is known of sealed ones only."""
+    size_bytes: int = 0
+    seal_offset: int = 0
+    """Where its last frame begins, which holds its index."""
+    next_sequence: int = 0
+    """The first sequence after it."""
+    chain: int = 0
+    """The checksum of its last frame, named by the next segment's header."""
+    digest: bytes = b""
+    """blake2b, 16 bytes, of everything before its last frame."""
+    first_at_ns: int = 0
+    """Log time of its first record that has one."""
+    last_at_ns: int = 0
+
+
+class Parent(Struct, array_like=True, frozen=True):
+    """Where a fork left its origin."""
+
+    log_id: bytes
+    sequence: int
+    """The last record that they share."""
+    chain: int
+
+
+class Manifest(Struct, array_like=True, frozen=True):
+    """The whole file.  Fields are only ever appended, with a default."""
+
+    format: int
+    log_id: bytes
+    created_ns: int
+    first_sequence: int
+    """The oldest record that is kept."""
+    segments: list[Segment]
+    """In order; only the last one is written to."""
+    parent: Parent | None = None
+    config: dict[str, Any] = {}
+    """How it was opened last, for readers and for people."""
+
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder(Manifest).decode
+_decode_any = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Return the file's bytes: msgpack ``[checksum, body]``."""
+    body = _encode(manifest)
+    return _PREFIX + zlib.crc32(body).to_bytes(4, "big") + _encode(body)
+
+
+def decode(path: str, data: bytes) -> Manifest:
+    """Return the manifest in *data*, read from *path*.
+
+    Raises:
+        LogCorrupt: it is damaged.
+        LogVersion: a newer headrace wrote it.
+    """
+    body = _body(path, data)
+    try:
+        version = _decode_any(body)[0]
+        if isinstance(version, int) and version > FORMAT:
+            raise LogVersion(
+                f"{path}: expected format {FORMAT} or lower, found {version}: it was written "
+                "by a newer headrace; update headrace to open this log"
+            )
+        manifest = _decode(body)
+    except (msgspec.MsgspecError, IndexError, UnicodeDecodeError, RecursionError) as error:
+        raise LogCorrupt(path, 0, expected="the list of segments", found=str(error)) from error
+    if not manifest.segments or len(manifest.log_id) != 16:
+        raise LogCorrupt(path, 0, expected="a log id and segments", found="none")
+    return manifest
+
+
+def _body(path: str, data: bytes) -> bytes:
+    expected = "a list of segments that is in order"
+    if len(data) < len(_PREFIX) + 4 or not data.startswith(_PREFIX):
+        raise LogCorrupt(path, 0, expected=expected, found=f"{len(data)} other bytes")
+    crc = int.from_bytes(data[2:6], "big")
+    try:
+        body = msgspec.msgpack.decode(data[6:], type=bytes)
+    except msgspec.MsgspecError as error:
+        raise LogCorrupt(path, 6, expected=expected, found=str(error)) from error
+    if zlib.crc32(body) != crc or _encode(body) != data[6:]:
+        found = f"checksum {zlib.crc32(body):#010x}"
+        raise LogCorrupt(path, 2, expected=f"checksum {crc:#010x}", found=found)
+    return body
+
+
+def load(files: Files, folder: str) -> Manifest | None:
+    """Return the manifest of the log in *folder*, or ``None`` if there is no such file.
+
+    Raises:
+        LogCorrupt: it is damaged.
+        LogVersion: a newer headrace wrote it.
+    """
+    path = f"{folder}/{NAME}"
+    try:
+        data = read_all(files, path)
+    except FileNotFoundError:
+        return None
+    return decode(path, data)
+
+
+def store(files: Files, folder: str, manifest: Manifest) -> None:
+    """Put *manifest* in place of the one in *folder*, durably."""
+    replace(files, folder, NAME, encode(manifest))

@@ -1,0 +1,148 @@
+"""`MemoryLog`: an event log for tests, demos and dry runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from headrace.engine.errors import EventRefused, LogClosed, LogError, LogLocked
+from headrace.engine.log.frame import RECORD_BYTES_MAX
+
+READ_COUNT: Final = 1000
+"""How many records `MemoryLog.read` yields at once."""
+
+
+def check_sizes(unit: Sequence[bytes]) -> int:
+    """Return how many bytes *unit* has.
+
+    Raises:
+        ValueError: it is empty.
+        EventRefused: a record is too long.
+    """
+    size_bytes = 0
+    for record in unit:
+        size_bytes += len(record)
+        if len(record) > RECORD_BYTES_MAX:
+            raise EventRefused(
+                f"expected a record of at most {RECORD_BYTES_MAX} bytes, found one of "
+                f"{len(record)}; store large data elsewhere and let the event name it"
+            )
+    if not unit:
+        raise ValueError("a unit has at least one record")
+    return size_bytes
+
+
+class MemoryLog:
+    """An `EventLog` that forgets everything with its process.
+
+    What is committed stays when it is closed, so it can be opened again: a restart.  `copy`
+    is what a crash would have left at any point.
+    """
+
+    def __init__(self, log_id: bytes | None = None) -> None:
+        """Begin empty.  *log_id* is random if it is not given."""
+        self._log_id = log_id or os.urandom(16)
+        self._records: list[bytes] = []
+        self._committed = 0
+        self._pending_bytes = 0
+        self._notify: Callable[[], None] | None = None
+        self.failure: LogError | None = None
+        """See `EventLog`.  A test may set it to see what its loss does."""
+
+    @property
+    def log_id(self) -> bytes:
+        """See `EventLog`."""
+        return self._log_id
+
+    @property
+    def next_sequence(self) -> int:
+        """See `EventLog`."""
+        return len(self._records) + 1
+
+    @property
+    def committed_sequence(self) -> int:
+        """See `EventLog`."""
+        return self._committed
+
+    @property
+    def durable_sequence(self) -> int:
+        """See `EventLog`: 0, since nothing here survives."""
+        return 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """See `EventLog`."""
+        return self._pending_bytes
+
+    def copy(self, upto: int | None = None) -> MemoryLog:
+        """Return a closed log with the records up to *upto*: as a crash would leave it.
+
+        Without *upto*, with those that are committed.
+        """
+        upto = self._committed if upto is None else upto
+        if not 0 <= upto <= len(self._records):
+            raise ValueError(f"upto must be 0 to {len(self._records)}, not {upto}")
+        made = MemoryLog(self._log_id)
+        made._records = self._records[:upto]
+        made._committed = upto
+        return made
+
+    def open(self, notify: Callable[[], None]) -> None:
+        """See `EventLog`."""
+        if self._notify is not None:
+            raise LogLocked(
+                "MemoryLog: expected a log that nobody writes, found it open already; give each "
+                "engine its own, or close the first one"
+            )
+        self._notify = notify
+        self.failure = None
+
+    def append(self, unit: Sequence[bytes]) -> None:
+        """See `EventLog`."""
+        self._check_open()
+        if self.failure is not None:
+            raise self.failure
+        size_bytes = check_sizes(unit)
+        self._records.extend(unit)
+        self._pending_bytes += size_bytes
+
+    def _check_open(self) -> Callable[[], None]:
+        if self._notify is None:
+            raise LogClosed("MemoryLog: expected an open log; open it first")
+        return self._notify
+
+    def commit(self) -> None:
+        """See `EventLog`.  Everything is committed at once."""
+        notify = self._check_open()
+        if self._committed < len(self._records) and self.failure is None:
+            self._committed = len(self._records)
+            self._pending_bytes = 0
+            notify()
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+        """See `EventLog`.  Works on a closed log too."""
+        committed = self._committed
+        for start in range(after, committed, READ_COUNT):
+            yield start + 1, self._records[start : min(start + READ_COUNT, committed)]
+
+    def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """See `EventLog`.  Works on a closed log too."""
+        return {
+            sequence: self._records[sequence - 1]
+            for sequence in sequences
+            if 1 <= sequence <= self._committed
+        }
+
+    def close(self) -> None:
+        """See `EventLog`."""
+        if self._notify is None:
+            return
+        try:
+            if self.failure is not None and self._committed < len(self._records):
+                raise self.failure
+            self.commit()
+        finally:
+            del self._records[self._committed :]
+            self._pending_bytes = 0
+            self._notify = None

@@ -1,0 +1,156 @@
+"""The files of a log that is open for writing, and what is done when one of them fails."""
+
+from __future__ import annotations
+
+import contextlib
+
+import msgspec
+
+from headrace.engine.clock import Clock
+from headrace.engine.errors import DurabilityLost, LogFull
+from headrace.engine.log import manifest as manifests
+from headrace.engine.log.files import NO_SPACE, Files
+from headrace.engine.log.frame import CLOSE
+from headrace.engine.log.head import HeadFile
+from headrace.engine.log.neighbours import next_segment
+from headrace.engine.log.recovery import Opened
+
+
+class Store:
+    """The files of an open log, as its writer changes them.  One thread at a time."""
+
+    def __init__(
+        self, files: Files, folder: str, opened: Opened, *, segment_bytes_max: int, clock: Clock
+    ) -> None:
+        """Go on with the log that recovery *opened*."""
+        self._files = files
+        self._folder = folder
+        self._segment_bytes_max = segment_bytes_max
+        self._clock = clock
+        self.manifest = opened.manifest
+        self.active = opened.active
+        self.written_sequence = self.active.sequence - 1
+        self.durable_sequence = self.written_sequence
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.active.close)
+            self._head = HeadFile(files, folder, opened.manifest.log_id, opened.generation)
+            undo.callback(self._head.close)
+            self._write_head()
+            undo.pop_all()
+
+    def _write_head(self) -> None:
+        active = self.active
+        self._head.write(
+            next_sequence=active.sequence,
+            base=active.base,
+            offset=active.offset,
+            chain=active.chain,
+        )
+
+    def write(self, records: list[bytes], ends: list[int]) -> None:
+        """Write the units after the last one, all of them or none.
+
+        Raises:
+            LogFull: there is no room; nothing was written.
+            DurabilityLost: it is not known what was written.
+        """
+        try:
+            if self.active.offset >= self._segment_bytes_max:
+                self._rotate()
+            self.active.write_records(records, ends, self.durable_sequence)
+        except OSError as error:
+            self._give_up(error)
+        self.written_sequence = self.active.sequence - 1
+
+    def _give_up(self, error: OSError) -> None:
+        where = self.active.path
+        last = self.active.sequence - 1
+        if error.errno in NO_SPACE:
+            try:
+                self.active.cut_back()
+            except OSError as second:
+                error = second
+            else:
+                raise LogFull(
+                    f"{where}: expected room for the next records, found none ({error.strerror}); "
+                    f"nothing after record {last} was written; make room on the disk"
+                ) from error
+        raise DurabilityLost(
+            f"{where}: expected to write after record {last}, found {error}; everything up to "
+            f"record {self.durable_sequence} is safe; check the disk, then open the log again"
+        ) from error
+
+    def _rotate(self) -> None:
+        """Finish the segment and begin the next one.  Can be repeated after an `OSError`."""
+        self.sync()
+        if not self.active.sealed:
+            self.active.write_seal()
+            self.active.sync()
+            self._write_head()
+        sealed = self.active.entry()
+        following = next_segment(
+            self._files,
+            self._folder,
+            self.manifest.log_id,
+            self.active,
+            now_ns=self._clock.wall_ns(),
+        )
+        with contextlib.ExitStack() as undo:
+            undo.callback(following.close)
+            listed = [*self.manifest.segments[:-1], sealed, following.entry()]
+            manifest = msgspec.structs.replace(self.manifest, segments=listed)
+            # Listed before it is used: a segment that is listed and missing is a loss.
+            manifests.store(self._files, self._folder, manifest)
+            undo.pop_all()
+        self.active.close()
+        # In this order: who reads the log finds each segment in one of the two.
+        self.manifest = manifest
+        self.active = following
+        self._write_head()
+
+    def sync(self) -> None:
+        """Make everything that was written durable.
+
+        Raises:
+            DurabilityLost: that failed, and must not be tried again.
+        """
+        try:
+            self.active.sync()
+            self.durable_sequence = self.written_sequence
+            self._write_head()
+        except OSError as error:
+            raise DurabilityLost(
+                f"{self.active.path}: expected to sync the records after "
+                f"{self.durable_sequence}, found {error}; everything up to there is safe; check "
+                "the disk, then open the log again"
+            ) from error
+
+    def finish(self) -> None:
+        """Make everything durable and mark a clean end, if there is room for the mark.
+
+        Raises:
+            DurabilityLost: as `sync`.
+        """
+        self.sync()
+        if self.active.last_kind == CLOSE:
+            return
+        try:
+            self.active.write_close()
+        except OSError as error:
+            with contextlib.suppress(LogFull):
+                self._give_up(error)
+            return
+        self.sync()
+        with contextlib.suppress(OSError):
+            self._head.sync()
+
+    def close(self) -> None:
+        """Give the files back.
+
+        Raises:
+            OSError: the system reported a late error of a write.
+        """
+        try:
+            self._head.close()
+        finally:
+            self.active.close()

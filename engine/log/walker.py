@@ -1,0 +1,238 @@
+"""Reading over segment borders: what `FileLog`, `LogReader` and the tools share."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+from headrace.engine.errors import LogCorrupt
+from headrace.engine.log import segment as segments
+from headrace.engine.log.files import Files
+from headrace.engine.log.frame import (
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    Damage,
+    Frame,
+    Newer,
+    records_of,
+)
+from headrace.engine.log.index import SparseIndex
+from headrace.engine.log.manifest import Segment
+
+OPEN_FILES_MAX: Final = 8
+"""How many segments are kept open for reading."""
+
+
+class OpenSegments:
+    """Descriptors and indexes of the segments that were read last."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        """Begin with none open."""
+        self._files = files
+        self._folder = folder
+        self._open: OrderedDict[int, int] = OrderedDict()
+        self._indexes: OrderedDict[int, SparseIndex] = OrderedDict()
+
+    def path(self, base: int) -> str:
+        """Return the path of the segment *base*."""
+        return f"{self._folder}/{segments.name_of(base)}"
+
+    def fd(self, base: int) -> int:
+        """Return a descriptor of the segment *base*, for reading; it stays ours.
+
+        Raises:
+            LogCorrupt: it is missing, or another segment than its name says.
+        """
+        fd = self._open.get(base)
+        if fd is not None:
+            self._open.move_to_end(base)
+            return fd
+        path = self.path(base)
+        try:
+            fd = self._files.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise corrupt(path, 0, Damage("a segment", "no such file"), base) from error
+        self._open[base] = fd
+        header = segments.read_header(self._files, fd, path)
+        if header.base != base:
+            raise corrupt(path, 0, Damage(f"record {base}", f"record {header.base}"), base)
+        if len(self._open) > OPEN_FILES_MAX:
+            _, oldest = self._open.popitem(last=False)
+            self._files.close(oldest)
+        return fd
+
+    def index(self, entry: Segment) -> SparseIndex:
+        """Return the index of the sealed segment that *entry* describes.
+
+        Raises:
+            LogCorrupt: its last frame, which holds the index, is damaged.
+        """
+        index = self._indexes.get(entry.base)
+        if index is None:
+            path = self.path(entry.base)
+            seal = segments.read_seal(self._files, self.fd(entry.base), path, entry.seal_offset)
+            index = self._indexes[entry.base] = SparseIndex(seal.index)
+            if len(self._indexes) > OPEN_FILES_MAX:
+                self._indexes.popitem(last=False)
+        return index
+
+    def walk(
+        self,
+        base: int,
+        place: tuple[int, int] = (0, 0),
+        *,
+        previous: int | None = None,
+        chunk_bytes: int = segments.SCAN_BYTES,
+    ) -> segments.Walk:
+        """Return a walk over the segment *base*.
+
+        It begins at *place* of its index, and then does not know what came before, or at its
+        first frame, and then checks that the segment follows the checksum *previous*.
+
+        Raises:
+            LogCorrupt: the segment is missing, another one, or its header is damaged.
+        """
+        fd = self.fd(base)
+        sequence, offset = place
+        chain: int | None = None
+        if offset <= SEGMENT_HEADER_BYTES:
+            path = self.path(base)
+            header = segments.read_header(self._files, fd, path)
+            if previous is not None and header.previous != previous:
+                expected = f"the segment that follows checksum {previous:#010x}"
+                found = f"the one that follows {header.previous:#010x}"
+                raise corrupt(path, 0, Damage(expected, found), base)
+            sequence, offset, chain = base, SEGMENT_HEADER_BYTES, header.crc
+        return segments.Walk(
+            self._files,
+            fd,
+            offset=offset,
+            sequence=sequence,
+            chain=chain,
+            chunk_bytes=chunk_bytes,
+        )
+
+    def close(self) -> None:
+        """Give the files back."""
+        while self._open:
+            _, fd = self._open.popitem()
+            self._files.close(fd)
+
+
+def corrupt(path: str, offset: int, damage: Damage, sequence: int) -> LogCorrupt:
+    """Return *damage* with its place."""
+    return LogCorrupt(
+        path, offset, expected=damage.expected, found=damage.found, first_sequence=sequence
+    )
+
+
+def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
+    """Return the next frame of *walk* over the segment *base*: there is one.
+
+    Raises:
+        LogCorrupt: it is damaged or missing.
+        LogVersion: a newer headrace wrote it.
+    """
+    path = opened.path(base)
+    offset, sequence = walk.offset, walk.sequence
+    try:
+        frame = walk.next_frame()
+    except Damage as damage:
+        raise corrupt(path, offset, damage, sequence) from damage
+    except Newer as newer:
+        raise segments.too_new(path, offset, newer) from newer
+    if frame is None:
+        missing = Damage(f"the frame of record {sequence}", "the end of the file")
+        raise corrupt(path, offset, missing, sequence)
+    return frame
+
+
+def records_at(path: str, frame: Frame) -> list[bytes]:
+    """Return the records of *frame*, which was read from *path*.
+
+    Raises:
+        LogCorrupt: they cannot be told apart.
+    """
+    try:
+        return records_of(frame)
+    except Damage as damage:
+        raise corrupt(path, frame.offset, damage, frame.base) from damage
+
+
+def cut_batch(
+    first: int, records: list[bytes], *, after: int, upto: int
+) -> tuple[int, list[bytes]] | None:
+    """Return the part of a batch that is after *after* and not beyond *upto*."""
+    start = max(0, after + 1 - first)
+    stop = min(len(records), upto + 1 - first)
+    if start >= stop:
+        return None
+    if start or stop < len(records):
+        return first + start, records[start:stop]
+    return first, records
+
+
+def segment_of(bases: Sequence[int], sequence: int) -> int:
+    """Return the place in *bases* of the segment that holds *sequence*; 0 if it is before all."""
+    return max(0, bisect_right(bases, sequence) - 1)
+
+
+def read_batches(
+    opened: OpenSegments, start: tuple[int, tuple[int, int]], *, after: int, upto: int
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the records after *after* up to *upto*, frame by frame.
+
+    *start* is the segment to begin with and the place in it.
+
+    Raises:
+        LogCorrupt: damage was met; everything yielded before it is intact.
+        LogVersion: a newer headrace wrote a frame.
+    """
+    base, place = start
+    walk = opened.walk(base, place)
+    while walk.sequence <= upto:
+        frame = step(opened, base, walk)
+        if frame.kind == SEAL:
+            base, walk = frame.base, opened.walk(frame.base, previous=frame.crc)
+        elif frame.count and walk.sequence > after + 1:
+            cut = cut_batch(
+                frame.base, records_at(opened.path(base), frame), after=after, upto=upto
+            )
+            if cut is not None:
+                yield cut
+
+
+def fetch_records(
+    opened: OpenSegments,
+    locate: Callable[[int], tuple[int, tuple[int, int]]],
+    sequences: Iterable[int],
+) -> dict[int, bytes]:
+    """Return the records at *sequences*, ascending, which are in the files.
+
+    *locate* says for a sequence with which segment and place to begin.
+
+    Raises:
+        LogCorrupt: damage was met.
+        LogVersion: a newer headrace wrote a frame.
+    """
+    found: dict[int, bytes] = {}
+    base, walk, first = 0, None, 1
+    records: list[bytes] = []
+    for sequence in sequences:
+        if sequence - first >= len(records):
+            at, place = locate(sequence)
+            if walk is None or at != base or place[1] > walk.offset:
+                base = at
+                walk = opened.walk(base, place, chunk_bytes=segments.FETCH_BYTES)
+            records = []
+            while walk.sequence <= sequence:
+                frame = step(opened, base, walk)
+                first = frame.base
+                if walk.sequence > sequence:
+                    records = records_at(opened.path(base), frame)
+        if 0 <= sequence - first < len(records):
+            found[sequence] = records[sequence - first]
+    return found
