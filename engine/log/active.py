@@ -76,12 +76,20 @@ class ActiveSegment:
     """
 
     def __init__(
-        self, files: Files, folder: str, *, base: int, log_id: bytes, header: bytes, chain: int
+        self,
+        files: Files,
+        folder: str,
+        *,
+        base: int,
+        log_id: bytes,
+        header: bytes,
+        chain: int,
+        flags: int = os.O_RDWR,
     ) -> None:
         """Open the segment *base*; nothing after its 64 bytes of *header* is known yet."""
         self._files = files
         self.path = f"{folder}/{name_of(base)}"
-        self.fd = files.open(self.path, os.O_RDWR)
+        self.fd = files.open(self.path, flags)
         self.base = base
         self.log_id = log_id
         self.offset = SEGMENT_HEADER_BYTES

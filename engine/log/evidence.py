@@ -9,6 +9,7 @@ nothing is touched; damage after it is saved aside, cut and reported.
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 from msgspec import Struct
@@ -53,14 +54,16 @@ class Scan(Struct):
     tear: Tear | None
 
 
-def scan_active(files: Files, folder: str, entry: Segment, head: Head | None) -> Scan:
+def scan_active(
+    files: Files, folder: str, entry: Segment, head: Head | None, flags: int = os.O_RDWR
+) -> Scan:
     """Walk over the segment that *entry* names, to its end or its first damage.
 
     Raises:
         LogCorrupt: its header is damaged, or it is another segment.
         LogVersion: a newer headrace wrote it.
     """
-    active = open_active(files, folder, entry)
+    active = open_active(files, folder, entry, flags)
     chain_at = {active.offset: active.chain}
     proven = active.sequence
     tear: Tear | None = None

@@ -19,6 +19,7 @@ from headrace.engine.log.recovery import Opened, Recovery, recover
 from headrace.engine.log.store import Store
 from headrace.engine.log.walker import (
     OpenSegments,
+    Place,
     cut_batch,
     fetch_records,
     read_batches,
@@ -241,7 +242,7 @@ class FileLog:
             if cut is not None:
                 yield cut
 
-    def _locate(self, opened: OpenSegments, sequence: int) -> tuple[int, tuple[int, int]]:
+    def _locate(self, opened: OpenSegments, sequence: int) -> Place:
         assert self._store is not None
         # The writer may go on to a new segment at any time.  It lists the old one first, so
         # that what is not of the active segment is in the list.

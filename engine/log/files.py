@@ -13,7 +13,7 @@ import errno
 import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final, Literal, Protocol
 
 Data = bytes | bytearray | memoryview
@@ -206,7 +206,7 @@ class SystemFiles:
 
 
 @contextlib.contextmanager
-def opened(files: Files, path: str, flags: int) -> Iterator[int]:
+def opened(files: Files, path: str, flags: int) -> Generator[int]:
     """Open *path* for the length of a ``with`` block."""
     fd = files.open(path, flags)
     try:

@@ -12,7 +12,7 @@ from headrace.engine.log.frame import SEGMENT_HEADER_BYTES, SegmentHeader
 from headrace.engine.log.manifest import Segment
 
 
-def open_active(files: Files, folder: str, entry: Segment) -> ActiveSegment:
+def open_active(files: Files, folder: str, entry: Segment, flags: int = os.O_RDWR) -> ActiveSegment:
     """Open the segment that *entry* names, at its beginning.
 
     Raises:
@@ -40,7 +40,13 @@ def open_active(files: Files, folder: str, entry: Segment) -> ActiveSegment:
             found=f"record {header.base} of log {header.log_id.hex()}",
         )
     return ActiveSegment(
-        files, folder, base=entry.base, log_id=entry.log_id, header=raw, chain=header.crc
+        files,
+        folder,
+        base=entry.base,
+        log_id=entry.log_id,
+        header=raw,
+        chain=header.crc,
+        flags=flags,
     )
 
 

@@ -136,8 +136,8 @@ class Walk:
         self._window = memoryview(b"")
         self._window_offset = 0
         self.offset = offset
-        self.sequence = sequence
-        self.chain = chain
+        self.sequence: int = sequence
+        self.chain: int | None = chain
 
     def _bytes_at(self, offset: int, size: int) -> memoryview:
         """Return what there is from *offset* on: *size* bytes or more, unless the file ends."""

@@ -26,6 +26,10 @@ OPEN_FILES_MAX: Final = 8
 """How many segments are kept open for reading."""
 
 
+Place = tuple[int, tuple[int, int]]
+"""The base of a segment, and in it the sequence and the offset of a frame (0, 0: the first)."""
+
+
 class OpenSegments:
     """Descriptors and indexes of the segments that were read last."""
 
@@ -181,11 +185,16 @@ def segment_of(bases: Sequence[int], sequence: int) -> int:
 
 
 def read_batches(
-    opened: OpenSegments, start: tuple[int, tuple[int, int]], *, after: int, upto: int
+    opened: OpenSegments,
+    start: Place,
+    *,
+    after: int,
+    upto: int,
+    leave: Callable[[Place], None] = lambda _: None,
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the records after *after* up to *upto*, frame by frame.
 
-    *start* is the segment to begin with and the place in it.
+    It begins at *start*; before each batch *leave* is told where the next one begins.
 
     Raises:
         LogCorrupt: damage was met; everything yielded before it is intact.
@@ -202,12 +211,13 @@ def read_batches(
                 frame.base, records_at(opened.path(base), frame), after=after, upto=upto
             )
             if cut is not None:
+                leave((base, (walk.sequence, walk.offset)))
                 yield cut
 
 
 def fetch_records(
     opened: OpenSegments,
-    locate: Callable[[int], tuple[int, tuple[int, int]]],
+    locate: Callable[[int], Place],
     sequences: Iterable[int],
 ) -> dict[int, bytes]:
     """Return the records at *sequences*, ascending, which are in the files.

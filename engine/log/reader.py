@@ -1,0 +1,276 @@
+"""`LogReader`: reads a log beside its writer, from any process, without a lock."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Self
+
+from headrace.engine.errors import LogUnusable
+from headrace.engine.log import head as heads
+from headrace.engine.log import manifest as manifests
+from headrace.engine.log import segment as segments
+from headrace.engine.log.files import Files, SystemFiles
+from headrace.engine.log.frame import (
+    CLOSE,
+    FRAME_HEADER_BYTES,
+    SEAL,
+    Damage,
+    Newer,
+    decode_frame,
+)
+from headrace.engine.log.head import Head
+from headrace.engine.log.index import log_time_ns
+from headrace.engine.log.manifest import Manifest, Segment
+from headrace.engine.log.walker import (
+    OpenSegments,
+    Place,
+    corrupt,
+    fetch_records,
+    read_batches,
+    segment_of,
+)
+
+
+class LogReader:
+    """The records of the log at *path*, also while another process writes it.
+
+    It sees what the writer has acknowledged: of a log at level ``fsynced`` what HEAD or a
+    later frame proves to be durable, of others every whole unit.  It writes nothing and holds
+    no lock, so it works on a directory that it may only read.  For one thread at a time.
+
+    Raises:
+        LogUnusable: there is no log at *path*, or it may not be read.
+        LogCorrupt: its list of segments is damaged.
+        LogVersion: a newer headrace wrote it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, files: Files | None = None) -> None:
+        self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
+        self._files = files or SystemFiles()
+        self.manifest: Manifest = self._load_manifest()
+        self._opened = OpenSegments(self._files, self.path)
+        self._ahead = OpenSegments(self._files, self.path)
+        self._frontier: segments.Walk | None = None
+        self._base = self._end = self._whole = 0
+        self._last = 0
+        self._durable = 0
+        self._left: Place | None = None
+        self.closed_cleanly = False
+        """Whether the last frame is the mark of a writer that closed the log (see `refresh`)."""
+
+    def _load_manifest(self) -> Manifest:
+        try:
+            manifest = manifests.load(self._files, self.path)
+        except OSError as error:
+            raise LogUnusable(
+                f"{self.path}: expected an event log that can be read, found: {error}; "
+                "check the path and its mode"
+            ) from error
+        if manifest is None:
+            raise LogUnusable(
+                f"{self.path}: expected an event log, found no {manifests.NAME} there; "
+                "check the path"
+            )
+        return manifest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def log_id(self) -> bytes:
+        """16 random bytes that name this log for ever."""
+        return self.manifest.log_id
+
+    @property
+    def first_sequence(self) -> int:
+        """The oldest record that is kept."""
+        return self.manifest.first_sequence
+
+    @property
+    def last_sequence(self) -> int:
+        """The last record that there was at the last `refresh` or `read`."""
+        return self._last
+
+    @property
+    def durable_sequence(self) -> int:
+        """The last record that was known then to survive power loss."""
+        return self._durable
+
+    def refresh(self) -> int:
+        """Look for new records and return the last one's sequence; 0: there is none.
+
+        Raises:
+            LogCorrupt: the log is damaged before its end.
+            LogVersion: a newer headrace wrote what is new.
+        """
+        head = heads.load(self._files, self.path)
+        if head is not None and head.log_id != self.manifest.log_id:
+            head = None
+        walk = self._frontier
+        # HEAD is a shortcut to the end of the log: nothing before it has to be walked over.
+        if head is not None and (walk is None or self._base < head.base):
+            self.manifest = self._load_manifest()
+            self._durable = max(self._durable, head.next_sequence - 1)
+            walk = self._enter(head.base, (head.next_sequence, head.offset))
+            self.closed_cleanly = self._closes_at(head)
+        elif walk is None:
+            walk = self._enter(self.manifest.segments[-1].base, (0, 0))
+        self._advance(walk)
+        if head is not None:
+            self._durable = max(self._durable, head.next_sequence - 1)
+            if (self._base, self._end) < (head.base, head.offset):
+                found = "none, though HEAD says that there is one"
+                path = self._ahead.path(self._base)
+                raise corrupt(path, self._end, Damage("a whole frame", found), self._whole + 1)
+        self._last = self._whole
+        if self.manifest.config.get("durability", "fsynced") == "fsynced":
+            self._last = min(self._whole, self._durable)
+        return self._last
+
+    def _closes_at(self, head: Head) -> bool:
+        """Say whether the frame before the place that *head* names is a clean end's mark."""
+        fd = self._ahead.fd(head.base)
+        start = max(0, head.offset - FRAME_HEADER_BYTES)
+        data = self._files.pread(fd, FRAME_HEADER_BYTES, start)
+        try:
+            frame = decode_frame(memoryview(data), start)
+        except (Damage, Newer):
+            return False
+        return frame.kind == CLOSE and frame.crc == head.chain
+
+    def _enter(self, base: int, place: tuple[int, int]) -> segments.Walk:
+        walk = self._frontier = self._ahead.walk(base, place)
+        self._base, self._end, self._whole = base, walk.offset, walk.sequence - 1
+        return walk
+
+    def _advance(self, walk: segments.Walk) -> None:
+        """Walk on to the last whole unit."""
+        walk.refresh()
+        while True:
+            try:
+                frame = walk.next_frame()
+            except Damage:
+                # It is being written just now, or will be cut back.  HEAD knows where to
+                # begin next time.
+                self._frontier = None
+                return
+            except Newer as newer:
+                path = self._ahead.path(self._base)
+                raise segments.too_new(path, walk.offset, newer) from newer
+            if frame is None:
+                return
+            self._durable = max(self._durable, frame.durable - 1)
+            if self.closed_cleanly:
+                # Its writer has changed, and with it perhaps the durability.
+                self.manifest = self._load_manifest()
+            self.closed_cleanly = frame.kind == CLOSE
+            if frame.kind == SEAL:
+                if self._files.kind(self._ahead.path(frame.base)) == "missing":
+                    self._frontier = None
+                    return
+                walk = self._enter(frame.base, (0, 0))
+            elif not frame.more:
+                self._end, self._whole = walk.offset, walk.sequence - 1
+
+    def read(self, *, after: int = 0, upto: int | None = None) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield ``(sequence of the first, encoded records)`` after *after*, in order.
+
+        Ends with *upto*, or with what there is when the first batch is asked for.
+
+        Raises:
+            LogCorrupt: damage was met; everything yielded before it is intact.
+            LogVersion: a newer headrace wrote what comes next.
+        """
+        last = self.refresh()
+        upto = last if upto is None else min(upto, last)
+        if after >= upto:
+            return
+        opened = OpenSegments(self._files, self.path)
+        start = self._locate(opened, after + 1)
+        try:
+            yield from read_batches(opened, start, after=after, upto=upto, leave=self._leave)
+        finally:
+            opened.close()
+
+    def _leave(self, place: Place) -> None:
+        self._left = place
+
+    def _locate(self, opened: OpenSegments, sequence: int) -> Place:
+        """Return where to begin to look for *sequence*."""
+        entries = self.manifest.segments
+        entry = entries[segment_of([e.base for e in entries], sequence)]
+        place: Place = (entry.base, (0, 0))
+        if entry.sealed:
+            place = (entry.base, opened.index(entry).place_of(sequence))
+        left = self._left
+        # Who follows the log goes on where it left off, without an index.
+        if left is not None and place[0] <= left[0] and place[1] <= left[1]:
+            return left if left[1][0] <= sequence else place
+        return place
+
+    def follow(
+        self, *, after: int = 0, wait: Callable[[], bool]
+    ) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield as `read`, then whatever is added, until *wait* returns ``False``.
+
+        *wait* is called when there is nothing new: it sleeps for as long as it likes.
+        """
+        while True:
+            for first, records in self.read(after=after):
+                after = first + len(records) - 1
+                yield first, records
+            if not wait():
+                return
+
+    def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """Return the encoded records at *sequences*; those that are not there are left out.
+
+        Raises:
+            LogCorrupt: damage was met.
+        """
+        last = self.refresh()
+        wanted = sorted({s for s in sequences if self.first_sequence <= s <= last})
+        return fetch_records(self._opened, lambda s: self._locate(self._opened, s), wanted)
+
+    def sequence_at(self, at_ns: int) -> int:
+        """Return the first record whose log time is at least *at_ns*.
+
+        If there is none yet, the sequence that comes after the last one.
+        """
+        last = self.refresh()
+        entries = self.manifest.segments
+        place = bisect_left(entries, at_ns, key=_first_at_ns)
+        entry = entries[max(0, place - 1)]
+        start: Place = (entry.base, (0, 0))
+        if entry.sealed:
+            start = (entry.base, self._opened.index(entry).place_before(at_ns))
+        opened = OpenSegments(self._files, self.path)
+        try:
+            for first, records in read_batches(opened, start, after=0, upto=last):
+                for sequence, record in enumerate(records, first):
+                    if log_time_ns(record) >= at_ns:
+                        return sequence
+        finally:
+            opened.close()
+        return last + 1
+
+    def close(self) -> None:
+        """Give the files back."""
+        self._opened.close()
+        self._ahead.close()
+
+
+def _first_at_ns(entry: Segment) -> int:
+    # The open segment's is not known: it is after that of every finished one.
+    return entry.first_at_ns if entry.sealed else 1 << 63

@@ -1,0 +1,224 @@
+"""Verification: read every byte of a log, change nothing, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from headrace.engine.errors import LogCorrupt, LogUnusable
+from headrace.engine.log import head as heads
+from headrace.engine.log import manifest as manifests
+from headrace.engine.log import segment as segments
+from headrace.engine.log.active import new_digest
+from headrace.engine.log.evidence import judge, scan_active
+from headrace.engine.log.files import Files, SystemFiles, opened
+from headrace.engine.log.frame import SEAL, SEGMENT_HEADER_BYTES, Damage, Frame, Newer, records_of
+from headrace.engine.log.head import Head
+from headrace.engine.log.manifest import Segment
+from headrace.engine.log.neighbours import check_follows, check_sealed
+from headrace.engine.log.walker import corrupt
+
+PROGRESS_FRAMES: Final = 256
+"""How many frames are checked between two reports of progress."""
+
+
+class Fault(Struct, frozen=True):
+    """Something that is not as it was written."""
+
+    file: str
+    offset: int
+    """In bytes."""
+    sequence: int
+    """First record that is concerned; 0: not known."""
+    acknowledged: bool
+    """Whether records that somebody relies on are concerned."""
+    reason: str
+
+
+class Report(Struct):
+    """What a verification found."""
+
+    ok: bool = True
+    """Whether every acknowledged record is intact.  A torn last write is no fault."""
+    records: int = 0
+    """Intact ones."""
+    first_sequence: int = 0
+    last_sequence: int = 0
+    durable_sequence: int = 0
+    segments: int = 0
+    size_bytes: int = 0
+    torn_bytes: int = 0
+    """An unfinished last write, which the next start will cut."""
+    errors: list[Fault] = []
+
+
+def verify(
+    path: str | os.PathLike[str],
+    *,
+    files: Files | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> Report:
+    """Check every frame, record, digest and index of the log at *path*.
+
+    Takes no lock: a log that is being written is checked up to where it is.  *progress* is
+    told how many bytes of how many are done.
+
+    Raises:
+        LogUnusable: there is no log, or it may not be read.
+        LogVersion: a newer headrace wrote it.
+    """
+    folder: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
+    try:
+        verification = _Verification(files or SystemFiles(), folder, progress)
+        verification.run()
+    except OSError as error:
+        raise LogUnusable(
+            f"{folder}: expected an event log that can be read, found: {error}; check its mode"
+        ) from error
+    report = verification.report
+    report.ok = not report.errors
+    return report
+
+
+class _Verification:
+    """One pass over a log."""
+
+    def __init__(self, files: Files, folder: str, progress: Callable[[int, int], None]) -> None:
+        self._files = files
+        self._folder = folder
+        self._progress = progress
+        self._total_bytes = 0
+        self.report = Report()
+
+    def run(self) -> None:
+        # HEAD first, so that what is written meanwhile can only be more than it says.
+        head = heads.load(self._files, self._folder)
+        try:
+            manifest = manifests.load(self._files, self._folder)
+            if manifest is None:
+                raise self._no_manifest(head)
+        except LogCorrupt as error:
+            self._add(error)
+            return
+        *sealed, last = manifest.segments
+        report = self.report
+        report.first_sequence = manifest.first_sequence
+        report.last_sequence = manifest.first_sequence - 1
+        self._total_bytes = sum(entry.size_bytes for entry in sealed)
+        previous: Segment | None = None
+        for entry in sealed:
+            try:
+                check_sealed(self._files, self._folder, entry, previous)
+                self._check_sealed_frames(entry)
+            except LogCorrupt as error:
+                self._add(error)
+            previous = entry
+        try:
+            self._check_last(last, head, previous)
+        except LogCorrupt as error:
+            self._add(error)
+
+    def _no_manifest(self, head: Head | None) -> LogCorrupt | LogUnusable:
+        names = self._files.listdir(self._folder)
+        if head is None and not any(map(segments.base_of, names)):
+            return LogUnusable(f"{self._folder}: expected an event log, found none; check the path")
+        path = f"{self._folder}/{manifests.NAME}"
+        return LogCorrupt(path, 0, expected="the list of segments", found="no such file")
+
+    def _add(self, error: LogCorrupt) -> None:
+        reason = f"expected {error.expected}, found {error.found}"
+        first = error.first_sequence
+        fault = Fault(error.path, error.offset_bytes, first, acknowledged=True, reason=reason)
+        self.report.errors.append(fault)
+
+    def _check_sealed_frames(self, entry: Segment) -> None:
+        """Read a finished segment, and compare it with what its last frame and MANIFEST say."""
+        path = f"{self._folder}/{segments.name_of(entry.base)}"
+        with opened(self._files, path, os.O_RDONLY) as fd:
+            seal = segments.read_seal(self._files, fd, path, entry.seal_offset)
+            digest = new_digest()
+            digest.update(self._files.pread(fd, SEGMENT_HEADER_BYTES, 0))
+            unseen = deque(seal.index)
+            for frame in self._frames(fd, path, entry.base, entry.size_bytes):
+                if unseen and unseen[0][:2] == (frame.base, frame.offset):
+                    unseen.popleft()
+                if frame.kind == SEAL:
+                    break
+                digest.update(frame.raw)
+        self.report.segments += 1
+        for what, expected, found in (
+            ("digest", entry.digest.hex(), digest.hexdigest()),
+            ("digest of the last frame", seal.digest.hex(), digest.hexdigest()),
+            ("index entries without a frame", "0", str(len(unseen))),
+        ):
+            if expected != found:
+                raise LogCorrupt(
+                    path,
+                    entry.seal_offset,
+                    expected=f"{what} {expected}",
+                    found=found,
+                    first_sequence=entry.base,
+                    last_sequence=entry.next_sequence - 1,
+                )
+
+    def _frames(self, fd: int, path: str, base: int, limit_offset: int) -> Iterator[Frame]:
+        """Yield the frames of a segment, checked, and count their records.
+
+        Raises:
+            LogCorrupt: one is damaged.
+        """
+        report = self.report
+        chain = segments.read_header(self._files, fd, path).crc
+        walk = segments.Walk(
+            self._files, fd, offset=SEGMENT_HEADER_BYTES, sequence=base, chain=chain
+        )
+        report.size_bytes += SEGMENT_HEADER_BYTES
+        place = (walk.offset, walk.sequence)
+        try:
+            for number, frame in enumerate(walk.frames(limit_offset)):
+                records_of(frame)
+                place = (walk.offset, walk.sequence)
+                report.records += frame.count
+                report.size_bytes += len(frame.raw)
+                report.last_sequence = walk.sequence - 1
+                report.durable_sequence = max(report.durable_sequence, frame.durable - 1)
+                if number % PROGRESS_FRAMES == 0:
+                    self._progress(report.size_bytes, self._total_bytes)
+                yield frame
+        except Damage as damage:
+            raise corrupt(path, place[0], damage, place[1]) from damage
+        except Newer as newer:
+            raise segments.too_new(path, place[0], newer) from newer
+
+    def _check_last(self, entry: Segment, head: Head | None, previous: Segment | None) -> None:
+        """Read the segment that is being written, and those after it that are not listed yet."""
+        files, folder, report = self._files, self._folder, self.report
+        if head is not None:
+            report.durable_sequence = max(report.durable_sequence, head.next_sequence - 1)
+        while True:
+            report.segments += 1
+            scan = scan_active(files, folder, entry, head, os.O_RDONLY)
+            active = scan.active
+            try:
+                size = files.size(active.fd)
+                self._total_bytes += size
+                if previous is not None:
+                    header = segments.read_header(files, active.fd, active.path)
+                    check_follows(active.path, header, previous)
+                for _ in self._frames(active.fd, active.path, entry.base, active.offset):
+                    pass
+                following = f"{folder}/{segments.name_of(active.sequence)}"
+                more = active.sealed and scan.tear is None and files.kind(following) == "file"
+                if not more:
+                    report.torn_bytes = size - active.offset
+                    judge(scan, head)
+            finally:
+                active.close()
+            if not more:
+                break
+            previous, entry = active.entry(), Segment(active.sequence, entry.log_id)
+        self._progress(report.size_bytes, self._total_bytes)
