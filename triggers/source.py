@@ -197,5 +197,8 @@ def _plain(part: object, renamed: dict[str, str]) -> object:
             part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         ):
             value = _without_docstring(value)  # noqa: PLW2901
+        elif isinstance(part, ast.JoinedStr):
+            # Python 3.12.0 to 3.12.2 end a format with an empty text.
+            value = [v for v in value if getattr(v, "value", None) != ""]  # noqa: PLW2901
         fields.append([name, _plain(value, renamed)])
     return fields

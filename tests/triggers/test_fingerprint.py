@@ -305,9 +305,25 @@ from headrace.triggers.fingerprint import fingerprint
 def above(limits):
     return lambda e: e.data in limits and e.subject != "x"
 names = {"a", "b", "c", "dd", "ee", "ff"}
+def everything(e, *a: int, k=3, **q) -> int:
+    "What the grammar has to offer, some of it seen differently by some versions."
+    x: int = f"{e.x!r:>{k}} and {e['y']}" 'z' "é"
+    try:
+        match e:
+            case {"a": [1, *rest], **others} if rest: return (y := -1)
+            case Foo(a=1) | None: pass
+    except* (A, B) as ex:
+        with a as b, c: del b[1:2, ...]
+    async def inner(z, /, w): return [i async for i in z if await i]
+    class K(Base, metaclass=M):
+        "Inside."
+        a: int
+    return lambda *, m: {**m, "k": {1, 2}, 3: (yield)}
 print(fingerprint("on", "a.*", {"x": 1, "y": [2]}, above(names), lambda e: {"q", "r", "s"}))
+print(fingerprint(everything))
 """
-KNOWN = "8630fd51ddb1d7e843c2f1bb3e2b3f78"
+# The same under Python 3.11, 3.12 and 3.13.
+KNOWN = ["8630fd51ddb1d7e843c2f1bb3e2b3f78", "c4a9d07cdf911ae26c66fbb8af005b4a"]
 
 
 @pytest.mark.parametrize("options", [(), ("-X", "no_debug_ranges"), ("-O",)])
@@ -327,7 +343,7 @@ def test_a_fingerprint_is_the_same_in_every_process(
         check=True,
     )
 
-    assert ran.stdout.strip() == KNOWN
+    assert ran.stdout.split() == KNOWN
 
 
 def test_lambdas_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
