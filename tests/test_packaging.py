@@ -129,7 +129,10 @@ def test_every_module_imports_without_extras(installed: Path, tmp_path: Path) ->
 
 def test_the_version_is_said_once(installed: Path, tmp_path: Path) -> None:
     """What `headrace.__version__` says is what pip installed."""
-    program = "import headrace, importlib.metadata as m; print(headrace.__version__, m.version('headrace'))"
+    program = (
+        "import headrace, importlib.metadata as metadata;"
+        "print(headrace.__version__, metadata.version('headrace'))"
+    )
     said, recorded = run(installed, "-c", program, cwd=tmp_path).split()
 
     assert said == recorded
