@@ -324,23 +324,23 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
 }
 """The name of each kind, as people see it."""
 
-DECISION_TYPES: Final = frozenset(
-    (
-        RuleFired,
-        RunReleased,
-        RunReplaced,
-        RunCancelling,
-        RuleMismatch,
-        RuleError,
-        RuleEvicted,
-        RuleLoop,
-    )
+DECISION_KINDS: Final = (
+    RuleFired,
+    RunReleased,
+    RunReplaced,
+    RunCancelling,
+    RuleMismatch,
+    RuleError,
+    RuleEvicted,
+    RuleLoop,
 )
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode_known = msgspec.msgpack.Decoder(Input | Decision).decode
 _decode_any = msgspec.msgpack.Decoder().decode
-_TAGS: Final = frozenset(kind.__struct_config__.tag for kind in KIND_BY_TYPE if kind is not UnknownRecord)
+_TAGS: Final = frozenset(
+    kind.__struct_config__.tag for kind in KIND_BY_TYPE if kind is not UnknownRecord
+)
 
 
 def encode(record: Record) -> bytes:
@@ -382,4 +382,4 @@ def is_decision(record: Record) -> bool:
     """Say whether *record* belongs to the input before it (else it begins a unit)."""
     if type(record) is UnknownRecord:
         return record.tag >= DECISION_TAG_MIN
-    return type(record) in DECISION_TYPES
+    return isinstance(record, DECISION_KINDS)

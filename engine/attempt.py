@@ -1,0 +1,150 @@
+"""`Attempt`: one try of one run, from its arguments to an outcome.
+
+The only place where users' task code is called, and so the only one that catches whatever
+it raises: an exception becomes an outcome, and the outcome a record.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, Literal
+
+import anyio
+import msgspec
+from anyio import CancelScope, to_thread
+from msgspec import Raw, Struct
+
+from headrace.engine.errors import Diverged, EventRefused, HeadraceError
+from headrace.engine.event import Firing
+from headrace.engine.record import AttemptFailed, RunFailed
+from headrace.engine.retry import retry_after_ns
+from headrace.engine.run import Run
+from headrace.engine.runs import RunState
+from headrace.engine.task import TaskSpec
+
+TRACEBACK_CHARS_MAX: Final = 8000
+ERROR_CHARS_MAX: Final = 1000
+
+StopReason = Literal["cancel", "timeout", "shutdown"]
+
+
+class Outcome(Struct, frozen=True):
+    """What came of an attempt: exactly one of a result, a failure or a stop."""
+
+    result: Raw | None = None
+    failure: BaseException | None = None
+    stopped: StopReason | None = None
+
+
+class Attempt:
+    """One try of a run.  `stop` may be called at any time; `carry_out` once."""
+
+    def __init__(self, run: Run, state: RunState, spec: TaskSpec) -> None:
+        self.run = run
+        self.state = state
+        self.spec = spec
+        self.scope = CancelScope()
+        self.stopped: StopReason | None = None
+        self.reason = ""
+        """Why it was cancelled, for the record."""
+        self.parked = 0
+        """How many of its waits are for children or timers."""
+        self.thread_left = False
+        """Its thread did not end within the grace period and was disowned."""
+
+    def stop(self, kind: StopReason, reason: str) -> None:
+        """Cancel the code, wherever it is; the first reason counts."""
+        if self.stopped is None:
+            self.stopped = kind
+            self.reason = reason
+        self.scope.cancel()
+
+    async def carry_out(
+        self,
+        load_firing: Callable[[RunState], Firing[Any]],
+        in_thread: Callable[[Attempt, Callable[[], Any]], Any],
+    ) -> Outcome:
+        """Call the task and return what came of it.
+
+        A cancellation from outside (the parent's, or the host's) goes through.
+        """
+        failure: BaseException | None = None
+        result: Raw | None = None
+        with self.scope:
+            try:
+                value = await self._call(load_firing, in_thread)
+                await self.run._join()
+                result = self.spec.encode_result(value)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (the run boundary)
+                failure = error
+        if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
+            if self.stopped == "timeout":
+                limit_s = self.spec.timeout_s
+                return Outcome(failure=TimeoutError(f"the attempt took over {limit_s:g} s"))
+            return Outcome(stopped=self.stopped or "shutdown")
+        return Outcome(result=result, failure=failure)
+
+    async def _call(
+        self,
+        load_firing: Callable[[RunState], Firing[Any]],
+        in_thread: Callable[[Attempt, Callable[[], Any]], Any],
+    ) -> Any:
+        spec = self.spec
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        if self.state.args is not None:
+            args, kwargs = spec.decode_args(self.state.args)
+        if spec.run_name is not None:
+            kwargs[spec.run_name] = self.run
+        if spec.firing_name is not None:
+            kwargs[spec.firing_name] = load_firing(self.state)
+        call = spec.bind(args, kwargs)
+        if spec.is_async:
+            return await call()
+        return await in_thread(self, call)
+
+
+def error_text(error: BaseException) -> str:
+    """Return ``Type: message``, shortened."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (user code: its __str__)
+        text = "(its text cannot be had)"
+    name = type(error).__name__
+    return (f"{name}: {text}" if text else name)[:ERROR_CHARS_MAX]
+
+
+def traceback_text(error: BaseException) -> str:
+    """Return the traceback, without the engine's own frames at its top, shortened."""
+    lines = traceback.format_exception(error)
+    return "".join(lines)[-TRACEBACK_CHARS_MAX:]
+
+
+def failure_record(
+    attempt: Attempt, error: BaseException, *, now_ns: int, seed: str
+) -> AttemptFailed | RunFailed:
+    """Return what to record of a failed attempt: that there will be another, or none.
+
+    The policy is asked here and only here; a replay reads the record.
+    """
+    state, spec = attempt.state, attempt.spec
+    text, trace = error_text(error), traceback_text(error)
+    wait_ns: int | None = None
+    if spec.retry is not None and not isinstance(error, (Diverged, EventRefused)):
+        try:
+            wait_ns = retry_after_ns(
+                spec.retry,
+                error,
+                attempt=state.attempt,
+                first_at_ns=state.created_at_ns,
+                now_ns=now_ns,
+                seed=seed,
+            )
+        except Exception as broken:  # noqa: BLE001 (user code: a policy of theirs)
+            text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
+    if wait_ns is None:
+        return RunFailed(now_ns, state.id, state.attempt, text, trace)
+    forget = attempt.run._steps_to_forget(error)
+    return AttemptFailed(now_ns, state.id, state.attempt, text, trace, now_ns + wait_ns, forget)

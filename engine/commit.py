@@ -1,0 +1,238 @@
+"""`Pipeline`: from a record to its effects, through the kernel and the log.
+
+Everything here but `committed` and `room` is synchronous: a record is stamped with log
+time, applied by the kernel and handed to the log in one go, so no other task can come in
+between.  Effects are released when the records that ask for them have reached the log's
+level, in the order of the records.
+
+Cost of an event that nothing fires on: one clock reading a batch, one kernel step, one
+encoding, one list append.  One `commit` and one wake-up a turn of the loop, however many
+records the turn brought.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+from msgspec import Struct
+
+from headrace.engine.backend import Backend
+from headrace.engine.clock import Clock, LogTime
+from headrace.engine.errors import EngineClosed
+from headrace.engine.kernel import Kernel
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.record import ClockStepped, Input, SourceOpened, TimerFired, encode
+from headrace.engine.signal import Signal
+from headrace.engine.state import Effect
+
+PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class _Group(Struct):
+    """Those who wait for the records up to *upto*: one event for all of them."""
+
+    upto: int
+    done: anyio.Event
+
+
+class Pipeline:
+    """The one way by which records come into being."""
+
+    def __init__(self, kernel: Kernel, log: EventLog, clock: Clock, backend: Backend) -> None:
+        self.kernel = kernel
+        self.log = log
+        self.backend = backend
+        self.failure: Exception | None = None
+        """Why nothing can be stored any more."""
+        self.on_effects: Callable[[list[Effect]], None] = lambda _: None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after each record: timers may have moved."""
+        self.on_commit: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._time = LogTime(clock, last_ns=kernel.state.at_ns)
+        self._sources = {name: n for n, name in enumerate(kernel.state.sources, 1)}
+        self._effects: deque[tuple[int, list[Effect] | Callable[[], None]]] = deque()
+        self._open: _Group | None = None
+        self._groups: deque[_Group] = deque()
+        self._commit_is_due = False
+        self._freed = Signal()
+
+    # ------------------------------------------------------------ time
+
+    @property
+    def by_input(self) -> bool:
+        """Whether log time comes from the events instead of the clock."""
+        return self.kernel.state.clock == "input"
+
+    def tick(self) -> int:
+        """Return the log time of a record that is stored now; first fire what is due (L3).
+
+        Raises:
+            DurabilityLost, LogFull: the log has failed.
+            EngineClosed: the engine has stopped.
+        """
+        if self.failure is not None:
+            raise self.failure
+        now_ns = self.now_ns()
+        if self._time.stepped_ns:
+            step_ns, self._time.stepped_ns = self._time.stepped_ns, 0
+            if not self.by_input:
+                self.put(ClockStepped(now_ns, step_ns))
+        while (fired := self.kernel.due_timer(now_ns)) is not None:
+            self.put(fired)
+        return now_ns
+
+    def now_ns(self) -> int:
+        """Return the log time, and fire nothing."""
+        at_ns = self.kernel.state.at_ns
+        return at_ns if self.by_input else max(self._time.now_ns(), at_ns)
+
+    def monotonic_due_ns(self) -> int | None:
+        """Return when the next timer is due, as the clock's monotonic time."""
+        if self.by_input:
+            return None
+        first = self.kernel.state.timers.first()
+        return None if first is None else self._time.monotonic_at(first[0])
+
+    def next_timer(self, upto_ns: int) -> TimerFired | None:
+        """Return the next timer up to *upto_ns*, stamped with its own due time.
+
+        For log time by input, in which a timer is never late.
+        """
+        first = self.kernel.state.timers.first()
+        if first is None or first[0] > upto_ns:
+            return None
+        return self.kernel.due_timer(max(first[0], self.kernel.state.at_ns))
+
+    # ------------------------------------------------------------ records
+
+    def put(self, record: Input) -> int:
+        """Apply and append *record*, stamped by `tick`; return its sequence.
+
+        It is neither durable nor acknowledged: see `committed`.
+        """
+        sequence = self._put(record)
+        lifecycle = self.kernel.state.lifecycle
+        while (owed := lifecycle.next(self.kernel.state.at_ns)) is not None:
+            left = len(lifecycle)
+            self._put(owed)
+            assert len(lifecycle) != left or owed.hops > 0, owed
+        return sequence
+
+    def _put(self, record: Input) -> int:
+        if self.failure is not None:
+            raise self.failure
+        kernel = self.kernel
+        sequence = kernel.sequence + 1
+        unit = kernel.submit(record)
+        self.log.append([encode(part) for part in unit])
+        if kernel.state.effects:
+            self._effects.append((kernel.sequence, kernel.state.effects))
+            kernel.state.effects = []
+        if not self._commit_is_due:
+            # At the end of this turn of the loop, so that all who store something in it
+            # share one group.
+            self._commit_is_due = True
+            self.backend.call_soon(self._commit)
+        self.on_change()
+        return sequence
+
+    def source(self, name: str, at_ns: int) -> int:
+        """Return the number of a source; the first time, record it."""
+        number = self._sources.get(name)
+        if number is None:
+            number = len(self._sources) + 1
+            self.put(SourceOpened(at_ns, number, name))
+            self._sources[name] = number
+        return number
+
+    # ------------------------------------------------------------ durability
+
+    def _commit(self) -> None:
+        self._commit_is_due = False
+        if self._open is not None:
+            self._groups.append(self._open)
+            self._open = None
+        if self.failure is None:
+            self.log.commit()
+            if self.log.committed_sequence >= self.kernel.sequence:
+                self.progress()  # a level that does not wait for a disk
+
+    def progress(self) -> None:
+        """See how far the log has come: release effects, wake those who wait."""
+        if self.log.failure is not None and self.failure is None:
+            self.fail(self.log.failure)
+            return
+        committed = self.log.committed_sequence
+        effects = self._effects
+        while effects and effects[0][0] <= committed:
+            due = effects.popleft()[1]
+            if isinstance(due, list):
+                self.on_effects(due)
+            else:
+                due()
+        groups = self._groups
+        while groups and groups[0].upto <= committed:
+            groups.popleft().done.set()
+        self._freed.send()
+        self.on_commit()
+
+    def fail(self, failure: Exception) -> None:
+        """Store nothing from now on; everybody who waits gets *failure*."""
+        self.failure = failure
+        self._effects.clear()
+        for group in (*self._groups, self._open):
+            if group is not None:
+                group.done.set()
+        self._groups.clear()
+        self._open = None
+        self._freed.send()
+        if not isinstance(failure, EngineClosed):
+            self.on_failure()
+
+    def after(self, sequence: int, call: Callable[[], None]) -> None:
+        """Call *call* once the record at *sequence*, the last one put, is committed."""
+        self._effects.append((max(sequence, self.kernel.sequence), call))
+
+    async def committed(self, sequence: int) -> None:
+        """Return once the record at *sequence* has reached the log's level.
+
+        A cancelled wait changes nothing: the record stays in its group.
+
+        Raises:
+            DurabilityLost, LogFull: it may or may not be stored, and nothing more will be.
+        """
+        if self.log.committed_sequence >= sequence:
+            return
+        group = next((group for group in self._groups if group.upto >= sequence), None)
+        if group is None:
+            group = self._open
+            if group is None:
+                group = self._open = _Group(0, anyio.Event())
+            group.upto = self.kernel.sequence
+            if not self._commit_is_due:
+                self._commit_is_due = True
+                self.backend.call_soon(self._commit)
+        await group.done.wait()
+        if self.log.committed_sequence < sequence:
+            raise self.failure or EngineClosed("the engine stopped before the event was durable")
+
+    async def room(self, *, runs_max: int = 0) -> None:
+        """Return once the log's queue has room and no more than *runs_max* runs (0: any) are open.
+
+        If cancelled, nothing was stored.
+        """
+        while self.failure is None and (
+            self.log.pending_bytes > PENDING_BYTES_MAX
+            or (runs_max and len(self.kernel.state.runs.active) > runs_max)
+        ):
+            await self._freed.wait()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no effect waits for the log."""
+        return not self._effects

@@ -1,0 +1,148 @@
+"""`Decider`: what the kernel asks of whoever knows the rules.
+
+The engine does not know patterns.  `headrace.triggers` implements this protocol; `NoRules`
+is for reading a log without its app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from headrace.engine.event import Event
+from headrace.engine.record import EventStored, RuleError, RuleEvicted, RuleMismatch
+from headrace.engine.timers import Timers
+
+RunMode = Literal["parallel", "single", "restart"]
+
+
+class Matched(Struct, frozen=True, gc=False):
+    """A rule's pattern was met.  What becomes of it is for the kernel to say."""
+
+    rule: str
+    key: Any
+    events: list[int]
+    """Sequences of the events that met it, oldest first."""
+    mode: RunMode
+    due_ns: int | None = None
+    branches: list[int] | None = None
+    trace: int = 0
+    hops: int = 0
+
+
+Verdict = Matched | RuleMismatch | RuleError | RuleEvicted
+
+
+class Decider(Protocol):
+    """The automata of all rules: pure over what they are told, with no clock of their own.
+
+    All of their state changes in these calls, so that a fold of the log rebuilds it.
+    """
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return the fingerprint of every declared rule, in the order of declaration."""
+        ...
+
+    def attach(self, timers: Timers, sources: list[str]) -> None:
+        """Use *timers* from now on; *sources* names the sources by number."""
+        ...
+
+    def activate(self, rule: str, at_ns: int) -> None:
+        """Let *rule* take events from now on; it starts empty."""
+        ...
+
+    def deactivate(self, rule: str) -> None:
+        """Let *rule* take no more events; its state and its timers are dropped."""
+        ...
+
+    def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
+        """Advance all active rules by one event; verdicts in the order of declaration."""
+        ...
+
+    def on_timer(
+        self, rule: str, slot: int, key: Any, *, due_ns: int, missed: int
+    ) -> Sequence[Verdict]:
+        """Advance *rule* by a timer of its own that was due."""
+        ...
+
+    def period_ns(self, rule: str, slot: int) -> int | None:
+        """Return the period of a repeating timer, or ``None``."""
+        ...
+
+    def wants(self, subject: str) -> bool:
+        """Say whether any active rule's pattern matches *subject*."""
+        ...
+
+    def recent(self, sequence: int) -> EventStored | None:
+        """Return a matched event if it is still in memory.  A cache, not state."""
+        ...
+
+    def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
+        """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
+        ...
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """Return what each rule has counted without recording it (``keys``, ``unkeyed``)."""
+        ...
+
+    def dump(self) -> Any:
+        """Return the state of all automata as data that msgspec encodes."""
+        ...
+
+
+class NoRules:
+    """A `Decider` without rules: recorded decisions hold and nothing is derived."""
+
+    def fingerprints(self) -> dict[str, str]:
+        """See `Decider`."""
+        return {}
+
+    def attach(self, timers: Timers, sources: list[str]) -> None:
+        """See `Decider`."""
+
+    def activate(self, rule: str, at_ns: int) -> None:
+        """See `Decider`."""
+
+    def deactivate(self, rule: str) -> None:
+        """See `Decider`."""
+
+    def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
+        """See `Decider`."""
+        return ()
+
+    def on_timer(
+        self, rule: str, slot: int, key: Any, *, due_ns: int, missed: int
+    ) -> Sequence[Verdict]:
+        """See `Decider`."""
+        return ()
+
+    def period_ns(self, rule: str, slot: int) -> int | None:
+        """See `Decider`."""
+        return None
+
+    def wants(self, subject: str) -> bool:
+        """See `Decider`."""
+        return False
+
+    def recent(self, sequence: int) -> EventStored | None:
+        """See `Decider`."""
+        return None
+
+    def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
+        """See `Decider`."""
+        return None
+
+    def counters(self) -> dict[str, dict[str, int]]:
+        """See `Decider`."""
+        return {}
+
+    def dump(self) -> Any:
+        """See `Decider`."""
+        return []
+
+
+def thaw(key: Any) -> Any:
+    """Return a key as it was before msgpack made a list of each tuple in it."""
+    return tuple(thaw(part) for part in key) if isinstance(key, list) else key

@@ -1,0 +1,56 @@
+"""Which (source, id) were stored lately, so that a repeated delivery is not stored twice.
+
+Part of the kernel's state: it survives restarts because it is folded from the log.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, Final
+
+IDS_MAX: Final = 1_000_000
+
+
+class Dedupe:
+    """Sequence by (source, id), for `window_ns` of log time and at most `IDS_MAX` ids."""
+
+    def __init__(self, *, ids_max: int = IDS_MAX) -> None:
+        self.window_ns = 0
+        """How long an id is remembered; 0: ids are not looked at."""
+        self.evicted = 0
+        """Ids that had to go before their time, because there were too many."""
+        self._ids_max = ids_max
+        # In the order of storing, which is the order of time.  Not a dict: finding the first
+        # entry of one takes as long as the number of entries that were deleted before it.
+        self._stored: OrderedDict[tuple[int, str], tuple[int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def find(self, source: int, event_id: str, now_ns: int) -> int | None:
+        """Return the sequence under which the id was stored within the window."""
+        stored = self._stored.get((source, event_id))
+        if stored is None or now_ns - stored[1] >= self.window_ns:
+            return None
+        return stored[0]
+
+    def store(self, source: int, event_id: str, sequence: int, at_ns: int) -> None:
+        """Remember an id; forget those that are out of the window."""
+        if self.window_ns == 0:
+            return
+        stored = self._stored
+        stored.pop((source, event_id), None)
+        stored[(source, event_id)] = (sequence, at_ns)
+        while True:
+            oldest = next(iter(stored))
+            if at_ns - stored[oldest][1] < self.window_ns:
+                break
+            del stored[oldest]
+        if len(stored) > self._ids_max:
+            stored.popitem(last=False)
+            self.evicted += 1
+
+    def dump(self) -> list[Any]:
+        """Return the whole state as data that msgspec encodes."""
+        ids = [[source, name, *stored] for (source, name), stored in self._stored.items()]
+        return [self.window_ns, self.evicted, ids]

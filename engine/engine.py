@@ -1,0 +1,446 @@
+"""`Engine`: an app running over a log.  Opens, takes events, drains, stops.
+
+Made by `App.open`; ``async with`` opens and closes it.  It lives in the host's event loop:
+no process of its own, and no thread but the log's writer and those of sync tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Final, Literal, Self
+
+import anyio
+from anyio import CancelScope, to_thread
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+from msgspec import Raw, Struct
+
+from headrace.engine.backend import current_backend
+from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
+from headrace.engine.commit import Pipeline
+from headrace.engine.decider import Decider
+from headrace.engine.errors import EngineClosed, LogMismatch, RunNotFound
+from headrace.engine.event import Firing
+from headrace.engine.kernel import Kernel
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.payload import encode_event
+from headrace.engine.record import (
+    CancelRequested,
+    EngineStarted,
+    EngineStopped,
+    EventStored,
+    RuleDiverged,
+    decode,
+    encode,
+)
+from headrace.engine.runner import Runner
+from headrace.engine.runs import RunState, RunView
+from headrace.engine.signal import Signal
+from headrace.engine.subject import check_emit
+from headrace.engine.task import TaskSpec
+from headrace.engine.timekeeper import InputTime, Timekeeper
+from headrace.engine.views import StateView, runs_of, state_of
+
+GRACE_S: Final = 10.0
+DEDUPE_WINDOW_S: Final = 600.0
+RUNS_OPEN_MAX: Final = 50_000
+"""While more runs than this are open, `emit` waits."""
+EMIT_BATCH: Final = 2000
+"""Events that `emit_many` stores before it lets other tasks run."""
+
+
+class Emission(Struct, frozen=True):
+    """One event for `Engine.emit_many`, with all that `Engine.emit` takes."""
+
+    subject: str
+    data: Any = None
+    id: str | None = None
+    source: str = ""
+    position: int | None = None
+    time: float | None = None
+    """The event's own time in seconds since the epoch."""
+    key: str | None = None
+    time_ns: int | None = None
+    """The same in nanoseconds, if it is known that exactly; wins over `time`."""
+
+
+class Engine:
+    """An app at work.
+
+    All methods belong to the event loop that opened it.  When the log fails for good
+    (`DurabilityLost`, `LogFull`), the body of ``async with`` is cancelled and the error is
+    raised from it; nothing that was acknowledged is lost.
+    """
+
+    def __init__(  # noqa: PLR0913 (one for each part that a test may want to replace)
+        self,
+        decider: Decider,
+        specs: dict[str, TaskSpec],
+        log: EventLog,
+        *,
+        clock: Clock | Literal["system", "input"] = "system",
+        grace_s: float = GRACE_S,
+        dedupe_window_s: float = DEDUPE_WINDOW_S,
+        version: str,
+    ) -> None:
+        """Made by `App.open`."""
+        self.log = log
+        self._decider = decider
+        self._specs = specs
+        self._clock_kind = "input" if clock == "input" else "system"
+        self._clock: Clock = SystemClock() if isinstance(clock, str) else clock
+        self._grace_s = grace_s
+        self._dedupe_window_ns = seconds_to_ns(dedupe_window_s)
+        self._version = version
+        self._is_open = False
+        self._is_stopping = False
+        self._start_is_due = False
+        self._group: TaskGroup
+        self._kernel: Kernel
+        self._pipeline: Pipeline
+        self._runner: Runner
+        self._input: InputTime
+        self._timekeeper: Timekeeper
+        self._changed = Signal()
+
+    # ------------------------------------------------------------ open and close
+
+    async def __aenter__(self) -> Self:
+        """Take the log, rebuild the state from it, and resume what was left open.
+
+        Raises:
+            LogLocked, LogCorrupt, LogVersion, LogUnusable, LogMismatch: nothing was written.
+        """
+        backend = current_backend()
+        await to_thread.run_sync(self.log.open, lambda: backend.call_from_thread(self._progress))
+        try:
+            self._kernel = await to_thread.run_sync(self._recover)
+            self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
+            self._runner = Runner(self._pipeline, self._specs, self._clock, self._load_firing)
+            self._input = InputTime(self._pipeline, self._runner)
+            self._timekeeper = Timekeeper(self._pipeline, self._runner, self._clock)
+        except BaseException:
+            with CancelScope(shield=True):
+                await to_thread.run_sync(self.log.close)
+            raise
+        self._pipeline.on_effects = self._runner.carry_out
+        self._pipeline.on_change = self._timekeeper.replan
+        self._pipeline.on_commit = self._note_change
+        self._pipeline.on_failure = self._abort
+        self._runner.on_settled = self._note_change
+        self._group = await anyio.create_task_group().__aenter__()
+        self._runner.run_in(self._group)
+        self._group.start_soon(self._timekeeper.run, name="headrace timekeeper")
+        self._is_open = True
+        self._start()
+        return self
+
+    def _recover(self) -> Kernel:
+        """Fold the log.  In a thread, since it may be long."""
+        kernel = Kernel(self._decider)
+        for first, records in self.log.read():
+            for sequence, raw in enumerate(records, first):
+                kernel.fold(sequence, decode(raw))
+        kernel.finish_fold()
+        kernel.state.effects.clear()
+        recorded = kernel.state.clock
+        if recorded and recorded != self._clock_kind:
+            raise LogMismatch(
+                f"the log goes by clock={recorded!r}, and it was opened with "
+                f"clock={self._clock_kind!r}; open it with clock={recorded!r}, or use another log"
+            )
+        return kernel
+
+    def _start(self) -> None:
+        """Record the start; resume.  By input, a new log starts with its first event's time."""
+        state = self._kernel.state
+        if self._clock_kind == "system":
+            self._record_start(self._pipeline.now_ns())
+        elif self._kernel.sequence:
+            self._record_start(state.at_ns)
+        else:
+            self._start_is_due = True
+
+    def _record_start(self, at_ns: int) -> None:
+        self._start_is_due = False
+        kernel, pipeline = self._kernel, self._pipeline
+        rules = self._decider.fingerprints()
+        pipeline.put(
+            EngineStarted(
+                at_ns, self._version, self._clock_kind, dict(rules), self._dedupe_window_ns
+            )
+        )
+        for rule, divergence in list(kernel.diverged.items()):
+            pipeline.put(
+                RuleDiverged(
+                    at_ns, rule, divergence.sequence, divergence.recorded, divergence.derived
+                )
+            )
+        pipeline.tick()
+        self._runner.resume()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        """Stop: take nothing more, let runs finish for the grace period, close the log."""
+        self._is_stopping = True
+        swallowed: bool | None = False
+        try:
+            with CancelScope(shield=True):
+                await self._wind_up()
+            self._group.cancel_scope.cancel()
+            # An ordinary exception of the body goes on as it is, not wrapped in a group.
+            if exc is None or isinstance(exc, Exception):
+                await self._group.__aexit__(None, None, None)
+            else:
+                swallowed = await self._group.__aexit__(exc_type, exc, traceback)
+        except BaseExceptionGroup as several:
+            if len(several.exceptions) == 1:
+                raise several.exceptions[0] from None
+            raise
+        finally:
+            failure = self._pipeline.failure
+            if failure is None:
+                self._pipeline.fail(EngineClosed("the engine is closed"))
+            with CancelScope(shield=True):
+                await self._close_log(failure)
+        return bool(swallowed)
+
+    async def _wind_up(self) -> None:
+        if self._pipeline.failure is None and self._grace_s > 0:
+            with anyio.move_on_after(self._grace_s):
+                await self._input.settled()
+        self._runner.stop()
+        if self._pipeline.failure is None:
+            await self._runner.ended()
+
+    async def _close_log(self, failure: Exception | None) -> None:
+        if failure is None:
+            stopped = EngineStopped(self._pipeline.now_ns())
+            self.log.append([encode(part) for part in self._kernel.submit(stopped)])
+        await to_thread.run_sync(self.log.close)
+        self._is_open = False
+        if failure is not None and not isinstance(failure, EngineClosed):
+            raise failure
+
+    def stop(self) -> None:
+        """Take no more events from now on; what runs goes on until ``async with`` is left."""
+        self._is_stopping = True
+
+    def _abort(self) -> None:
+        """The log has failed: end the body of ``async with`` and everything else."""
+        self._runner.stop()
+        self._note_change()
+        self._group.cancel_scope.cancel()
+
+    def _progress(self) -> None:
+        if self._is_open:
+            self._pipeline.progress()
+
+    def _note_change(self) -> None:
+        self._input.note_settled()
+        self._changed.send()
+
+    # ------------------------------------------------------------ events
+
+    async def emit(
+        self,
+        subject: str,
+        data: Any = None,
+        *,
+        id: str | None = None,  # noqa: A002 (the field's name in CloudEvents and everywhere)
+        source: str = "",
+        position: int | None = None,
+        time: float | None = None,
+        key: str | None = None,
+    ) -> int:
+        """Store an event; return its sequence once it is durable at the engine's level.
+
+        An event whose (*source*, *id*) was stored within the dedupe window is not stored
+        again: the first one's sequence is returned, once that is durable.  *position* is
+        the source's cursor after this event; see `cursor`.
+
+        Raises:
+            ValueError: *subject* is no valid subject, or is reserved.  Nothing was stored.
+            EventRefused: *data* cannot be stored or is too large.  Nothing was stored.
+            EngineClosed: the engine is stopping.  Nothing was stored.
+            DurabilityLost, LogFull: it may or may not be stored.
+        If cancelled, it may or may not be stored; with an *id*, emitting again is safe.
+        """
+        (sequence,) = await self.emit_many(
+            [Emission(subject, data, id, source, position, time, key)]
+        )
+        return sequence
+
+    async def emit_many(self, events: Iterable[Emission | tuple[str, Any]]) -> list[int]:
+        """Store *events* in their order, as one group if they fit; return their sequences.
+
+        All are checked before the first is stored.
+
+        Raises:
+            As `emit`.
+        """
+        checked = [_checked(event) for event in events]
+        if self._is_stopping:
+            raise EngineClosed("the engine is stopping and takes no more events")
+        sequences: list[int] = []
+        if self._clock_kind == "input":
+            async with self._input.lock:
+                for event in checked:
+                    await self._pipeline.room()
+                    at_ns = await self._let_time_come(event[2])
+                    sequences.append(self._store(event, at_ns))
+        else:
+            await self._pipeline.room(runs_max=RUNS_OPEN_MAX)
+            at_ns = self._pipeline.tick()
+            for number, event in enumerate(checked, 1):
+                sequences.append(self._store(event, at_ns))
+                if number % EMIT_BATCH == 0:
+                    await checkpoint()
+                    await self._pipeline.room(runs_max=RUNS_OPEN_MAX)
+                    at_ns = self._pipeline.tick()
+        if sequences:
+            await self._pipeline.committed(max(sequences))
+        return sequences
+
+    def _store(self, event: _Checked, at_ns: int) -> int:
+        subject, payload, full = event
+        if full is None:
+            return self._pipeline.put(EventStored(at_ns, subject, payload))
+        source = self._pipeline.source(full.source, at_ns) if full.source else 0
+        if full.id is not None:
+            first = self._kernel.state.dedupe.find(source, full.id, at_ns)
+            if first is not None:
+                return first
+        record = EventStored(
+            at_ns, subject, payload, source, full.position, full.id, _time_ns(full), full.key
+        )
+        return self._pipeline.put(record)
+
+    async def _let_time_come(self, event: Emission | None) -> int:
+        """By input: move log time on to the event's own; return the time of its record."""
+        time_ns = None if event is None else _time_ns(event)
+        state = self._kernel.state
+        at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
+        if self._start_is_due:
+            self._record_start(at_ns)
+        if self._input.is_due(at_ns):
+            await self._input.advance(at_ns)
+        return max(at_ns, self._pipeline.tick())
+
+    # ------------------------------------------------------------ runs
+
+    def _load_firing(self, run: RunState) -> Firing[Any]:
+        """Return the firing of a run, with its events from memory or from the log."""
+        decider = self._decider
+        records = {sequence: decider.recent(sequence) for sequence in run.events}
+        missing = [sequence for sequence, record in records.items() if record is None]
+        if missing:
+            for sequence, raw in self.log.fetch(missing).items():
+                record = decode(raw)
+                assert isinstance(record, EventStored), record
+                records[sequence] = record
+        events = []
+        for sequence in run.events:
+            found = records[sequence]
+            event = None if found is None else decider.view(run.rule, sequence, found)
+            if event is None:
+                raise LogMismatch(
+                    f"run {run.id}: event {sequence} is not there or does not fit rule "
+                    f"{run.rule!r} as it is declared now"
+                )
+            events.append(event)
+        by_timer = run.due_ns is not None
+        at_ns = run.due_ns if run.due_ns is not None else run.created_at_ns
+        return Firing(
+            run.id,
+            run.rule,
+            run.key,
+            run.events,
+            events,
+            at_ns,
+            run.due_ns,
+            run.branches,
+            run.created_at_ns - at_ns if by_timer else 0,
+            run.missed,
+        )
+
+    def runs(self, status: str | None = None) -> list[RunView]:
+        """Return the open runs and the last 1 000 that ended, newest first.
+
+        *status* picks ``active``, ``waiting``, ``retrying``, ``completed``, ``failed`` (a
+        step), ``dead`` (a dead letter) or ``cancelled``.
+        """
+        return runs_of(self._kernel, status)
+
+    async def cancel(self, run_id: int, reason: str = "cancelled on request") -> None:
+        """Ask for a run to be cancelled; returns once the request is durable.
+
+        Raises:
+            RunNotFound: no run with this id is open.
+        """
+        if run_id not in self._kernel.state.runs.active:
+            raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
+        sequence = self._pipeline.put(CancelRequested(self._pipeline.tick(), run_id, reason))
+        await self._pipeline.committed(sequence)
+
+    async def drain(self) -> None:
+        """Return once no run is open and all is durable.
+
+        Runs of tasks that the app no longer declares are not waited for.  By input, log
+        time moves on to let retries and sleeps come.
+
+        Raises:
+            DurabilityLost, LogFull: the log has failed.
+        """
+        if self._clock_kind == "input":
+            async with self._input.lock:
+                await self._input.finish_runs()
+        else:
+            while self._pipeline.failure is None and self._runner.has_open_runs:
+                await self._changed.wait()
+        await self._pipeline.committed(self._kernel.sequence)
+
+    # ------------------------------------------------------------ views
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel, to look at."""
+        return self._kernel
+
+    def state(self) -> StateView:
+        """Return the engine's state in numbers."""
+        return state_of(self._kernel)
+
+    def cursor(self, source: str) -> int | None:
+        """Return the position after the last event stored from *source*; ``None``: none."""
+        state = self._kernel.state
+        if source not in state.sources:
+            return None
+        return state.cursors.get(state.sources.index(source) + 1)
+
+
+_Checked = tuple[str, Raw, Emission | None]
+
+
+def _checked(event: Emission | tuple[str, Any]) -> _Checked:
+    """Refuse what cannot be stored, before anything is; encode the data.
+
+    From here on it does not matter what the caller does with the object.
+    """
+    if isinstance(event, Emission):
+        check_emit(event.subject)
+        return event.subject, encode_event(event.data, event.subject), event
+    subject, data = event
+    check_emit(subject)
+    return subject, encode_event(data, subject), None
+
+
+def _time_ns(event: Emission) -> int | None:
+    if event.time_ns is not None:
+        return event.time_ns
+    return None if event.time is None else seconds_to_ns(event.time)

@@ -1,0 +1,199 @@
+"""The kernel: live, an input makes decisions; in a fold, they are derived again and compared.
+
+Pure and synchronous: no clock, no randomness, no await.  The same code runs live, at
+recovery and in replay, so a replay cannot disagree with the past.  Recorded decisions
+always win; where a derived one differs, that is a `Divergence`.
+
+Hot path of an event that no rule fires on: a dict lookup by subject and, per rule, a typed
+decode and the condition; nothing is allocated that outlives the call.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from headrace.engine import record as r
+from headrace.engine.decider import Decider, Verdict, thaw
+from headrace.engine.state import HOPS_MAX, EngineState
+
+RULE_DECISIONS: Final = (r.RuleFired, r.RuleMismatch, r.RuleError, r.RuleEvicted, r.RuleLoop)
+UNTIMED: Final = (r.TimerFired, r.EngineStarted, r.EngineStopped)
+"""Records before which timers that are due need not have fired."""
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Divergence(Struct, frozen=True):
+    """A place at which the fold derived another decision than the log holds."""
+
+    rule: str
+    sequence: int
+    """Of the recorded decision, or of the input that has one too few."""
+    recorded: str
+    derived: str
+
+
+class Kernel:
+    """The engine's state machine over records.
+
+    Not thread-safe.  `state.effects` collects what the shell has to do for the records of
+    the last calls; the shell takes the list once those records are durable.
+    """
+
+    def __init__(self, decider: Decider, *, hops_max: int = HOPS_MAX) -> None:
+        self.state = EngineState(decider, hops_max=hops_max)
+        self.sequence = 0
+        """Sequence of the last record that was applied."""
+        self.unknown = 0
+        """Records of kinds that this headrace does not know; they were passed over."""
+        self.divergences: list[Divergence] = []
+        self.diverged: dict[str, Divergence] = {}
+        """The first divergence of each rule that no `RuleDiverged` has recorded yet."""
+        self.changed: list[tuple[int, str]] = []
+        """``(sequence, rule)`` of each start that recorded another rule than is declared."""
+        self._input: r.Input | None = None  # of the unit that is being folded
+        self._expected: list[Verdict | r.Decision] = []  # what it leads to, unresolved …
+        self._derived: list[r.Decision] = []  # … and resolved
+
+    # ------------------------------------------------------------ live
+
+    def submit(self, record: r.Input) -> list[r.Record]:
+        """Apply *record* under the next sequence; return the unit: it and its decisions."""
+        state = self.state
+        self.sequence += 1
+        if type(record) is r.RuleDiverged:
+            self.diverged.pop(record.rule, None)
+        verdicts = state.apply(self.sequence, record)
+        unit: list[r.Record] = [record]
+        for verdict in verdicts:
+            for decision in state.decide(verdict):
+                self.sequence += 1
+                state.carry_out(self.sequence, decision, record)
+                unit.append(decision)
+        return unit
+
+    def due_timer(self, now_ns: int) -> r.TimerFired | None:
+        """Return the record of the next timer that is due at *now_ns*, for `submit`."""
+        first = self.state.timers.first()
+        if first is None or first[0] > now_ns:
+            return None
+        due_ns, (owner, slot, key) = first
+        missed = 0
+        if owner and due_ns < self.state.started_at_ns:
+            period_ns = self.state.decider.period_ns(owner, slot)
+            if period_ns is not None:
+                missed = (self.state.started_at_ns - due_ns) // period_ns
+        return r.TimerFired(max(now_ns, self.state.at_ns), due_ns, owner, slot, key, missed)
+
+    # ------------------------------------------------------------ fold
+
+    def fold(self, sequence: int, record: r.Record) -> None:
+        """Apply a stored record; compare decisions with what follows from their input.
+
+        Effects are collected as in `submit`; whoever only replays ignores them.
+        """
+        assert sequence == self.sequence + 1, (sequence, self.sequence)
+        if type(record) is r.UnknownRecord:
+            self.sequence = sequence
+            self.unknown += 1
+        elif isinstance(record, r.DECISION_KINDS):
+            self._compare(sequence, record)
+            self.sequence = sequence
+            assert self._input is not None, "a log begins with an input"
+            self.state.carry_out(sequence, record, self._input)
+        else:
+            self.finish_fold()
+            if type(record) not in UNTIMED:
+                self._expect_no_timer_due(sequence, record.at_ns)
+            self.sequence = sequence
+            self._input = record
+            self._expected = list(self.state.apply(sequence, record))
+            if type(record) is r.RuleDiverged:
+                self.diverged.pop(record.rule, None)
+            elif type(record) is r.EngineStarted:
+                declared = self.state.declared
+                self.changed += [
+                    (sequence, rule)
+                    for rule, fingerprint in record.rules.items()
+                    if declared.get(rule) != fingerprint
+                ]
+
+    def finish_fold(self) -> None:
+        """Say that the last unit is complete: what was derived beyond it is a divergence."""
+        while self._expected or self._derived:
+            rule = self._rule_of((self._derived or self._expected)[0])
+            derived = self._take_derived(rule)
+            if derived is not None:
+                self._diverge(rule, self.sequence, "nothing", _text_of(derived))
+
+    def _compare(self, sequence: int, recorded: r.Decision) -> None:
+        rule = self._rule_of(recorded)
+        derived = self._take_derived(rule)
+        if derived is None:
+            if rule in self.state.active and isinstance(recorded, RULE_DECISIONS):
+                self._diverge(rule, sequence, _text_of(recorded), "nothing")
+        elif recorded != derived and _text_of(recorded) != _text_of(derived):
+            self._diverge(rule, sequence, _text_of(recorded), _text_of(derived))
+
+    def _take_derived(self, rule: str) -> r.Decision | None:
+        """Take the next decision of *rule*, resolving its verdicts no earlier than live.
+
+        By rule, not in order: that the rules are declared in another order than before is
+        no difference, since what becomes of a firing depends on its own rule's runs only.
+        """
+        for place, decision in enumerate(self._derived):
+            if self._rule_of(decision) == rule:
+                return self._derived.pop(place)
+        for place, verdict in enumerate(self._expected):
+            if self._rule_of(verdict) == rule:
+                del self._expected[place]
+                first, *rest = self.state.decide(verdict)
+                self._derived += rest
+                return first
+        return None
+
+    def _expect_no_timer_due(self, sequence: int, at_ns: int) -> None:
+        """Complain of timers that should have fired before a record at *at_ns* (law L3)."""
+        timers = self.state.timers
+        while (first := timers.first()) is not None and first[0] <= at_ns:
+            due_ns, timer = first
+            if not timer[0]:
+                return  # a run's: it is fired late, and that is no rule's doing
+            timers.disarm(timer)
+            self._diverge(timer[0], sequence, "no timer", f"timer due at {due_ns}")
+
+    def _diverge(self, rule: str, sequence: int, recorded: str, derived: str) -> None:
+        divergence = Divergence(rule, sequence, recorded, derived)
+        self.divergences.append(divergence)
+        self.diverged.setdefault(rule, divergence)
+        if rule in self.state.active:
+            # Its state is not that of the past any more, so what it would derive from here
+            # says nothing.  `RuleDiverged` lets it begin empty.
+            self.state.active.discard(rule)
+            self.state.decider.deactivate(rule)
+            self._expected = [v for v in self._expected if self._rule_of(v) != rule]
+            self._derived = [d for d in self._derived if self._rule_of(d) != rule]
+
+    def _rule_of(self, decision: Verdict | r.Decision) -> str:
+        if isinstance(decision, (r.RunReleased, r.RunReplaced, r.RunCancelling)):
+            run = self.state.runs.active.get(decision.run)
+            return run.rule if run is not None else ""
+        return decision.rule
+
+    def dump(self) -> bytes:
+        """Return the whole state as msgpack, the same bytes for the same state."""
+        return _encode({"sequence": self.sequence, **self.state.dump()})
+
+
+def _text_of(decision: r.Decision) -> str:
+    """Return *decision* as it is compared and shown: all but the words of an error."""
+    kind = r.KIND_BY_TYPE[type(decision)]
+    fields = [
+        f"{name}={thaw(value) if name == 'key' else value!r}"
+        for name in decision.__struct_fields__
+        if name != "error" and (value := getattr(decision, name)) is not None
+    ]
+    return f"{kind}({', '.join(fields)})"

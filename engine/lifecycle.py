@@ -1,0 +1,53 @@
+"""Lifecycle events: what happens to runs and rules, as events that a rule can react to.
+
+``run.completed.<task>``, ``run.failed.<task>``, ``run.cancelled.<task>``,
+``rule.fired.<rule>``, ``rule.mismatch.<rule>``, ``rule.error.<rule>``, ``rule.loop.<rule>``.
+They are stored only if a rule wants them, and as later inputs, never inside the unit that
+made them.  Until then they wait here, in the kernel's state, so a crash loses none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from headrace.engine.record import EventStored
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Lifecycle:
+    """The lifecycle events that are owed to the log, oldest first."""
+
+    def __init__(self, wants: Callable[[str], bool]) -> None:
+        """Owe only those whose subject *wants* accepts."""
+        self._wants = wants
+        self._owed: deque[tuple[str, bytes, int, int, int]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._owed)
+
+    def owe(self, subject: str, *, run: int, trace: int, hops: int, data: dict[str, Any]) -> None:
+        """Put one in the queue, if any rule wants it."""
+        if self._wants(subject):
+            self._owed.append((subject, _encode(data), run, trace, hops))
+
+    def next(self, at_ns: int) -> EventStored | None:
+        """Return the record that pays the oldest debt; it stays owed until `paid`."""
+        if not self._owed:
+            return None
+        subject, data, run, trace, hops = self._owed[0]
+        return EventStored(at_ns, subject, Raw(data), run=run, trace=trace, hops=hops)
+
+    def paid(self, subject: str) -> None:
+        """Note that the event on *subject* was stored."""
+        if self._owed and self._owed[0][0] == subject:
+            self._owed.popleft()
+
+    def dump(self) -> list[Any]:
+        """Return the whole state as data that msgspec encodes."""
+        return [list(owed) for owed in self._owed]

@@ -1,0 +1,63 @@
+"""How users' data becomes the bytes in a record, and what is refused before it gets there."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from headrace.engine.errors import EventRefused
+
+PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 4096
+"""The log takes records of up to 1 MiB; the rest is for what surrounds the payload."""
+
+ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+"""What msgspec raises for data that it cannot encode."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+def encode_event(data: Any, subject: str) -> Raw:
+    """Encode the data of an event from outside.
+
+    Raises:
+        EventRefused: msgspec cannot encode it, or it is too large.
+    """
+    try:
+        encoded = _encode(data)
+    except ENCODE_ERRORS as error:
+        raise _refused(f"event {subject!r}", error) from error
+    if len(encoded) > PAYLOAD_BYTES_MAX:
+        raise _too_large(f"event {subject!r}", len(encoded))
+    return Raw(encoded)
+
+
+def encode_stable(data: Any, what: str) -> Raw:
+    """Encode data that a resumed run is compared by: sets and dicts in a fixed order.
+
+    Raises:
+        EventRefused: msgspec cannot encode it, or it is too large; *what* says whose it is.
+    """
+    try:
+        encoded = _encode_in_order(data)
+    except ENCODE_ERRORS as error:
+        raise _refused(what, error) from error
+    if len(encoded) > PAYLOAD_BYTES_MAX:
+        raise _too_large(what, len(encoded))
+    return Raw(encoded)
+
+
+def _refused(what: str, error: BaseException) -> EventRefused:
+    return EventRefused(
+        f"{what}: its data cannot be stored: {error}; use dicts, lists, numbers, text, structs "
+        f"or dataclasses"
+    )
+
+
+def _too_large(what: str, size: int) -> EventRefused:
+    return EventRefused(
+        f"{what}: expected at most {PAYLOAD_BYTES_MAX} bytes, found {size}; "
+        f"store large data elsewhere and pass where it is"
+    )

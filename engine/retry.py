@@ -1,0 +1,134 @@
+"""`Retry`: whether and when a failed attempt is followed by another.
+
+tenacity decides.  A policy is asked once, when an attempt has ended, with the times of log
+time; the verdict is recorded, so that a retry is a durable timer and a replay never asks.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+
+from msgspec import Struct
+
+NS: Final = 1_000_000_000
+DOUBLINGS_MAX: Final = 62
+"""Beyond this many doublings any wait is past its cap, and a float would soon overflow."""
+
+
+class Retry(Struct, frozen=True, kw_only=True):
+    """How often a task is tried, and how long to wait in between.
+
+    The wait after attempt k is ``wait_first × 2**(k-1)``, at most `wait_max`, less up to
+    the share `jitter` of it.  The jitter is drawn from a generator seeded by run and
+    attempt, so that the same run waits the same time again.  Instead of this, any tenacity
+    policy is accepted, e.g. ``tenacity.Retrying(stop=…, wait=…, retry=…)``.
+    """
+
+    attempts: int = 3
+    """Attempts in all, the first included."""
+    wait_first: float | timedelta = 0.1
+    """Seconds to wait after the first failed attempt."""
+    wait_max: float | timedelta = 30.0
+    """Seconds that a wait never exceeds."""
+    jitter: float = 0.5
+    """Share of each wait that is drawn by chance: 0 none, 1 all of it."""
+    on: type[BaseException] | tuple[type[BaseException], ...] = Exception
+    """The exceptions that are tried again; any other ends the run at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, where it is written."""
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise ValueError(f"Retry(attempts={self.attempts!r}): expected a whole number from 1")
+        for name in ("wait_first", "wait_max"):
+            if not 0 <= seconds_of(getattr(self, name)) < 1e9:
+                raise ValueError(
+                    f"Retry({name}={getattr(self, name)!r}): expected 0 to 1e9 seconds"
+                )
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"Retry(jitter={self.jitter!r}): expected a share from 0 to 1")
+        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+                raise TypeError(f"Retry(on={self.on!r}): expected exception classes")
+
+    def wait_s(self, attempt: int, rng: Random) -> float:
+        """Return the seconds to wait after failed attempt number *attempt*, from 1."""
+        ceiling_s = min(
+            seconds_of(self.wait_max),
+            seconds_of(self.wait_first) * 2 ** min(attempt - 1, DOUBLINGS_MAX),
+        )
+        return ceiling_s * (1 - self.jitter * rng.random())
+
+
+def seconds_of(value: float | timedelta) -> float:
+    """Return *value* in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def check_policy(place: str, policy: object) -> None:
+    """Refuse what is no retry policy.
+
+    Raises:
+        TypeError: *policy* is neither a `Retry` nor a tenacity policy; names *place*.
+    """
+    if isinstance(policy, Retry) or all(
+        hasattr(policy, part) for part in ("stop", "wait", "retry")
+    ):
+        return
+    raise TypeError(
+        f"{place}: retry={policy!r}: expected Retry(...) or a tenacity policy such as "
+        f"tenacity.Retrying(stop=..., wait=...)"
+    )
+
+
+def retry_after_ns(
+    policy: Any,
+    error: BaseException,
+    *,
+    attempt: int,
+    first_at_ns: int,
+    now_ns: int,
+    seed: str,
+) -> int | None:
+    """Return how long to wait before the next attempt, or ``None`` to give up.
+
+    *policy* is a `Retry` or a tenacity policy; *attempt* is the number of the one that has
+    ended with *error*; *first_at_ns* and *now_ns* are log times; *seed* names the run.
+
+    Raises:
+        Exception: whatever a user's own policy raises.
+    """
+    import tenacity  # noqa: PLC0415 (only when something failed)
+
+    retrying = _as_tenacity(policy, seed) if isinstance(policy, Retry) else policy
+    state = tenacity.RetryCallState(retrying, None, (), {})
+    state.attempt_number = attempt
+    state.start_time = first_at_ns / NS
+    outcome = tenacity.Future(attempt)
+    outcome.set_exception(error)
+    state.outcome = outcome
+    state.outcome_timestamp = now_ns / NS
+    if not retrying.retry(state):
+        return None
+    wait_s = float(retrying.wait(state)) if retrying.wait else 0.0
+    # As tenacity itself does: stop conditions may look at the wait that is about to come.
+    state.upcoming_sleep = wait_s
+    if retrying.stop(state):
+        return None
+    return max(0, round(wait_s * NS))
+
+
+def _as_tenacity(policy: Retry, seed: str) -> Any:
+    import tenacity  # noqa: PLC0415 (only when something failed)
+
+    def wait(state: tenacity.RetryCallState) -> float:
+        attempt = state.attempt_number
+        return policy.wait_s(attempt, Random(f"{seed}/{attempt}"))  # noqa: S311 (no secret)
+
+    return tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(policy.attempts),
+        wait=wait,
+        retry=tenacity.retry_if_exception_type(policy.on),
+    )

@@ -1,0 +1,360 @@
+"""`Runner`: carries out what the kernel has decided about runs.
+
+Runs are executed by resident workers of one task group (a task for each run would cost
+more than the run); each attempt has a cancel scope of its own.  What comes of an attempt
+goes into the log, and the kernel says what follows.  Nothing here is state: after a crash
+all of it is made anew from the run table.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, Final
+
+import anyio
+from anyio import CancelScope, to_thread
+from anyio.abc import TaskGroup
+
+from headrace.engine.attempt import Attempt, Outcome, failure_record
+from headrace.engine.clock import NS, Clock
+from headrace.engine.commit import Pipeline
+from headrace.engine.diagnostics import logger
+from headrace.engine.event import Firing
+from headrace.engine.lanes import Lanes
+from headrace.engine.record import RunCancelled, RunCompleted
+from headrace.engine.run import Run
+from headrace.engine.runs import RunState
+from headrace.engine.signal import Signal
+from headrace.engine.state import Effect
+from headrace.engine.task import TaskSpec
+
+ACTIVE_MAX: Final = 1000
+"""Runs whose code executes at the same time; those that wait for children or timers do not count."""
+THREADS_MAX: Final = 64
+CANCEL_GRACE_S: Final = 10.0
+"""How long a thread may go on after its run was cancelled before it is disowned."""
+
+
+class Runner:
+    """Executes runs.  All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        specs: dict[str, TaskSpec],
+        clock: Clock,
+        load_firing: Callable[[RunState], Firing[Any]],
+    ) -> None:
+        self.pipeline = pipeline
+        self.on_settled: Callable[[], None] = lambda: None
+        """Called when nothing executes and nothing waits to be executed."""
+        self.stopping = False
+        """From here on what is interrupted stays open in the log, for the next start."""
+        self._specs = specs
+        self._by_function = {spec.function: spec for spec in specs.values()}
+        self._clock = clock
+        self._load_firing = load_firing
+        self._group: TaskGroup | None = None
+        self._queue = Lanes()
+        self._queued: set[int] = set()
+        self._attempts: dict[int, Attempt] = {}
+        self._parked = 0  # attempts that only wait for children or timers
+        self._idle: list[anyio.Event] = []
+        self._workers = 0
+        self._ended: dict[int, list[Callable[[], None]]] = {}
+        self._deadlines: list[tuple[int, int, Attempt]] = []
+        self._left = Signal()
+        self._recruit = Signal()
+        self._vacancies = 0
+        self._threads: anyio.CapacityLimiter | None = None
+
+    def run_in(self, group: TaskGroup) -> None:
+        """Let workers live in *group*."""
+        self._group = group
+        group.start_soon(self._recruit_workers, name="headrace recruiter")
+
+    async def _recruit_workers(self) -> None:
+        """Start workers, for ever.  A task, since effects are carried out in callbacks."""
+        assert self._group is not None
+        while True:
+            while self._vacancies:
+                self._vacancies -= 1
+                self._group.start_soon(self._work, name="headrace worker")
+            await self._recruit.wait()
+
+    # ------------------------------------------------------------ what there is to do
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no code executes but what waits for timers, and none is about to."""
+        return not self._queued and len(self._attempts) <= self._parked
+
+    @property
+    def has_open_runs(self) -> bool:
+        """Whether any run is open whose task is declared, itself or through its parent."""
+        runs = self.pipeline.kernel.state.runs.active
+        return any(not run.parent and run.task in self._specs for run in runs.values())
+
+    async def ended(self) -> None:
+        """Return once no attempt is left; after `stop`."""
+        while self._attempts:
+            await self._left.wait()
+
+    def carry_out(self, effects: list[Effect]) -> None:
+        """Do what the kernel asked for; the records that ask are committed."""
+        for effect in effects:
+            if effect.kind == "start":
+                self.start(effect.run)
+            elif effect.kind == "wake":
+                attempt = self._attempts.get(effect.run)
+                if attempt is not None:
+                    attempt.run.wake(effect.ordinal)
+            else:
+                self._cancel(effect.run)
+
+    def start(self, run_id: int) -> None:
+        """See `Executor`."""
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        if state is None or run_id in self._attempts or run_id in self._queued:
+            return
+        if state.status != "active":
+            return  # its retry timer starts it
+        if state.task not in self._specs:
+            logger().warning("task_missing", run=run_id, task=state.task)
+            return
+        self._queued.add(run_id)
+        self._queue.push((state.rule, state.key), run_id)
+        self._let_work()
+
+    def resume(self) -> None:
+        """Start every run that the log holds open; steps are started by their parents."""
+        for state in list(self.pipeline.kernel.state.runs.active.values()):
+            if state.cancelling is not None:
+                self._cancel(state.id)
+            elif not state.parent and state.status == "active":
+                self.start(state.id)
+
+    def _let_work(self) -> None:
+        if self._idle:
+            self._idle.pop().set()
+        elif self._workers - self._parked < ACTIVE_MAX:
+            self._workers += 1
+            self._vacancies += 1
+            self._recruit.send()
+
+    async def _work(self) -> None:
+        """Execute one run after the other, for ever."""
+        runs = self.pipeline.kernel.state.runs.active
+        while True:
+            if not self._queued:
+                wake = anyio.Event()
+                self._idle.append(wake)
+                await wake.wait()
+                continue
+            run_id = self._queue.pop()
+            self._queued.discard(run_id)
+            state = runs.get(run_id)
+            if state is not None:
+                await self._execute(state)
+            if self.is_settled:
+                self.on_settled()
+
+    # ------------------------------------------------------------ one attempt
+
+    async def _execute(self, state: RunState) -> int:
+        """Carry out one attempt and record what came of it; return that record's sequence."""
+        spec = self._specs[state.task]
+        run = Run(self, state, log_id=self.pipeline.log.log_id)
+        attempt = Attempt(run, state, spec)
+        self._attempts[state.id] = attempt
+        if state.cancelling is not None:
+            attempt.stop("cancel", state.cancelling)
+        if spec.timeout_s is not None:
+            due_ns = self._clock.monotonic_ns() + round(spec.timeout_s * NS)
+            heapq.heappush(self._deadlines, (due_ns, state.id, attempt))
+            self.pipeline.on_change()
+        outcome = Outcome(stopped="shutdown")
+        try:
+            outcome = await attempt.carry_out(self._load_firing, self._in_thread)
+            return await self._settle(attempt, outcome)
+        except BaseException:
+            # Cancelled from outside: by its parent, by the engine, by the host.
+            if not self.stopping and self.pipeline.failure is None:
+                with CancelScope(shield=True):
+                    await self._settle(attempt, Outcome(stopped="cancel"))
+            raise
+        finally:
+            self._forget(attempt)
+
+    def _forget(self, attempt: Attempt) -> None:
+        if self._attempts.get(attempt.state.id) is attempt:
+            del self._attempts[attempt.state.id]
+            if attempt.parked:
+                self._parked -= 1
+            if not self._attempts:
+                self._left.send()
+
+    async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
+        """End the children that are left, then record the outcome."""
+        state = attempt.state
+        if outcome.result is None and attempt.run._handles:
+            with CancelScope(shield=True):
+                await self._end_children(attempt, stopping=outcome.stopped == "shutdown")
+        if outcome.stopped == "shutdown" or self.pipeline.failure is not None:
+            return 0
+        if state.id not in self.pipeline.kernel.state.runs.active:
+            return 0  # it was ended from outside, e.g. with its parent
+        now_ns = self.pipeline.tick()
+        if outcome.result is not None:
+            return self._end(RunCompleted(now_ns, state.id, outcome.result))
+        if outcome.failure is None or state.cancelling is not None:
+            reason = state.cancelling or attempt.reason or "its parent ended"
+            if attempt.thread_left:
+                reason += " (its thread did not end in time and was disowned)"
+            return self._end(RunCancelled(now_ns, state.id, reason))
+        seed = attempt.run.idempotency_key
+        record = failure_record(attempt, outcome.failure, now_ns=now_ns, seed=seed)
+        return self._end(record)
+
+    def _end(self, record: Any) -> int:
+        """Record the end of an attempt; tell who waits once that is committed."""
+        sequence = self.pipeline.put(record)
+        run_id: int = record.run
+        if run_id in self._ended and run_id not in self.pipeline.kernel.state.runs.active:
+            calls = self._ended.pop(run_id)
+            for call in calls:
+                self.pipeline.after(sequence, call)
+        return sequence
+
+    async def _end_children(self, attempt: Attempt, *, stopping: bool) -> None:
+        """Children end with their parent."""
+        for handle in attempt.run._handles:
+            if handle.status == "pending":
+                if not stopping:
+                    self.cancel_child(handle.run_id, "its parent ended")
+                elif (child := self._attempts.get(handle.run_id)) is not None:
+                    child.stop("shutdown", "")
+        if not stopping:
+            for handle in attempt.run._handles:
+                await handle._done()
+
+    # ------------------------------------------------------------ what runs ask for
+
+    def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
+        """See `Executor`."""
+        spec = self._by_function.get(task)
+        if spec is None:
+            name = getattr(task, "__qualname__", repr(task))
+            raise TypeError(f"{name} is no task of this app; declare it with @app.task")
+        return spec
+
+    async def finish(self, run_id: int) -> None:
+        """See `Executor`."""
+        runs = self.pipeline.kernel.state.runs.active
+        state = runs.get(run_id)
+        assert state is not None, run_id
+        sequence = 0
+        if state.status == "active" and run_id not in self._attempts:
+            if run_id in self._queued:
+                self._queue.discard((state.rule, state.key), run_id)
+                self._queued.discard(run_id)
+            sequence = await self._execute(state)
+        if run_id in runs:
+            done = anyio.Event()
+            self.when_ended(run_id, done.set)
+            await done.wait()
+        else:
+            await self.pipeline.committed(sequence)
+
+    def when_ended(self, run_id: int, call: Callable[[], None]) -> None:
+        """See `Executor`."""
+        self._ended.setdefault(run_id, []).append(call)
+
+    def cancel_child(self, run_id: int, reason: str) -> None:
+        """See `Executor`."""
+        attempt = self._attempts.get(run_id)
+        if attempt is not None:
+            attempt.stop("cancel", reason)
+            return
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        if state is not None:
+            if run_id in self._queued:
+                self._queue.discard((state.rule, state.key), run_id)
+                self._queued.discard(run_id)
+            self._end(RunCancelled(self.pipeline.tick(), run_id, reason))
+
+    def _cancel(self, run_id: int) -> None:
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        if state is not None:
+            self.cancel_child(run_id, state.cancelling or "cancelled")
+
+    def park(self, run: Run, change: int) -> None:
+        """See `Executor`."""
+        attempt = self._attempts.get(run.id)
+        if attempt is None or attempt.run is not run:
+            return
+        was = attempt.parked
+        attempt.parked += change
+        if was == 0:
+            self._parked += 1
+            if self._queued:
+                self._let_work()
+            if self.is_settled:
+                self.on_settled()
+        elif attempt.parked == 0:
+            self._parked -= 1
+
+    def logger_of(self, run: Run) -> Any:
+        """See `Executor`."""
+        return logger().bind(run=run.id, task=run.task, attempt=run.attempt)
+
+    # ------------------------------------------------------------ time and threads
+
+    def next_deadline_ns(self) -> int | None:
+        """Return when the next attempt times out, as monotonic time."""
+        while self._deadlines:
+            due_ns, run_id, attempt = self._deadlines[0]
+            if self._attempts.get(run_id) is attempt:
+                return due_ns
+            heapq.heappop(self._deadlines)
+        return None
+
+    def expire(self, now_ns: int) -> None:
+        """Stop the attempts whose time is over at monotonic time *now_ns*."""
+        while (due_ns := self.next_deadline_ns()) is not None and due_ns <= now_ns:
+            _, _, attempt = heapq.heappop(self._deadlines)
+            attempt.stop("timeout", "timeout")
+
+    async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
+        """Run a sync task in a worker thread.
+
+        A thread cannot be stopped: if its run is, the run waits for it for a grace period
+        and then goes on without it.
+        """
+        if self._threads is None:
+            self._threads = anyio.CapacityLimiter(THREADS_MAX)
+        ended = anyio.Event()
+        wake = self.pipeline.backend.call_from_thread
+
+        def work() -> Any:
+            try:
+                return call()
+            finally:
+                wake(ended.set)
+
+        try:
+            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
+        except anyio.get_cancelled_exc_class():
+            with CancelScope(shield=True), anyio.move_on_after(CANCEL_GRACE_S) as grace:
+                await ended.wait()
+            if grace.cancelled_caught:
+                attempt.thread_left = True
+                logger().warning("thread_disowned", run=attempt.state.id, task=attempt.spec.name)
+            raise
+
+    def stop(self) -> None:
+        """Interrupt all that executes; it stays open in the log, for the next start."""
+        self.stopping = True
+        for attempt in self._attempts.values():
+            attempt.stop("shutdown", "the engine stops")

@@ -1,0 +1,238 @@
+"""The run table: what the log says about every run that has not ended.
+
+Part of the kernel's state, so it changes by records only.  A run is here from the record
+that makes it to the one that ends it; of ended runs a bounded list of summaries stays.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+from msgspec import Raw, Struct
+
+from headrace.engine.record import RuleFired, StepKind, StepRequested
+
+RUNS_ENDED_MAX: Final = 1000
+"""Summaries of ended runs that are kept; the log has them all."""
+
+RunStatus = Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"]
+StepStatus = Literal["pending", "done", "failed", "cancelled"]
+
+
+class Step(Struct):
+    """One call of a run, by its ordinal: what was asked and what came of it."""
+
+    kind: Literal["call", "spawn", "launch", "sleep", "emit"]
+    name: str
+    """The task, or for an emit the subject."""
+    digest: bytes
+    """Of the arguments (call, spawn, launch) or of the data (emit); empty for a sleep."""
+    sequence: int
+    """Of the record that asked; for a task that is the id of the child run."""
+    status: StepStatus
+    at_ns: int
+    """Log time of its last change."""
+    result: Raw | None = None
+    error: str | None = None
+
+
+class RunState(Struct):
+    """A run that has not ended."""
+
+    id: int
+    """Sequence of the record that made it."""
+    task: str
+    """The task, or for a run that a firing made the rule."""
+    status: RunStatus
+    created_at_ns: int
+    attempt_at_ns: int
+    """Log time at which the present attempt began."""
+    rule: str = ""
+    key: Any = None
+    events: list[int] = []
+    due_ns: int | None = None
+    branches: list[int] | None = None
+    missed: int = 0
+    args: Raw | None = None
+    parent: int = 0
+    ordinal: int = 0
+    kind: StepKind | None = None
+    trace: int = 0
+    hops: int = 0
+    attempt: int = 1
+    error: str | None = None
+    """Of the last failed attempt."""
+    retry_at_ns: int | None = None
+    cancelling: str | None = None
+    """Why it is being cancelled, if it is."""
+    steps: dict[int, Step] = {}
+
+
+class RunView(Struct, frozen=True):
+    """A run as people see it."""
+
+    id: int
+    task: str
+    status: RunStatus
+    attempt: int
+    created_at_ns: int
+    ended_at_ns: int | None = None
+    rule: str = ""
+    key: Any = None
+    parent: int = 0
+    events: list[int] = []
+    error: str | None = None
+
+
+def digest_of(raw: bytes | Raw) -> bytes:
+    """Return 8 bytes that stand for *raw* when a resumed run asks again."""
+    return blake2b(raw, digest_size=8).digest()
+
+
+def view_of(
+    run: RunState, *, status: RunStatus | None = None, ended_at_ns: int | None = None
+) -> RunView:
+    """Return *run* as people see it."""
+    return RunView(
+        run.id,
+        run.task,
+        status or run.status,
+        run.attempt,
+        run.created_at_ns,
+        ended_at_ns,
+        run.rule,
+        run.key,
+        run.parent,
+        run.events,
+        run.error,
+    )
+
+
+class RunTable:
+    """All runs that have not ended, by id, and a little about those that have."""
+
+    def __init__(self) -> None:
+        self.active: dict[int, RunState] = {}
+        self.ended: deque[RunView] = deque(maxlen=RUNS_ENDED_MAX)
+        self.counts: dict[str, dict[str, int]] = {}
+        """How many runs ended how, by task and status."""
+        self.retries = 0
+        self._by_rule: dict[tuple[str, Any], list[int]] = {}
+
+    def of_rule(self, rule: str, key: Any) -> list[int]:
+        """Return the ids of the runs of *rule* for *key* that have not ended, oldest first."""
+        return self._by_rule.get((rule, key), [])
+
+    def make_from_firing(
+        self, run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0
+    ) -> RunState:
+        """Add the run that *fired* makes."""
+        run = RunState(
+            run_id,
+            fired.rule,
+            "waiting" if fired.outcome == "waiting" else "active",
+            at_ns,
+            at_ns,
+            fired.rule,
+            fired.key,
+            fired.events,
+            fired.due_ns,
+            fired.branches,
+            missed,
+            trace=fired.trace,
+            hops=fired.hops,
+        )
+        self.active[run_id] = run
+        place = (fired.rule, fired.key)
+        ids = self._by_rule.get(place)
+        if ids is None:
+            self._by_rule[place] = [run_id]
+        else:
+            ids.append(run_id)
+        return run
+
+    def make_from_step(self, run_id: int, asked: StepRequested) -> RunState | None:
+        """Add the child run that *asked* makes, or return ``None`` if the parent has ended."""
+        parent = self.active.get(asked.parent)
+        if parent is None:
+            return None
+        launched = asked.kind == "launch"
+        args = asked.args.copy()
+        run = RunState(
+            run_id,
+            asked.task,
+            "active",
+            asked.at_ns,
+            asked.at_ns,
+            key=parent.key,
+            args=args,
+            parent=0 if launched else parent.id,
+            ordinal=asked.ordinal,
+            kind=asked.kind,
+            trace=parent.trace,
+            hops=parent.hops + (1 if launched else 0),
+        )
+        self.active[run_id] = run
+        parent.steps[asked.ordinal] = Step(
+            asked.kind,
+            asked.task,
+            digest_of(args),
+            run_id,
+            "done" if launched else "pending",
+            asked.at_ns,
+        )
+        return run
+
+    def end(
+        self,
+        run: RunState,
+        status: RunStatus,
+        *,
+        at_ns: int,
+        result: Raw | None = None,
+        error: str | None = None,
+    ) -> None:
+        """Remove *run*, tell its parent, and count it.  Children that are left go with it."""
+        if run.steps:
+            self._end_children(run, at_ns=at_ns)
+        del self.active[run.id]
+        if run.rule:
+            place = (run.rule, run.key)
+            ids = self._by_rule[place]
+            ids.remove(run.id)
+            if not ids:
+                del self._by_rule[place]
+        run.error = error or run.error
+        by_status = self.counts.setdefault(run.task, {})
+        by_status[status] = by_status.get(status, 0) + 1
+        self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
+        parent = self.active.get(run.parent) if run.parent else None
+        if parent is not None:
+            step = parent.steps.get(run.ordinal)
+            if step is not None and step.sequence == run.id:
+                step.at_ns = at_ns
+                step.result = result.copy() if result is not None else None
+                step.error = error
+                step.status = (
+                    "done"
+                    if status == "completed"
+                    else ("cancelled" if status == "cancelled" else "failed")
+                )
+
+    def _end_children(self, run: RunState, *, at_ns: int) -> None:
+        """End what a run that asked for less than before has left behind."""
+        for step in run.steps.values():
+            child = self.active.get(step.sequence)
+            if child is not None and child.parent == run.id:
+                self.end(child, "cancelled", at_ns=at_ns, error="its parent ended")
+
+    def dump(self) -> dict[str, Any]:
+        """Return the whole state as data that msgspec encodes."""
+        return {
+            "active": list(self.active.values()),
+            "ended": list(self.ended),
+            "counts": self.counts,
+            "retries": self.retries,
+        }

@@ -1,0 +1,398 @@
+"""The engine's state and what each kind of record does to it.
+
+Two steps, so that recorded decisions can win over derived ones: `apply` takes an input
+and returns verdicts; `decide` says what a verdict comes to, given the runs that are
+active; `carry_out` lets a decision, derived or recorded, take effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from headrace.engine import record as r
+from headrace.engine.decider import Decider, Matched, Verdict, thaw
+from headrace.engine.dedupe import Dedupe
+from headrace.engine.lifecycle import Lifecycle
+from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of
+from headrace.engine.subject import is_reserved
+from headrace.engine.timers import Timers
+
+HOPS_MAX: Final = 64
+RETRY: Final = 0
+"""The key of a run's retry timer; that of a sleep is its ordinal, from 1."""
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Effect(Struct, frozen=True, gc=False):
+    """What the shell has to carry out once the record that asks for it is durable."""
+
+    kind: Literal["start", "cancel", "wake"]
+    run: int
+    ordinal: int = 0
+
+
+class RuleStats(Struct):
+    """What became of a rule's events so far, by recorded decisions."""
+
+    fired: int = 0
+    dropped: int = 0
+    mismatched: int = 0
+    errors: int = 0
+    evicted: int = 0
+    loops: int = 0
+    last_fired_at_ns: int = 0
+
+
+class EngineState:
+    """All that the engine knows.  Changes by records only; between calls it is consistent."""
+
+    def __init__(self, decider: Decider, *, hops_max: int) -> None:
+        self.decider = decider
+        self.hops_max = hops_max
+        self.at_ns = 0
+        """Log time: that of the last input."""
+        self.started_at_ns = 0
+        self.clock = ""
+        """``system`` or ``input``; empty before the first start."""
+        self.sources: list[str] = []
+        self.cursors: dict[int, int] = {}
+        self.events = 0
+        self.timers = Timers()
+        self.runs = RunTable()
+        self.dedupe = Dedupe()
+        self.lifecycle = Lifecycle(decider.wants)
+        self.declared = decider.fingerprints()
+        self.rules: dict[str, str] = {}
+        """Fingerprint by rule, as the last start recorded them."""
+        self.active: set[str] = set()
+        """Rules whose declared fingerprint is the recorded one: they take events."""
+        self.stats: dict[str, RuleStats] = {}
+        self.effects: list[Effect] = []
+        decider.attach(self.timers, self.sources)
+
+    # ------------------------------------------------------------ inputs
+
+    def apply(self, sequence: int, record: r.Input) -> Sequence[Verdict | r.Decision]:
+        """Let an input take effect; return what it leads to."""
+        assert record.at_ns >= self.at_ns, (record, self.at_ns)
+        self.at_ns = record.at_ns
+        if type(record) is r.EventStored:  # by far the most frequent
+            self.events += 1
+            if record.run or record.source or record.id is not None:
+                self._note_origin(sequence, record)
+            return self.decider.on_event(sequence, record)
+        return _INPUTS[type(record)](self, sequence, record)
+
+    def _note_origin(self, sequence: int, event: r.EventStored) -> None:
+        if event.position is not None:
+            self.cursors[event.source] = event.position
+        if event.id is not None:
+            self.dedupe.store(event.source, event.id, sequence, event.at_ns)
+        if not event.ordinal:
+            if is_reserved(event.subject):
+                self.lifecycle.paid(event.subject)
+        elif (run := self.runs.active.get(event.run)) is not None:
+            run.steps[event.ordinal] = Step(
+                "emit", event.subject, digest_of(event.data), sequence, "done", event.at_ns
+            )
+
+    def _timer_fired(self, _: int, fired: r.TimerFired) -> Sequence[Verdict]:
+        key = thaw(fired.key)
+        timer = (fired.owner, fired.slot, key)
+        if self.timers.due_ns(timer) != fired.due_ns:
+            return ()  # of a rule that has changed since
+        self.timers.disarm(timer)
+        if fired.owner:
+            return self.decider.on_timer(
+                fired.owner, fired.slot, key, due_ns=fired.due_ns, missed=fired.missed
+            )
+        run = self.runs.active[fired.slot]
+        if key == RETRY:
+            run.status = "active"
+            run.attempt += 1
+            run.attempt_at_ns = fired.at_ns
+            run.retry_at_ns = None
+            self.effects.append(Effect("start", run.id))
+        else:
+            step = run.steps[key]
+            step.status = "done"
+            step.at_ns = fired.at_ns
+            self.effects.append(Effect("wake", run.id, key))
+        return ()
+
+    def _run_completed(self, _: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
+        return self._end(ended.run, "completed", result=ended.result)
+
+    def _run_failed(self, _: int, ended: r.RunFailed) -> Sequence[r.Decision]:
+        run = self.runs.active.get(ended.run)
+        # A step's failure is for its parent to deal with; a run without one is given up.
+        status: RunStatus = "failed" if run is not None and run.parent else "dead"
+        return self._end(ended.run, status, error=ended.error)
+
+    def _run_cancelled(self, _: int, ended: r.RunCancelled) -> Sequence[r.Decision]:
+        return self._end(ended.run, "cancelled", error=ended.reason)
+
+    def _end(
+        self,
+        run_id: int,
+        status: RunStatus,
+        *,
+        result: msgspec.Raw | None = None,
+        error: str | None = None,
+    ) -> Sequence[r.Decision]:
+        run = self.runs.active.get(run_id)
+        if run is None:
+            return ()  # a child whose parent ended without it
+        self._disarm(run)
+        self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error)
+        self.lifecycle.owe(
+            f"run.{'failed' if status == 'dead' else status}.{run.task}",
+            run=run.id,
+            trace=run.trace or run.id,
+            hops=run.hops,
+            data={
+                "run": run.id,
+                "task": run.task,
+                "status": status,
+                "rule": run.rule,
+                "key": run.key,
+                "attempt": run.attempt,
+                "error": run.error,
+            },
+        )
+        if run.rule:
+            left = self.runs.of_rule(run.rule, run.key)
+            if len(left) == 1 and self.runs.active[left[0]].status == "waiting":
+                return (r.RunReleased(left[0]),)
+        return ()
+
+    def _disarm(self, run: RunState) -> None:
+        if run.retry_at_ns is not None:
+            self.timers.disarm(("", run.id, RETRY))
+        for ordinal, step in run.steps.items():
+            if step.kind == "sleep":
+                self.timers.disarm(("", run.id, ordinal))
+            elif step.status == "pending":
+                child = self.runs.active.get(step.sequence)
+                if child is not None:
+                    self._disarm(child)
+
+    def _attempt_failed(self, _: int, failed: r.AttemptFailed) -> Sequence[Verdict]:
+        run = self.runs.active.get(failed.run)
+        if run is None:
+            return ()
+        for ordinal in failed.forget:
+            step = run.steps.pop(ordinal, None)
+            if step is not None and step.kind == "sleep":
+                self.timers.disarm(("", run.id, ordinal))
+        run.status = "retrying"
+        run.error = failed.error
+        run.retry_at_ns = failed.retry_at_ns
+        self.runs.retries += 1
+        self.timers.arm(("", run.id, RETRY), failed.retry_at_ns)
+        return ()
+
+    def _step_requested(self, sequence: int, asked: r.StepRequested) -> Sequence[Verdict]:
+        run = self.runs.make_from_step(sequence, asked)
+        if run is not None and asked.kind == "launch":
+            self.effects.append(Effect("start", sequence))
+        return ()
+
+    def _sleep_requested(self, sequence: int, asked: r.SleepRequested) -> Sequence[Verdict]:
+        run = self.runs.active.get(asked.run)
+        if run is not None:
+            run.steps[asked.ordinal] = Step("sleep", "", b"", sequence, "pending", asked.at_ns)
+            self.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
+        return ()
+
+    def _cancel_requested(self, _: int, asked: r.CancelRequested) -> Sequence[r.Decision]:
+        run = self.runs.active.get(asked.run)
+        if run is None or run.cancelling is not None:
+            return ()
+        return (r.RunCancelling(run.id, asked.reason),)
+
+    def _engine_started(self, _: int, started: r.EngineStarted) -> Sequence[Verdict]:
+        self.started_at_ns = started.at_ns
+        self.clock = started.clock
+        self.dedupe.window_ns = started.dedupe_window_ns
+        for rule in [rule for rule in self.rules if rule not in started.rules]:
+            self._set_rule(rule, None, started.at_ns)
+        for rule, fingerprint in started.rules.items():
+            if self.rules.get(rule) != fingerprint:
+                self._set_rule(rule, fingerprint, started.at_ns)
+            self.stats.setdefault(rule, RuleStats())
+        self.rules = dict(started.rules)
+        return ()
+
+    def _set_rule(self, rule: str, fingerprint: str | None, at_ns: int) -> None:
+        """Put *rule* into force as recorded: with today's declaration only if it is that."""
+        if rule in self.active:
+            self.active.discard(rule)
+            self.decider.deactivate(rule)
+        if fingerprint is not None and self.declared.get(rule) == fingerprint:
+            self.active.add(rule)
+            self.decider.activate(rule, at_ns)
+
+    def _engine_stopped(self, _: int, stopped: r.EngineStopped) -> Sequence[Verdict]:
+        return ()
+
+    def _source_opened(self, _: int, opened: r.SourceOpened) -> Sequence[Verdict]:
+        assert opened.number == len(self.sources) + 1, opened
+        self.sources.append(opened.name)
+        return ()
+
+    def _rule_diverged(self, _: int, diverged: r.RuleDiverged) -> Sequence[Verdict]:
+        if diverged.rule in self.rules:
+            self._set_rule(diverged.rule, self.rules[diverged.rule], diverged.at_ns)
+        return ()
+
+    def _clock_stepped(self, _: int, stepped: r.ClockStepped) -> Sequence[Verdict]:
+        return ()
+
+    # ------------------------------------------------------------ decisions
+
+    def decide(self, verdict: Verdict | r.Decision) -> Iterable[r.Decision]:
+        """Say what a verdict comes to, given the runs that are active now."""
+        if type(verdict) is not Matched:
+            return (verdict,)  # type: ignore[return-value]
+        rule, key = verdict.rule, verdict.key
+        hops = verdict.hops + 1
+        if hops > self.hops_max:
+            return (r.RuleLoop(rule, key, verdict.events, hops),)
+        before: list[r.Decision] = []
+        outcome: r.Outcome = "run"
+        if verdict.mode != "parallel" and (ids := self.runs.of_rule(rule, key)):
+            if verdict.mode == "single":
+                outcome = "dropped"
+            else:
+                outcome = "waiting"
+                before = self._make_way(ids)
+        fired = r.RuleFired(
+            rule,
+            key,
+            verdict.events,
+            outcome,
+            verdict.due_ns,
+            verdict.branches,
+            verdict.trace,
+            hops,
+        )
+        return (*before, fired)
+
+    def _make_way(self, ids: list[int]) -> list[r.Decision]:
+        """Return what mode ``restart`` does to the runs that are there already."""
+        decisions: list[r.Decision] = []
+        for run_id in ids:
+            run = self.runs.active[run_id]
+            if run.status == "waiting":
+                decisions.append(r.RunReplaced(run_id))
+            elif run.cancelling is None:
+                decisions.append(r.RunCancelling(run_id, "a newer firing restarts it"))
+        return decisions
+
+    def carry_out(self, sequence: int, decision: r.Decision, cause: r.Input) -> None:
+        """Let a decision take effect.  *cause* is the input of its unit."""
+        if type(decision) is r.RuleFired:
+            self._fire(sequence, decision, cause)
+        elif type(decision) is r.RunReleased:
+            run = self.runs.active[decision.run]
+            run.status = "active"
+            run.attempt_at_ns = self.at_ns
+            self.effects.append(Effect("start", run.id))
+        elif type(decision) is r.RunReplaced:
+            run = self.runs.active[decision.run]
+            self.runs.end(run, "cancelled", at_ns=self.at_ns, error="a newer firing replaced it")
+        elif type(decision) is r.RunCancelling:
+            self.runs.active[decision.run].cancelling = decision.reason
+            self.effects.append(Effect("cancel", decision.run))
+        else:
+            self._count(sequence, decision)
+
+    def _fire(self, sequence: int, fired: r.RuleFired, cause: r.Input) -> None:
+        stats = self._stats_of(fired.rule)
+        stats.fired += 1
+        stats.last_fired_at_ns = self.at_ns
+        if type(fired.key) is list:
+            fired = msgspec.structs.replace(fired, key=thaw(fired.key))
+        if fired.outcome == "dropped":
+            stats.dropped += 1
+        else:
+            missed = cause.missed if type(cause) is r.TimerFired else 0
+            self.runs.make_from_firing(sequence, fired, at_ns=self.at_ns, missed=missed)
+            if fired.outcome == "run":
+                self.effects.append(Effect("start", sequence))
+        data = {"firing": sequence, "rule": fired.rule, "key": fired.key, "outcome": fired.outcome}
+        self._owe_rule(
+            "fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data
+        )
+
+    def _count(self, sequence: int, decision: r.Decision) -> None:
+        kind = r.KIND_BY_TYPE[type(decision)].removeprefix("rule.")
+        rule: str = decision.rule  # type: ignore[union-attr]
+        stats = self._stats_of(rule)
+        if type(decision) is r.RuleEvicted:
+            stats.evicted += 1
+            return
+        if type(decision) is r.RuleMismatch:
+            stats.mismatched += 1
+        elif type(decision) is r.RuleError:
+            stats.errors += 1
+        else:
+            stats.loops += 1
+            return  # an event about a loop would only go on with it
+        data = {"rule": rule, "event": decision.event, "error": decision.error}  # type: ignore[union-attr]
+        self._owe_rule(kind, rule, trace=sequence, hops=1, data=data)
+
+    def _owe_rule(
+        self, kind: str, rule: str, *, trace: int, hops: int, data: dict[str, Any]
+    ) -> None:
+        self.lifecycle.owe(f"rule.{kind}.{rule}", run=0, trace=trace, hops=hops, data=data)
+
+    def _stats_of(self, rule: str) -> RuleStats:
+        stats = self.stats.get(rule)
+        if stats is None:
+            stats = self.stats[rule] = RuleStats()
+        return stats
+
+    # ------------------------------------------------------------ views
+
+    def dump(self) -> dict[str, Any]:
+        """Return the whole state as data that msgspec encodes."""
+        return {
+            "at_ns": self.at_ns,
+            "started_at_ns": self.started_at_ns,
+            "clock": self.clock,
+            "sources": self.sources,
+            "cursors": self.cursors,
+            "events": self.events,
+            "rules": self.rules,
+            "active": sorted(self.active),
+            "stats": self.stats,
+            "timers": self.timers.dump(),
+            "runs": self.runs.dump(),
+            "dedupe": self.dedupe.dump(),
+            "lifecycle": self.lifecycle.dump(),
+            "automata": self.decider.dump(),
+        }
+
+
+_INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]] = {
+    r.TimerFired: EngineState._timer_fired,
+    r.RunCompleted: EngineState._run_completed,
+    r.RunFailed: EngineState._run_failed,
+    r.RunCancelled: EngineState._run_cancelled,
+    r.AttemptFailed: EngineState._attempt_failed,
+    r.StepRequested: EngineState._step_requested,
+    r.SleepRequested: EngineState._sleep_requested,
+    r.CancelRequested: EngineState._cancel_requested,
+    r.EngineStarted: EngineState._engine_started,
+    r.EngineStopped: EngineState._engine_stopped,
+    r.SourceOpened: EngineState._source_opened,
+    r.RuleDiverged: EngineState._rule_diverged,
+    r.ClockStepped: EngineState._clock_stepped,
+}

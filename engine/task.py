@@ -1,0 +1,204 @@
+"""`TaskSpec`: a user's function as the engine sees it.
+
+What it takes (a run, a firing, arguments with types), what it gives, how often and how
+long it is tried.  Arguments and results are stored, so their types are checked when the
+task is declared, not when a crash has made them needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, get_type_hints
+
+import msgspec
+from msgspec import Raw
+
+from headrace.engine.event import Firing
+from headrace.engine.payload import encode_stable
+from headrace.engine.retry import check_policy
+
+
+class TaskSpec:
+    """One task or one rule's action."""
+
+    def __init__(  # noqa: PLR0913 (each is a policy of its own)
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        run_type: type,
+        retry: Any = None,
+        timeout_s: float | None = None,
+        version: str | None = None,
+        is_action: bool = False,
+    ) -> None:
+        """Look at *function*; *run_type* is the class that marks the parameter for a run.
+
+        Raises:
+            TypeError: an argument or the result is of a type that msgspec cannot store, or
+                an action takes something else than a run and a firing.
+        """
+        if retry is not None:
+            check_policy(f"task {name!r}", retry)
+        self.name = name
+        self.function = function
+        self.retry = retry
+        self.timeout_s = timeout_s
+        self.version = version
+        self.is_async = _is_async(function)
+        self.place = (
+            f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
+            if (hasattr(function, "__code__"))
+            else repr(function)
+        )
+        hints = _hints_of(name, function)
+        parameters = list(inspect.signature(function).parameters.values())
+        self.run_name = _name_of_type(parameters, hints, run_type)
+        self.firing_name = _name_of_type(parameters, hints, Firing)
+        self.parameters = [
+            parameter
+            for parameter in parameters
+            if parameter.name not in (self.run_name, self.firing_name)
+        ]
+        self._run_is_first = bool(parameters) and parameters[0].name == self.run_name
+        self._signature = inspect.Signature(self.parameters)
+        self._names = tuple(
+            parameter.name
+            for parameter in self.parameters
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        )
+        self._is_variadic = any(p.kind is p.VAR_POSITIONAL for p in self.parameters)
+        self._is_plain = len(self._names) == len(self.parameters)
+        if self.run_name is not None and not self._run_is_first and self._is_variadic:
+            raise TypeError(f"task {name!r} takes *args; it must take its Run first")
+        if is_action:
+            self._check_action()
+        elif self.firing_name is not None:
+            raise TypeError(f"task {name!r} takes a Firing; only a rule's action gets one")
+        self._args_type = self._make_args_type(hints)
+        self._decode_args = _decoder(name, "its arguments", self._args_type).decode
+        self._decode_result = _decoder(name, "its result", hints.get("return", Any)).decode
+
+    def _check_action(self) -> None:
+        needed = [p for p in self.parameters if p.default is p.empty and p.kind not in _VARIADIC]
+        if needed:
+            raise TypeError(
+                f"rule {self.name!r}: its action takes {needed[0].name!r}; expected "
+                f"`run: Run`, `firing: Firing[...]`, both or neither, by annotation"
+            )
+
+    def _make_args_type(self, hints: dict[str, Any]) -> type:
+        fields: list[tuple[str, Any, Any]] = []
+        for parameter in self.parameters:
+            kind = hints.get(parameter.name, Any)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                kind = list[kind]  # type: ignore[valid-type]
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kind = dict[str, kind]  # type: ignore[valid-type]
+            fields.append((parameter.name, kind, msgspec.field(default=None)))
+        return msgspec.defstruct(f"{self.name}_args", fields)
+
+    def encode_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
+        """Bind and encode a call, as a map by parameter name in deterministic order.
+
+        Raises:
+            TypeError: the call does not fit the signature.
+            EventRefused: the arguments cannot be stored.
+        """
+        if self._is_plain and not kwargs and len(args) == len(self._names):
+            bound: dict[str, Any] = dict(zip(self._names, args, strict=True))
+        else:
+            try:
+                arguments = self._signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"task {self.name!r}: {error}") from None
+            arguments.apply_defaults()
+            bound = dict(arguments.arguments)
+        return encode_stable(bound, f"task {self.name!r}, arguments")
+
+    def decode_args(self, raw: bytes | Raw) -> tuple[list[Any], dict[str, Any]]:
+        """Return the positional and keyword arguments that *raw* holds.
+
+        Raises:
+            msgspec.ValidationError: they do not fit the annotations.
+        """
+        stored = self._decode_args(raw)
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for parameter in self.parameters:
+            value = getattr(stored, parameter.name)
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                args.extend(value)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                kwargs.update(value)
+            elif parameter.kind is parameter.POSITIONAL_ONLY or (
+                self._is_variadic and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            ):
+                args.append(value)
+            else:
+                kwargs[parameter.name] = value
+        return args, kwargs
+
+    def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Callable[[], Any]:
+        """Return the call of the function with stored arguments, the run and the firing.
+
+        The run goes first where the function takes other arguments by position.
+        """
+        if args and self.run_name is not None:
+            return partial(self.function, kwargs.pop(self.run_name), *args, **kwargs)
+        return partial(self.function, *args, **kwargs)
+
+    def encode_result(self, value: Any) -> Raw:
+        """Encode what the function returned.
+
+        Raises:
+            EventRefused: it cannot be stored.
+        """
+        return encode_stable(value, f"task {self.name!r}, result")
+
+    def decode_result(self, raw: bytes | Raw) -> Any:
+        """Return a stored result, as the type of the annotation.
+
+        Raises:
+            msgspec.ValidationError: it does not fit the annotation.
+        """
+        return self._decode_result(raw)
+
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _is_async(function: Callable[..., Any]) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004 (an object with async __call__)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
+
+
+def _hints_of(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function)
+    except NameError as error:
+        raise TypeError(
+            f"task {name!r}: an annotation cannot be resolved: {error}; "
+            f"import its type at module level, not under TYPE_CHECKING"
+        ) from error
+
+
+def _name_of_type(
+    parameters: list[inspect.Parameter], hints: dict[str, Any], wanted: type
+) -> str | None:
+    for parameter in parameters:
+        hint = hints.get(parameter.name)
+        if hint is wanted or getattr(hint, "__origin__", None) is wanted:
+            return parameter.name
+    return None
+
+
+def _decoder(name: str, what: str, kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    try:
+        return msgspec.msgpack.Decoder(kind)
+    except TypeError as error:
+        raise TypeError(
+            f"task {name!r}: {what} cannot be stored: {error}; use types that msgspec decodes"
+        ) from error

@@ -1,0 +1,123 @@
+"""When timers fire: `Timekeeper` by the clock, `InputTime` by the events' own times."""
+
+from __future__ import annotations
+
+import anyio
+from anyio import CancelScope
+
+from headrace.engine.clock import Clock
+from headrace.engine.commit import Pipeline
+from headrace.engine.runner import Runner
+from headrace.engine.signal import Signal
+
+
+class Timekeeper:
+    """Sleeps until the next deadline and fires what is due.  One task."""
+
+    def __init__(self, pipeline: Pipeline, runner: Runner, clock: Clock) -> None:
+        self._pipeline = pipeline
+        self._runner = runner
+        self._clock = clock
+        self._asleep: CancelScope | None = None
+        self._until_ns: int | None = None
+
+    def replan(self) -> None:
+        """Note that timers may have moved: wake up if one is due earlier than planned."""
+        if self._asleep is not None:
+            due_ns = self._next_ns()
+            if due_ns is not None and (self._until_ns is None or due_ns < self._until_ns):
+                self._asleep.cancel()
+
+    def _next_ns(self) -> int | None:
+        timer_ns = self._pipeline.monotonic_due_ns()
+        deadline_ns = self._runner.next_deadline_ns()
+        if timer_ns is None:
+            return deadline_ns
+        return timer_ns if deadline_ns is None else min(timer_ns, deadline_ns)
+
+    async def run(self) -> None:
+        """Fire timers and time-outs, for ever."""
+        while True:
+            with CancelScope() as self._asleep:
+                self._until_ns = self._next_ns()
+                if self._until_ns is None:
+                    await anyio.sleep_forever()
+                else:
+                    await self._clock.sleep_until(self._until_ns)
+            self._asleep = None
+            if self._pipeline.failure is not None:
+                return
+            self._runner.expire(self._clock.monotonic_ns())
+            self._pipeline.tick()
+
+
+class InputTime:
+    """Log time that comes from the events: recorded data plays as it happened.
+
+    Time stands still while runs have something to do and moves on when all that is left of
+    them waits for a timer.  So what happens does not depend on how fast the machine is,
+    and is the same again after a crash.
+    """
+
+    def __init__(self, pipeline: Pipeline, runner: Runner) -> None:
+        self._pipeline = pipeline
+        self._runner = runner
+        self._lock = anyio.Lock()
+        self._changed = Signal()
+
+    @property
+    def lock(self) -> anyio.Lock:
+        """Held while an event from outside is let in: they keep their order."""
+        return self._lock
+
+    def note_settled(self) -> None:
+        """Let those look again who wait for the runs to settle."""
+        self._changed.send()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing will happen until time moves."""
+        return self._runner.is_settled and self._pipeline.is_settled
+
+    async def settled(self) -> None:
+        """Return once nothing will happen until time moves, or nothing can be stored."""
+        while not self.is_settled and self._pipeline.failure is None:
+            await self._changed.wait()
+
+    def is_due(self, at_ns: int) -> bool:
+        """Say whether an event at *at_ns* has to wait: for runs, or for timers before it."""
+        if at_ns <= self._pipeline.kernel.state.at_ns:
+            return False
+        if not self.is_settled:
+            return True
+        first = self._pipeline.kernel.state.timers.first()
+        return first is not None and first[0] <= at_ns
+
+    async def advance(self, upto_ns: int) -> None:
+        """Fire all timers up to *upto_ns*, each at its own time; then runs have settled.
+
+        Cancelled in between, time has moved a part of the way.
+        """
+        while True:
+            await self.settled()
+            if self._pipeline.failure is not None:
+                raise self._pipeline.failure
+            fired = self._pipeline.next_timer(upto_ns)
+            if fired is None:
+                return
+            self._pipeline.put(fired)
+
+    async def finish_runs(self) -> None:
+        """Move time on until no run waits for it any more."""
+        while True:
+            await self.settled()
+            if self._pipeline.failure is not None:
+                raise self._pipeline.failure
+            timers = self._pipeline.kernel.state.timers
+            if not timers.of_runs:
+                return
+            first = timers.first()
+            assert first is not None
+            fired = self._pipeline.next_timer(first[0])
+            assert fired is not None
+            self._pipeline.put(fired)

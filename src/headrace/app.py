@@ -1,0 +1,223 @@
+"""`App`: what a user declares: tasks, rules, schedules.  It does nothing by itself.
+
+The same app is run live, tested in virtual time and replayed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, overload
+
+from headrace.engine.clock import Clock
+from headrace.engine.engine import DEDUPE_WINDOW_S, GRACE_S, Engine
+from headrace.engine.log import Durability, EventLog, FileLog
+from headrace.engine.decider import RunMode
+from headrace.engine.run import Run
+from headrace.engine.task import TaskSpec
+from headrace.triggers.pattern import EveryNode, Pattern, Seconds, duration_ns
+from headrace.triggers.ruleset import Rule, RuleSet
+from headrace.version import __version__
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+MODES: Final = ("parallel", "single", "restart")
+
+
+class App:
+    """A set of declarations under a name."""
+
+    def __init__(self, name: str) -> None:
+        """Make an empty app.
+
+        Raises:
+            ValueError: *name* is not 1 to 64 letters, digits, ``_`` and ``-``.
+        """
+        _check_name("App", name)
+        self.name = name
+        self.tasks: dict[str, TaskSpec] = {}
+        """Tasks and rules' actions by name: a run names its code by this."""
+        self.rules: dict[str, Rule] = {}
+        """Rules by name, in the order of their declaration."""
+
+    def __repr__(self) -> str:
+        """Say what is in it."""
+        return f"<App {self.name}: {len(self.rules)} rules, {len(self.tasks)} tasks>"
+
+    # ------------------------------------------------------------ tasks
+
+    @overload
+    def task(self, function: F, /) -> F: ...
+    @overload
+    def task(
+        self,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> Callable[[F], F]: ...
+    def task(
+        self,
+        function: F | None = None,
+        /,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> F | Callable[[F], F]:
+        """Declare a function as a task; it stays an ordinary function.
+
+        *retry* is a `Retry` or a tenacity policy; without one a failure is final.
+        *timeout* bounds one attempt, in seconds.  *name* is what the log knows it by.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+
+        def declare(function: F) -> F:
+            self._declare(
+                function, name or _name_of(function), retry=retry, timeout=timeout, version=version
+            )
+            return function
+
+        return declare if function is None else declare(function)
+
+    def _declare(
+        self,
+        function: Callable[..., Any],
+        name: str,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        version: str | None = None,
+        is_action: bool = False,
+    ) -> None:
+        _check_name("task", name)
+        if name in self.tasks:
+            raise ValueError(
+                f"task {name!r} is declared twice, at {self.tasks[name].place} and again; "
+                f"give one of them a name= of its own"
+            )
+        timeout_s = None if timeout is None else duration_ns(name, "timeout", timeout) / 1e9
+        self.tasks[name] = TaskSpec(
+            name,
+            function,
+            run_type=Run,
+            retry=retry,
+            timeout_s=timeout_s,
+            version=version,
+            is_action=is_action,
+        )
+
+    # ------------------------------------------------------------ rules
+
+    def rule(
+        self,
+        pattern: Pattern[Any],
+        *,
+        mode: RunMode = "parallel",
+        name: str | None = None,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        version: str | None = None,
+    ) -> Callable[[F], F]:
+        """Let each firing of *pattern* start a run of the decorated function.
+
+        The function takes ``run: Run``, ``firing: Firing[T]``, both or neither.  *mode*
+        says what a firing does while a run of the same rule and key is active:
+        ``parallel`` starts another, ``single`` drops the firing, ``restart`` cancels the
+        run, awaits its end and starts anew.  *version* stands for the pattern's functions
+        if they cannot be digested.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+        if not isinstance(pattern, Pattern):
+            raise TypeError(f"rule({pattern!r}): expected a pattern such as on('a.b')")
+        if mode not in MODES:
+            raise ValueError(f"rule(mode={mode!r}): expected one of {', '.join(MODES)}")
+
+        def declare(function: F) -> F:
+            rule_name = name or _name_of(function)
+            self._declare(
+                function, rule_name, retry=retry, timeout=timeout, version=version, is_action=True
+            )
+            self.rules[rule_name] = Rule(rule_name, pattern, mode, version)
+            return function
+
+        return declare
+
+    def every(
+        self,
+        period: Seconds,
+        *,
+        mode: RunMode = "parallel",
+        name: str | None = None,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+    ) -> Callable[[F], F]:
+        """Start a run of the decorated function each *period* seconds.
+
+        The grid begins when the rule is first activated and is kept over restarts.  Of the
+        firings that fell into a downtime one happens, with ``missed`` the number of others.
+        """
+        period_ns = duration_ns("every", "period", period)
+        pattern: Pattern[Any] = Pattern(EveryNode(period_ns))
+        return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
+
+    # ------------------------------------------------------------ running
+
+    def decider(self) -> RuleSet:
+        """Return the rules as the engine and a replay use them: new, with no state."""
+        return RuleSet(list(self.rules.values()))
+
+    def open(
+        self,
+        log: str | Path | EventLog,
+        *,
+        durability: Durability = "fsynced",
+        clock: Clock | Literal["system", "input"] = "system",
+        grace_s: float = GRACE_S,
+        dedupe_window: float | timedelta = DEDUPE_WINDOW_S,
+    ) -> Engine:
+        """Return an engine to use with ``async with``.
+
+        *log* is a directory or a log; *durability* holds for a directory.  With
+        ``clock="input"`` log time comes from the events, for recorded data.  *grace_s* is
+        how long active runs may go on when the engine is closed; what has not ended by then
+        resumes at the next start.  Ids of events are remembered for *dedupe_window* seconds.
+        """
+        if isinstance(log, (str, Path)):
+            log = FileLog(log, durability=durability)
+        window_s = (
+            dedupe_window.total_seconds() if isinstance(dedupe_window, timedelta) else dedupe_window
+        )
+        return Engine(
+            self.decider(),
+            self.tasks,
+            log,
+            clock=clock,
+            grace_s=grace_s,
+            dedupe_window_s=window_s,
+            version=__version__,
+        )
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str) or name == "<lambda>":
+        raise TypeError(f"{function!r} has no name of its own; give it one with name=")
+    return name
+
+
+def _check_name(place: str, name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"{place} name {name!r}: expected 1 to 64 letters, digits, '_' and '-', "
+            f"beginning with a letter or '_'"
+        )

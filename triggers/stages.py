@@ -1,0 +1,355 @@
+"""The automata: one stage per operator of a pattern, with its state by key.
+
+A stage takes a `Hit` and hands on none, one or more to the next one; the last is a
+`Sink`, which turns it into a verdict.  Time comes with the hits and with timers that the
+kernel hands back, so a fold of the log rebuilds every state exactly.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from headrace.engine.decider import Matched, RunMode, Verdict
+from headrace.engine.event import Event
+from headrace.engine.record import RuleError, RuleEvicted
+from headrace.engine.timers import Timers
+from headrace.triggers.pattern import KEY_EXPECTED, KEYS_MAX, PARTIALS_MAX, CountNode, is_key
+
+
+class Hit(Struct, frozen=True, gc=False):
+    """A pattern, or a part of one, that was met."""
+
+    event: Event[Any] | None
+    """The event that met it; ``None`` for a timer."""
+    key: Any
+    at_ns: int
+    events: tuple[int, ...]
+    """Sequences of all events in it, oldest first."""
+    trace: int
+    hops: int
+    due_ns: int | None = None
+    branches: tuple[int, ...] | None = None
+
+
+class Stage(Protocol):
+    """One operator at work."""
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """Take *hit*; append verdicts to *out*."""
+        ...
+
+
+class TimedStage(Stage, Protocol):
+    """A stage that has timers."""
+
+    period_ns: int | None
+    """Of a repeating timer."""
+
+    def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
+        """Take a timer of this stage that was due."""
+        ...
+
+    def start(self, at_ns: int) -> None:
+        """Arm what is to be armed when the rule is activated."""
+        ...
+
+
+class Sink:
+    """The end of a pattern: what arrives is a match of the rule."""
+
+    def __init__(self, rule: str, mode: RunMode) -> None:
+        self._rule = rule
+        self._mode: RunMode = mode
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        branches = None if hit.branches is None else list(hit.branches)
+        out.append(
+            Matched(
+                self._rule,
+                hit.key,
+                list(hit.events),
+                self._mode,
+                hit.due_ns,
+                branches,
+                hit.trace,
+                hit.hops,
+            )
+        )
+
+
+def where_holds(
+    rule: str, condition: Callable[[Any], object], event: Event[Any], out: list[Verdict]
+) -> bool:
+    """Ask *condition*; one that raises is a recorded error and no match (law L4)."""
+    try:
+        return bool(condition(event))
+    except Exception as error:  # noqa: BLE001 (user code: law L4)
+        out.append(RuleError(rule, event.sequence, "where", last_line(error)))
+        return False
+
+
+def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Verdict]) -> Any:
+    """Ask *key*; one that raises or gives no usable key is a recorded error, and ``None``."""
+    try:
+        value = key(event)
+    except Exception as error:  # noqa: BLE001 (user code: law L4)
+        out.append(RuleError(rule, event.sequence, "key", last_line(error)))
+        return None
+    if value is None or type(value) is str or is_key(value):
+        return value
+    text = f"TypeError: the key {value!r:.80} is of type {type(value).__name__}; {KEY_EXPECTED}"
+    out.append(RuleError(rule, event.sequence, "key", text))
+    return None
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line of *error*'s traceback, at most 500 characters."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 (user code: its __str__)
+        text = "(its text cannot be had)"
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+class Where:
+    """`.where` behind an operator; directly behind `on` it is part of the entry."""
+
+    def __init__(self, rule: str, condition: Callable[[Any], object], then: Stage) -> None:
+        self._rule = rule
+        self.condition = condition
+        self.then = then
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        assert hit.event is not None, "refused when defined"
+        if where_holds(self._rule, self.condition, hit.event, out):
+            self.then.push(hit, out)
+
+
+class Key:
+    """`.key` behind an operator; directly behind `on` it is part of the entry."""
+
+    def __init__(
+        self, rule: str, key: Callable[[Any], Any], then: Stage, unkeyed: Callable[[], None]
+    ) -> None:
+        self._rule = rule
+        self.key = key
+        self.then = then
+        self._unkeyed = unkeyed
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        assert hit.event is not None, "refused when defined"
+        key = key_of(self._rule, self.key, hit.event, out)
+        if key is None:
+            self._unkeyed()
+            return
+        keyed = Hit(
+            hit.event, key, hit.at_ns, hit.events, hit.trace, hit.hops, hit.due_ns, hit.branches
+        )
+        self.then.push(keyed, out)
+
+
+class _Window(Struct):
+    hits: deque[tuple[int, tuple[int, ...]]]
+    """``(at_ns, sequences)``, oldest first."""
+    armed: bool = True
+
+
+class Count:
+    """`.count`: a sliding window by key.  Amortised O(1) a hit."""
+
+    def __init__(self, rule: str, node: CountNode, then: Stage) -> None:
+        self._rule = rule
+        self._n = node.n
+        self._within_ns = node.within_ns
+        self._mode = node.mode
+        self._then = then
+        # Ordered by the latest hit, so that the first is the one to evict.
+        self._windows: OrderedDict[Any, _Window] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        windows = self._windows
+        window = windows.get(hit.key)
+        if window is None:
+            if len(windows) >= KEYS_MAX:
+                oldest, _ = windows.popitem(last=False)
+                out.append(RuleEvicted(self._rule, oldest, "key"))
+            window = windows[hit.key] = _Window(deque())
+        else:
+            windows.move_to_end(hit.key)
+        hits = window.hits
+        if self._within_ns is not None:
+            after_ns = hit.at_ns - self._within_ns
+            while hits and hits[0][0] <= after_ns:
+                hits.popleft()
+        if len(hits) < self._n:
+            window.armed = True
+        if len(hits) >= PARTIALS_MAX:
+            hits.popleft()
+            out.append(RuleEvicted(self._rule, hit.key, "event"))
+        hits.append((hit.at_ns, hit.events))
+        if len(hits) >= self._n and (window.armed or self._mode == "every"):
+            self._fire(hit, window, out)
+
+    def _fire(self, hit: Hit, window: _Window, out: list[Verdict]) -> None:
+        window.armed = False
+        if self._mode == "reset":
+            del self._windows[hit.key]
+        events = tuple(sequence for _, sequences in window.hits for sequence in sequences)
+        self._then.push(
+            Hit(hit.event, hit.key, hit.at_ns, events, hit.trace, hit.hops, hit.due_ns), out
+        )
+
+    def clear(self) -> None:
+        """Begin empty."""
+        self._windows.clear()
+
+    def dump(self) -> list[Any]:
+        """Return the state as data that msgspec encodes."""
+        return [[key, list(w.hits), w.armed] for key, w in self._windows.items()]
+
+
+class Silent:
+    """`silent`: a timer by key that each hit moves on."""
+
+    def __init__(  # noqa: PLR0913 (one for each parameter of the operator)
+        self,
+        place: tuple[str, int],
+        timers: Timers,
+        then: Stage,
+        *,
+        for_ns: int,
+        repeats: bool,
+        expect: tuple[Any, ...],
+    ) -> None:
+        self._rule, self._slot = place
+        self._timers = timers
+        self._then = then
+        self._for_ns = for_ns
+        self.period_ns = for_ns if repeats else None
+        self._expect = expect
+        # Key → (sequences, trace, hops) of its last hit, ordered by that.
+        self._watched: OrderedDict[Any, tuple[tuple[int, ...], int, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def start(self, at_ns: int) -> None:
+        """See `TimedStage`."""
+        for key in self._expect:
+            self._watched[key] = ((), 0, 0)
+            self._timers.arm((self._rule, self._slot, key), at_ns + self._for_ns)
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        watched = self._watched
+        if watched.pop(hit.key, None) is None and len(watched) >= KEYS_MAX:
+            oldest, _ = watched.popitem(last=False)
+            self._timers.disarm((self._rule, self._slot, oldest))
+            out.append(RuleEvicted(self._rule, oldest, "key"))
+        watched[hit.key] = (hit.events, hit.trace, hit.hops)
+        self._timers.arm((self._rule, self._slot, hit.key), hit.at_ns + self._for_ns)
+
+    def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
+        """See `TimedStage`."""
+        if self.period_ns is None:
+            events, trace, hops = self._watched.pop(key)
+        else:
+            events, trace, hops = self._watched[key]
+            next_ns = due_ns + (missed + 1) * self.period_ns
+            self._timers.arm((self._rule, self._slot, key), next_ns)
+        self._then.push(Hit(None, key, due_ns, events, trace, hops, due_ns), out)
+
+    def clear(self) -> None:
+        """Begin empty; the timers are the rule's to disarm."""
+        self._watched.clear()
+
+    def dump(self) -> list[Any]:
+        """Return the state as data that msgspec encodes."""
+        return [[key, *last] for key, last in self._watched.items()]
+
+
+class Every:
+    """`app.every`: a timer on a grid that begins when the rule is activated."""
+
+    def __init__(self, place: tuple[str, int], timers: Timers, then: Stage, *, period_ns: int):
+        self._rule, self._slot = place
+        self._timers = timers
+        self._then = then
+        self.period_ns: int | None = period_ns
+        self._period_ns = period_ns
+
+    def start(self, at_ns: int) -> None:
+        """See `TimedStage`."""
+        self._timers.arm((self._rule, self._slot, None), at_ns + self._period_ns)
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`; nothing comes before a clock."""
+
+    def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
+        """See `TimedStage`."""
+        next_ns = due_ns + (missed + 1) * self._period_ns
+        self._timers.arm((self._rule, self._slot, None), next_ns)
+        self._then.push(Hit(None, None, due_ns, (), 0, 0, due_ns), out)
+
+
+class AnyOf:
+    """`any_of`: collects what its branches make of one event, and hands on one hit."""
+
+    def __init__(self, then: Stage) -> None:
+        self._then = then
+        self._hits: list[tuple[int, Hit]] = []
+
+    def collect(self, branch: int, hit: Hit) -> None:
+        """Note that *branch* was met."""
+        self._hits.append((branch, hit))
+
+    def flush(self, out: list[Verdict]) -> None:
+        """Hand on what was collected: one hit for each key that the branches named."""
+        if not self._hits:
+            return
+        hits, self._hits = self._hits, []
+        by_key: dict[Any, list[tuple[int, Hit]]] = {}
+        for branch, hit in hits:
+            by_key.setdefault(hit.key, []).append((branch, hit))
+        for key, met in by_key.items():
+            first = met[0][1]
+            events = first.events
+            if len(met) > 1:
+                events = tuple(sorted({sequence for _, hit in met for sequence in hit.events}))
+            branches = tuple(sorted({branch for branch, _ in met}))
+            self._then.push(
+                Hit(
+                    first.event,
+                    key,
+                    first.at_ns,
+                    events,
+                    first.trace,
+                    max(hit.hops for _, hit in met),
+                    first.due_ns,
+                    branches,
+                ),
+                out,
+            )
+
+
+class Branch:
+    """The end of one branch of an `AnyOf`."""
+
+    def __init__(self, join: AnyOf, number: int) -> None:
+        self._join = join
+        self._number = number
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        self._join.collect(self._number, hit)
