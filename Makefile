@@ -20,10 +20,12 @@ help:
 	@echo 'make fmt     format, and fix what lint can fix'
 	@echo 'make clean   remove .venv and everything that was generated'
 
+# Compiled here, since where PYTHONDONTWRITEBYTECODE is set each start would do so anew.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer, not " + sys.version.split()[0] + "; name one: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
+	$(BIN)/python -m compileall -q engine triggers connectors src/headrace
 	touch $@
 
 demo: $(STAMP)
