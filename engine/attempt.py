@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, Literal
 
-import anyio
-import msgspec
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 from msgspec import Raw, Struct
 
-from headrace.engine.errors import Diverged, EventRefused, HeadraceError
+from headrace.engine.errors import Diverged, EventRefused
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed
 from headrace.engine.retry import retry_after_ns

@@ -29,7 +29,7 @@ def current_backend() -> Backend:
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
-        import trio  # noqa: PLC0415 (only under trio)
+        import trio
 
         token = trio.lowlevel.current_trio_token()
         return Backend(token.run_sync_soon, token.run_sync_soon, trio.lowlevel.current_task)

@@ -49,7 +49,8 @@ class SystemClock:
 
     async def sleep_until(self, monotonic_ns: int) -> None:
         """See `Clock`."""
-        while (left_ns := monotonic_ns - time.monotonic_ns()) > 0:
+        # Again if it woke too early: the loop's clock is coarser than ours.
+        while (left_ns := monotonic_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110 (no polling)
             await anyio.sleep(left_ns / NS)
 
 

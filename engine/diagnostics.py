@@ -12,11 +12,11 @@ from typing import Any
 
 def logger() -> Any:
     """Return the engine's structlog logger."""
-    import structlog  # noqa: PLC0415 (costs more than the rest of the engine together)
+    import structlog
 
     if structlog.is_configured():
         return structlog.get_logger("headrace")
-    import logging  # noqa: PLC0415
+    import logging
 
     return structlog.wrap_logger(
         logging.getLogger("headrace"),

@@ -73,7 +73,7 @@ class Engine:
     raised from it; nothing that was acknowledged is lost.
     """
 
-    def __init__(  # noqa: PLR0913 (one for each part that a test may want to replace)
+    def __init__(
         self,
         decider: Decider,
         specs: dict[str, TaskSpec],
@@ -113,7 +113,11 @@ class Engine:
             LogLocked, LogCorrupt, LogVersion, LogUnusable, LogMismatch: nothing was written.
         """
         backend = current_backend()
-        await to_thread.run_sync(self.log.open, lambda: backend.call_from_thread(self._progress))
+
+        def notify() -> None:
+            backend.call_from_thread(self._progress)
+
+        await to_thread.run_sync(self.log.open, notify)
         try:
             self._kernel = await to_thread.run_sync(self._recover)
             self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
@@ -252,7 +256,7 @@ class Engine:
         subject: str,
         data: Any = None,
         *,
-        id: str | None = None,  # noqa: A002 (the field's name in CloudEvents and everywhere)
+        id: str | None = None,
         source: str = "",
         position: int | None = None,
         time: float | None = None,

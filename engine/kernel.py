@@ -96,7 +96,7 @@ class Kernel:
         Effects are collected as in `submit`; whoever only replays ignores them.
         """
         assert sequence == self.sequence + 1, (sequence, self.sequence)
-        if type(record) is r.UnknownRecord:
+        if isinstance(record, r.UnknownRecord):
             self.sequence = sequence
             self.unknown += 1
         elif isinstance(record, r.DECISION_KINDS):

@@ -12,6 +12,7 @@ at the time of their input.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -336,7 +337,9 @@ DECISION_KINDS: Final = (
 )
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-_decode_known = msgspec.msgpack.Decoder(Input | Decision).decode
+_decode_known: Callable[[bytes | Raw], Input | Decision] = msgspec.msgpack.Decoder(
+    Input | Decision
+).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _TAGS: Final = frozenset(
     kind.__struct_config__.tag for kind in KIND_BY_TYPE if kind is not UnknownRecord

@@ -48,7 +48,7 @@ class Retry(Struct, frozen=True, kw_only=True):
                 )
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"Retry(jitter={self.jitter!r}): expected a share from 0 to 1")
-        kinds = self.on if isinstance(self.on, tuple) else (self.on,)
+        kinds: tuple[object, ...] = self.on if isinstance(self.on, tuple) else (self.on,)
         for kind in kinds:
             if not (isinstance(kind, type) and issubclass(kind, BaseException)):
                 raise TypeError(f"Retry(on={self.on!r}): expected exception classes")
@@ -59,7 +59,8 @@ class Retry(Struct, frozen=True, kw_only=True):
             seconds_of(self.wait_max),
             seconds_of(self.wait_first) * 2 ** min(attempt - 1, DOUBLINGS_MAX),
         )
-        return ceiling_s * (1 - self.jitter * rng.random())
+        wait_s: float = ceiling_s * (1 - self.jitter * rng.random())
+        return wait_s
 
 
 def seconds_of(value: float | timedelta) -> float:
@@ -100,7 +101,7 @@ def retry_after_ns(
     Raises:
         Exception: whatever a user's own policy raises.
     """
-    import tenacity  # noqa: PLC0415 (only when something failed)
+    import tenacity
 
     retrying = _as_tenacity(policy, seed) if isinstance(policy, Retry) else policy
     state = tenacity.RetryCallState(retrying, None, (), {})
@@ -121,7 +122,7 @@ def retry_after_ns(
 
 
 def _as_tenacity(policy: Retry, seed: str) -> Any:
-    import tenacity  # noqa: PLC0415 (only when something failed)
+    import tenacity
 
     def wait(state: tenacity.RetryCallState) -> float:
         attempt = state.attempt_number

@@ -8,7 +8,7 @@ ordinal answers instead.  So code between the calls runs again, and the calls do
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
@@ -439,7 +439,7 @@ class Run:
         raise kind(step.name, step.sequence, step.error or "unknown")
 
     @contextmanager
-    def _parked(self) -> Iterator[None]:
+    def _parked(self) -> Generator[None]:
         self._executor.park(self, +1)
         try:
             yield

@@ -30,7 +30,7 @@ from headrace.engine.state import Effect
 from headrace.engine.task import TaskSpec
 
 ACTIVE_MAX: Final = 1000
-"""Runs whose code executes at the same time; those that wait for children or timers do not count."""
+"""Runs whose code executes at once; those that wait for children or timers do not count."""
 THREADS_MAX: Final = 64
 CANCEL_GRACE_S: Final = 10.0
 """How long a thread may go on after its run was cancelled before it is disowned."""

@@ -310,8 +310,17 @@ class EngineState:
         elif type(decision) is r.RunCancelling:
             self.runs.active[decision.run].cancelling = decision.reason
             self.effects.append(Effect("cancel", decision.run))
-        else:
-            self._count(sequence, decision)
+        elif type(decision) is r.RuleMismatch:
+            self._stats_of(decision.rule).mismatched += 1
+            self._owe_error("mismatch", sequence, decision)
+        elif type(decision) is r.RuleError:
+            self._stats_of(decision.rule).errors += 1
+            self._owe_error("error", sequence, decision)
+        elif type(decision) is r.RuleEvicted:
+            self._stats_of(decision.rule).evicted += 1
+        elif type(decision) is r.RuleLoop:
+            # No lifecycle event: it would only go on with the loop.
+            self._stats_of(decision.rule).loops += 1
 
     def _fire(self, sequence: int, fired: r.RuleFired, cause: r.Input) -> None:
         stats = self._stats_of(fired.rule)
@@ -331,21 +340,9 @@ class EngineState:
             "fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data
         )
 
-    def _count(self, sequence: int, decision: r.Decision) -> None:
-        kind = r.KIND_BY_TYPE[type(decision)].removeprefix("rule.")
-        rule: str = decision.rule  # type: ignore[union-attr]
-        stats = self._stats_of(rule)
-        if type(decision) is r.RuleEvicted:
-            stats.evicted += 1
-            return
-        if type(decision) is r.RuleMismatch:
-            stats.mismatched += 1
-        elif type(decision) is r.RuleError:
-            stats.errors += 1
-        else:
-            stats.loops += 1
-            return  # an event about a loop would only go on with it
-        data = {"rule": rule, "event": decision.event, "error": decision.error}  # type: ignore[union-attr]
+    def _owe_error(self, kind: str, sequence: int, decision: r.RuleMismatch | r.RuleError) -> None:
+        rule = decision.rule
+        data = {"rule": rule, "event": decision.event, "error": decision.error}
         self._owe_rule(kind, rule, trace=sequence, hops=1, data=data)
 
     def _owe_rule(

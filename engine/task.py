@@ -23,7 +23,7 @@ from headrace.engine.retry import check_policy
 class TaskSpec:
     """One task or one rule's action."""
 
-    def __init__(  # noqa: PLR0913 (each is a policy of its own)
+    def __init__(
         self,
         name: str,
         function: Callable[..., Any],

@@ -54,7 +54,7 @@ class Rule(Struct, frozen=True):
 
     def fingerprint(self) -> str:
         """Return the digest of all that decides when the rule fires (law L8)."""
-        from headrace.triggers.fingerprint import fingerprint  # noqa: PLC0415 (costly)
+        from headrace.triggers.fingerprint import fingerprint
 
         return fingerprint(*p.parts_of(self.pattern.node), self.mode, version=self.version)
 

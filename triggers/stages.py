@@ -222,7 +222,7 @@ class Count:
 class Silent:
     """`silent`: a timer by key that each hit moves on."""
 
-    def __init__(  # noqa: PLR0913 (one for each parameter of the operator)
+    def __init__(
         self,
         place: tuple[str, int],
         timers: Timers,
@@ -282,7 +282,9 @@ class Silent:
 class Every:
     """`app.every`: a timer on a grid that begins when the rule is activated."""
 
-    def __init__(self, place: tuple[str, int], timers: Timers, then: Stage, *, period_ns: int):
+    def __init__(
+        self, place: tuple[str, int], timers: Timers, then: Stage, *, period_ns: int
+    ) -> None:
         self._rule, self._slot = place
         self._timers = timers
         self._then = then

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
+from headrace.engine.decider import RunMode
 from headrace.engine.engine import DEDUPE_WINDOW_S, GRACE_S, Engine
 from headrace.engine.log import Durability, EventLog, FileLog
-from headrace.engine.decider import RunMode
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
 from headrace.triggers.pattern import EveryNode, Pattern, Seconds, duration_ns
@@ -50,7 +50,7 @@ class App:
     # ------------------------------------------------------------ tasks
 
     @overload
-    def task(self, function: F, /) -> F: ...
+    def task(self, function: F) -> F: ...
     @overload
     def task(
         self,
@@ -63,7 +63,6 @@ class App:
     def task(
         self,
         function: F | None = None,
-        /,
         *,
         retry: Any = None,
         timeout: Seconds | None = None,
