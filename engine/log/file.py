@@ -85,6 +85,7 @@ class FileLog:
         self._next = 1
         self._appended_bytes = 0
         self._committed_bytes = 0
+        self._written_bytes = 0
         self._records: list[bytes] = []
         self._ends: list[int] = []
         self._last_failure: LogError | None = None
@@ -125,8 +126,9 @@ class FileLog:
     @property
     def pending_bytes(self) -> int:
         """See `EventLog`.  At level ``memory`` too: what is not in the file yet."""
-        written = self._writer.written_bytes if self._writer is not None else 0
-        return self._appended_bytes - written
+        if self._writer is not None:
+            self._written_bytes = self._writer.written_bytes
+        return self._appended_bytes - self._written_bytes
 
     @property
     def failure(self) -> LogError | None:
@@ -169,7 +171,7 @@ class FileLog:
         self._pid = os.getpid()
         self._log_id = opened.manifest.log_id
         self._next = store.written_sequence + 1
-        self._appended_bytes = self._committed_bytes = 0
+        self._appended_bytes = self._committed_bytes = self._written_bytes = 0
         self._records, self._ends = [], []
         self._last_failure = None
         self._reading = OpenSegments(self._files, self.path)
@@ -290,6 +292,7 @@ class FileLog:
             writer.failure = error
         finally:
             self._last_failure = writer.failure
+            self._written_bytes = writer.written_bytes
             self._writer = self._lock = self._reading = None
             # What matters is synced, so that an error here means nothing any more.
             for give_back in (reading.close, store.close, lock.release):

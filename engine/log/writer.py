@@ -117,7 +117,7 @@ class Writer:
             left_ns = self._sync_due_ns - self._clock.monotonic_ns()
             timeout_s = min(IDLE_S, max(0.0, left_ns / NS))
         try:
-            if not self.queue:
+            if not self.queue and not self._stopping:
                 self._wake.get(timeout=timeout_s)
             # One waking serves all that came before it.
             while True:
