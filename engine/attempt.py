@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from anyio import CancelScope
 from msgspec import Raw, Struct
 
-from headrace.engine.errors import Diverged, EventRefused
+from headrace.engine.errors import Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed
 from headrace.engine.retry import retry_after_ns
@@ -143,5 +143,31 @@ def failure_record(
             text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
     if wait_ns is None:
         return RunFailed(now_ns, state.id, state.attempt, text, trace)
-    forget = attempt.run._steps_to_forget(error)
+    forget = steps_to_forget(state, error)
     return AttemptFailed(now_ns, state.id, state.attempt, text, trace, now_ns + wait_ns, forget)
+
+
+def steps_to_forget(state: RunState, error: BaseException) -> list[int]:
+    """Return the ordinals that the next attempt executes again after *error*.
+
+    The failure that ended the attempt and what it cancelled; not the successes, and not
+    the failures that the code caught and went past.
+    """
+    blamed: set[int] = set()
+    seen: set[int] = set()
+    todo: list[BaseException] = [error]
+    while todo:
+        part = todo.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, StepFailed):
+            blamed.add(part.run_id)
+        if isinstance(part, BaseExceptionGroup):
+            todo.extend(part.exceptions)
+        todo.extend(e for e in (part.__cause__, part.__context__) if e is not None)
+    return [
+        ordinal
+        for ordinal, step in state.steps.items()
+        if step.status in ("cancelled", "pending") or step.sequence in blamed
+    ]

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import anyio
 
 from headrace.engine.clock import NS, seconds_to_ns
-from headrace.engine.commit import Pipeline
 from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
+from headrace.engine.executor import Executor
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, SleepRequested, StepKind, StepRequested
 from headrace.engine.retry import seconds_of
@@ -29,40 +29,6 @@ from headrace.engine.task import TaskSpec
 P = ParamSpec("P")
 R = TypeVar("R")
 A = TypeVar("A")
-
-
-class Executor(Protocol):
-    """What a run needs of whoever executes it (`headrace.engine.runner.Runner`)."""
-
-    pipeline: Pipeline
-
-    def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
-        """Return the declaration of *task*, or raise `TypeError`."""
-        ...
-
-    def start(self, run_id: int) -> None:
-        """Let a worker execute the run, if nothing does so yet."""
-        ...
-
-    async def finish(self, run_id: int) -> None:
-        """Execute the run here, or wait for it; return when its end is committed."""
-        ...
-
-    def when_ended(self, run_id: int, call: Callable[[], None]) -> None:
-        """Call *call* once the end of the run is committed."""
-        ...
-
-    def cancel_child(self, run_id: int, reason: str) -> None:
-        """End the run without success, now or as soon as its code lets go."""
-        ...
-
-    def park(self, run: Run, change: int) -> None:
-        """Note that the code of *run* waits for its children or a timer (+1), or again not (-1)."""
-        ...
-
-    def logger_of(self, run: Run) -> Any:
-        """Return a structlog logger that names the run."""
-        ...
 
 
 class Run:
@@ -129,7 +95,7 @@ class Run:
     @property
     def logger(self) -> Any:
         """A structlog logger that names the run in each line."""
-        return self._executor.logger_of(self)
+        return self._executor.logger_of(self.id)
 
     def now(self) -> float:
         """Return the log time of the record that last resumed the run, in seconds."""
@@ -451,31 +417,6 @@ class Run:
         for handle in self._handles:
             if not handle._awaited:
                 await handle.result()
-
-    def _steps_to_forget(self, error: BaseException) -> list[int]:
-        """Return the ordinals that the next attempt executes again after *error*.
-
-        The failure that ended the attempt and what it cancelled; not the successes, and not
-        the failures that the code caught and went past.
-        """
-        blamed: set[int] = set()
-        seen: set[int] = set()
-        todo: list[BaseException] = [error]
-        while todo:
-            part = todo.pop()
-            if id(part) in seen:
-                continue
-            seen.add(id(part))
-            if isinstance(part, StepFailed):
-                blamed.add(part.run_id)
-            if isinstance(part, BaseExceptionGroup):
-                todo.extend(part.exceptions)
-            todo.extend(e for e in (part.__cause__, part.__context__) if e is not None)
-        return [
-            ordinal
-            for ordinal, step in self._state.steps.items()
-            if step.status in ("cancelled", "pending") or step.sequence in blamed
-        ]
 
 
 class Handle(Generic[R]):

@@ -289,8 +289,9 @@ class Runner:
         if state is not None:
             self.cancel_child(run_id, state.cancelling or "cancelled")
 
-    def park(self, run: Run, change: int) -> None:
+    def park(self, run: object, change: int) -> None:
         """See `Executor`."""
+        assert isinstance(run, Run)
         attempt = self._attempts.get(run.id)
         if attempt is None or attempt.run is not run:
             return
@@ -305,9 +306,10 @@ class Runner:
         elif attempt.parked == 0:
             self._parked -= 1
 
-    def logger_of(self, run: Run) -> Any:
+    def logger_of(self, run_id: int) -> Any:
         """See `Executor`."""
-        return logger().bind(run=run.id, task=run.task, attempt=run.attempt)
+        attempt = self._attempts[run_id]
+        return logger().bind(run=run_id, task=attempt.spec.name, attempt=attempt.state.attempt)
 
     # ------------------------------------------------------------ time and threads
 

@@ -1,0 +1,43 @@
+"""`Executor`: what a run needs of whoever executes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from headrace.engine.commit import Pipeline
+from headrace.engine.task import TaskSpec
+
+
+class Executor(Protocol):
+    """Implemented by `headrace.engine.runner.Runner`."""
+
+    pipeline: Pipeline
+
+    def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
+        """Return the declaration of *task*, or raise `TypeError`."""
+        ...
+
+    def start(self, run_id: int) -> None:
+        """Let a worker execute the run, if nothing does so yet."""
+        ...
+
+    async def finish(self, run_id: int) -> None:
+        """Execute the run here, or wait for it; return when its end is committed."""
+        ...
+
+    def when_ended(self, run_id: int, call: Callable[[], None]) -> None:
+        """Call *call* once the end of the run is committed."""
+        ...
+
+    def cancel_child(self, run_id: int, reason: str) -> None:
+        """End the run without success, now or as soon as its code lets go."""
+        ...
+
+    def park(self, run: object, change: int) -> None:
+        """Note that the code of *run* waits for children or a timer (+1), or no more (-1)."""
+        ...
+
+    def logger_of(self, run_id: int) -> Any:
+        """Return a structlog logger that names the run."""
+        ...
