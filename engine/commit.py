@@ -49,7 +49,7 @@ class Pipeline:
         """Why nothing can be stored any more."""
         self.on_effects: Callable[[list[Effect]], None] = lambda _: None
         self.on_change: Callable[[], None] = lambda: None
-        """Called after each record: timers may have moved."""
+        """Called when a timer or a time-out may be due earlier than before."""
         self.on_commit: Callable[[], None] = lambda: None
         self.on_failure: Callable[[], None] = lambda: None
         self._clock = clock
@@ -129,7 +129,10 @@ class Pipeline:
         kernel = self.kernel
         sequence = kernel.sequence + 1
         unit = kernel.submit(record)
-        self.log.append([encode(part) for part in unit])
+        if len(unit) == 1:
+            self.log.append((encode(record),))
+        else:
+            self.log.append([encode(part) for part in unit])
         if kernel.state.effects:
             self._effects.append((kernel.sequence, kernel.state.effects))
             kernel.state.effects = []
@@ -138,7 +141,9 @@ class Pipeline:
             # share one group.
             self._commit_is_due = True
             self.backend.call_soon(self._commit)
-        self.on_change()
+        if kernel.state.timers.moved:
+            kernel.state.timers.moved = False
+            self.on_change()
         return sequence
 
     def source(self, name: str, at_ns: int) -> int:

@@ -20,6 +20,7 @@ from headrace.engine.backend import current_backend
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.decider import Decider
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
 from headrace.engine.errors import EngineClosed, LogMismatch, RunNotFound
 from headrace.engine.event import Firing
 from headrace.engine.kernel import Kernel
@@ -42,8 +43,6 @@ from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
 from headrace.engine.views import StateView, runs_of, state_of
 
-GRACE_S: Final = 10.0
-DEDUPE_WINDOW_S: Final = 600.0
 RUNS_OPEN_MAX: Final = 50_000
 """While more runs than this are open, `emit` waits."""
 EMIT_BATCH: Final = 2000

@@ -28,7 +28,7 @@ Outcome = Literal["run", "dropped", "waiting"]
 # ---------------------------------------------------------------- inputs
 
 
-class EventStored(Struct, array_like=True, frozen=True, tag=1):
+class EventStored(Struct, array_like=True, frozen=True, gc=False, tag=1):
     """An event that was accepted."""
 
     at_ns: int
@@ -54,7 +54,7 @@ class EventStored(Struct, array_like=True, frozen=True, tag=1):
     """Runs between that outside event and this one."""
 
 
-class TimerFired(Struct, array_like=True, frozen=True, tag=2):
+class TimerFired(Struct, array_like=True, frozen=True, gc=False, tag=2):
     """A timer was due."""
 
     at_ns: int
@@ -70,7 +70,7 @@ class TimerFired(Struct, array_like=True, frozen=True, tag=2):
     """Further firings of a repeating timer that fell into a downtime and are left out."""
 
 
-class RunCompleted(Struct, array_like=True, frozen=True, tag=3):
+class RunCompleted(Struct, array_like=True, frozen=True, gc=False, tag=3):
     """A run returned."""
 
     at_ns: int
@@ -78,7 +78,7 @@ class RunCompleted(Struct, array_like=True, frozen=True, tag=3):
     result: Raw
 
 
-class RunFailed(Struct, array_like=True, frozen=True, tag=4):
+class RunFailed(Struct, array_like=True, frozen=True, gc=False, tag=4):
     """A run was given up.  Of a run without a parent: a dead letter."""
 
     at_ns: int
@@ -89,7 +89,7 @@ class RunFailed(Struct, array_like=True, frozen=True, tag=4):
     traceback: str
 
 
-class RunCancelled(Struct, array_like=True, frozen=True, tag=5):
+class RunCancelled(Struct, array_like=True, frozen=True, gc=False, tag=5):
     """A run that was to be cancelled has ended."""
 
     at_ns: int
@@ -97,7 +97,7 @@ class RunCancelled(Struct, array_like=True, frozen=True, tag=5):
     reason: str
 
 
-class AttemptFailed(Struct, array_like=True, frozen=True, tag=6):
+class AttemptFailed(Struct, array_like=True, frozen=True, gc=False, tag=6):
     """An attempt failed and there will be another one."""
 
     at_ns: int
@@ -111,7 +111,7 @@ class AttemptFailed(Struct, array_like=True, frozen=True, tag=6):
     """Ordinals of the steps that the next attempt executes again."""
 
 
-class StepRequested(Struct, array_like=True, frozen=True, tag=7):
+class StepRequested(Struct, array_like=True, frozen=True, gc=False, tag=7):
     """A run asked for a task.  Its sequence is the id of the run that this makes."""
 
     at_ns: int
@@ -123,7 +123,7 @@ class StepRequested(Struct, array_like=True, frozen=True, tag=7):
     """The bound arguments by name, as msgpack in deterministic order."""
 
 
-class SleepRequested(Struct, array_like=True, frozen=True, tag=8):
+class SleepRequested(Struct, array_like=True, frozen=True, gc=False, tag=8):
     """A run asked to sleep until `due_ns`."""
 
     at_ns: int
@@ -132,7 +132,7 @@ class SleepRequested(Struct, array_like=True, frozen=True, tag=8):
     due_ns: int
 
 
-class CancelRequested(Struct, array_like=True, frozen=True, tag=9):
+class CancelRequested(Struct, array_like=True, frozen=True, gc=False, tag=9):
     """Somebody asked for a run to be cancelled."""
 
     at_ns: int
@@ -191,7 +191,7 @@ class ClockStepped(Struct, array_like=True, frozen=True, tag=14):
 # ---------------------------------------------------------------- decisions
 
 
-class RuleFired(Struct, array_like=True, frozen=True, tag=64):
+class RuleFired(Struct, array_like=True, frozen=True, gc=False, tag=64):
     """A rule's pattern was met.  Its sequence is the id of the run, if it makes one."""
 
     rule: str
@@ -207,26 +207,26 @@ class RuleFired(Struct, array_like=True, frozen=True, tag=64):
     hops: int = 0
 
 
-class RunReleased(Struct, array_like=True, frozen=True, tag=65):
+class RunReleased(Struct, array_like=True, frozen=True, gc=False, tag=65):
     """A waiting run may start."""
 
     run: int
 
 
-class RunReplaced(Struct, array_like=True, frozen=True, tag=66):
+class RunReplaced(Struct, array_like=True, frozen=True, gc=False, tag=66):
     """A waiting run will not start, since a newer firing takes its place."""
 
     run: int
 
 
-class RunCancelling(Struct, array_like=True, frozen=True, tag=67):
+class RunCancelling(Struct, array_like=True, frozen=True, gc=False, tag=67):
     """An active run is being cancelled."""
 
     run: int
     reason: str
 
 
-class RuleMismatch(Struct, array_like=True, frozen=True, tag=68):
+class RuleMismatch(Struct, array_like=True, frozen=True, gc=False, tag=68):
     """An event could not be decoded as the type of a rule.  The event is kept."""
 
     rule: str
@@ -234,7 +234,7 @@ class RuleMismatch(Struct, array_like=True, frozen=True, tag=68):
     error: str
 
 
-class RuleError(Struct, array_like=True, frozen=True, tag=69):
+class RuleError(Struct, array_like=True, frozen=True, gc=False, tag=69):
     """A condition or key function raised (law L4): no match."""
 
     rule: str

@@ -22,6 +22,8 @@ class Timers:
         self._queued: dict[TimerId, int] = {}  # the due time of an id's one live heap entry
         self._heap: list[tuple[int, int, TimerId]] = []
         self._order = 0
+        self.moved = False
+        """Whether the first may be due earlier than before; whoever acts on it puts it back."""
         self.of_runs = 0
         """How many of them are runs': their owner is empty."""
 
@@ -38,6 +40,7 @@ class Timers:
         if queued_ns is None or due_ns < queued_ns:
             self._queued[timer] = due_ns
             heapq.heappush(self._heap, (due_ns, self._order, timer))
+            self.moved = True
 
     def disarm(self, timer: TimerId) -> None:
         """Forget *timer*; nothing happens if it was not armed."""

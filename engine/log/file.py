@@ -138,8 +138,8 @@ class FileLog:
     def open(self, notify: Callable[[], None]) -> None:
         """See `EventLog`.  Makes the directory if there is none."""
         files = self._files
-        with contextlib.ExitStack() as undo:
-            try:
+        try:
+            with contextlib.ExitStack() as undo:
                 prepare(files, self.path)
                 lock = Lock(files, self.path)
                 undo.callback(lock.release)
@@ -151,20 +151,21 @@ class FileLog:
                     new_id=self._new_id,
                     config={"durability": self._durability},
                 )
-                self._store = Store(
+                store = Store(
                     files,
                     self.path,
                     opened,
                     segment_bytes_max=self._segment_bytes_max,
                     clock=self._clock,
                 )
-            except OSError as error:
-                raise LogUnusable(
-                    f"{self.path}: expected a directory that can be read and written, found: "
-                    f"{error}; check its owner and its mode, or choose another path"
-                ) from error
-            undo.pop_all()
-        self._take(lock, opened, self._store, notify)
+                undo.pop_all()
+        except OSError as error:
+            raise LogUnusable(
+                f"{self.path}: expected a directory that can be read and written, found: "
+                f"{error}; check its owner and its mode, or choose another path"
+            ) from error
+        self._store = store
+        self._take(lock, opened, store, notify)
 
     def _take(self, lock: Lock, opened: Opened, store: Store, notify: Callable[[], None]) -> None:
         self._lock = lock

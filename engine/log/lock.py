@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -31,9 +32,12 @@ class Lock:
                 f"{folder}: expected to be the only writer, found the log held by {holder}; "
                 "stop that process, or read the log with `headrace log` and `events tail`"
             )
-        # For people only: the lock is the flock, so a text that a crash left is no harm.
-        files.truncate(self._fd, 0)
-        write_all(files, self._fd, _text(files).encode(), 0)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.release)
+            # For people only: the lock is the flock, so a text that a crash left is no harm.
+            files.truncate(self._fd, 0)
+            write_all(files, self._fd, _text(files).encode(), 0)
+            undo.pop_all()
 
     def release(self) -> None:
         """Give the lock back."""

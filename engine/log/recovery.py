@@ -253,7 +253,10 @@ def save_torn(files: Files, folder: str, active: ActiveSegment, tear: Tear) -> t
     """
     name = f"{segments.name_of(active.base)}.torn-{tear.offset}"
     taken = set(files.listdir(folder))
-    target = next(n for n in (name, *(f"{name}-{i}" for i in range(2, 1 << 20))) if n not in taken)
+    target, copies = name, 1
+    while target in taken:
+        copies += 1
+        target = f"{name}-{copies}"
     offset = tear.offset
     with opened(files, f"{folder}/{target}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
         while data := files.pread(active.fd, READ_BYTES_MAX, offset):

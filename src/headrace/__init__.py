@@ -2,36 +2,44 @@
 
 Events come in, rules over them start tasks, tasks start further tasks; one log records it
 all, and the engine's whole state is a fold of that log.
+
+The names are loaded when they are first asked for (PEP 562): an app that is only imported
+pays for what it declares with, not for the engine.
 """
 
-from headrace.app import App
-from headrace.engine.engine import Emission, Engine
-from headrace.engine.errors import (
-    AppNotFound,
-    ConcurrentSteps,
-    Diverged,
-    DurabilityLost,
-    EngineClosed,
-    EventRefused,
-    HeadraceError,
-    LogClosed,
-    LogCorrupt,
-    LogError,
-    LogFull,
-    LogLocked,
-    LogMismatch,
-    LogUnusable,
-    LogVersion,
-    RunNotFound,
-    StepCancelled,
-    StepFailed,
-)
-from headrace.engine.event import Event, Firing
-from headrace.engine.log import FileLog, MemoryLog
-from headrace.engine.retry import Retry
-from headrace.engine.run import Handle, Run
-from headrace.triggers.pattern import Pattern, any_of, on, silent
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from headrace.version import __version__
+
+if TYPE_CHECKING:
+    from headrace.app import App
+    from headrace.engine.engine import Emission, Engine
+    from headrace.engine.errors import (
+        AppNotFound,
+        ConcurrentSteps,
+        Diverged,
+        DurabilityLost,
+        EngineClosed,
+        EventRefused,
+        HeadraceError,
+        LogClosed,
+        LogCorrupt,
+        LogError,
+        LogFull,
+        LogLocked,
+        LogMismatch,
+        LogUnusable,
+        LogVersion,
+        RunNotFound,
+        StepCancelled,
+        StepFailed,
+    )
+    from headrace.engine.event import Event, Firing
+    from headrace.engine.log import FileLog, MemoryLog
+    from headrace.engine.retry import Retry
+    from headrace.engine.run import Handle, Run
+    from headrace.triggers.pattern import Pattern, any_of, on, silent
 
 __all__ = [
     "App",
@@ -68,3 +76,51 @@ __all__ = [
     "on",
     "silent",
 ]
+
+_HOMES = {
+    "App": "headrace.app",
+    "AppNotFound": "headrace.engine.errors",
+    "ConcurrentSteps": "headrace.engine.errors",
+    "Diverged": "headrace.engine.errors",
+    "DurabilityLost": "headrace.engine.errors",
+    "Emission": "headrace.engine.engine",
+    "Engine": "headrace.engine.engine",
+    "EngineClosed": "headrace.engine.errors",
+    "Event": "headrace.engine.event",
+    "EventRefused": "headrace.engine.errors",
+    "FileLog": "headrace.engine.log",
+    "Firing": "headrace.engine.event",
+    "Handle": "headrace.engine.run",
+    "HeadraceError": "headrace.engine.errors",
+    "LogClosed": "headrace.engine.errors",
+    "LogCorrupt": "headrace.engine.errors",
+    "LogError": "headrace.engine.errors",
+    "LogFull": "headrace.engine.errors",
+    "LogLocked": "headrace.engine.errors",
+    "LogMismatch": "headrace.engine.errors",
+    "LogUnusable": "headrace.engine.errors",
+    "LogVersion": "headrace.engine.errors",
+    "MemoryLog": "headrace.engine.log",
+    "Pattern": "headrace.triggers.pattern",
+    "Retry": "headrace.engine.retry",
+    "Run": "headrace.engine.run",
+    "RunNotFound": "headrace.engine.errors",
+    "StepCancelled": "headrace.engine.errors",
+    "StepFailed": "headrace.engine.errors",
+    "any_of": "headrace.triggers.pattern",
+    "on": "headrace.triggers.pattern",
+    "silent": "headrace.triggers.pattern",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'headrace' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -9,17 +9,20 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
-from headrace.engine.engine import DEDUPE_WINDOW_S, GRACE_S, Engine
-from headrace.engine.log import Durability, EventLog, FileLog
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
+from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
 from headrace.triggers.pattern import EveryNode, Pattern, Seconds, duration_ns
 from headrace.triggers.ruleset import Rule, RuleSet
 from headrace.version import __version__
+
+if TYPE_CHECKING:
+    from headrace.engine.engine import Engine
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -191,6 +194,10 @@ class App:
         how long active runs may go on when the engine is closed; what has not ended by then
         resumes at the next start.  Ids of events are remembered for *dedupe_window* seconds.
         """
+        # Loaded only now: an app that is declared and not run does not pay for them.
+        from headrace.engine.engine import Engine
+        from headrace.engine.log import FileLog
+
         if isinstance(log, (str, Path)):
             log = FileLog(log, durability=durability)
         window_s = (

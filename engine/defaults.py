@@ -1,0 +1,10 @@
+"""Defaults of an engine that its callers need to know without loading it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GRACE_S: Final = 10.0
+"""How long active runs may go on when an engine is closed."""
+DEDUPE_WINDOW_S: Final = 600.0
+"""How long the id of an event is remembered."""
