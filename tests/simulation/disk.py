@@ -1,9 +1,9 @@
 """A disk in memory that loses power, fills up and fails on purpose.
 
 It keeps what was made durable apart from what was only written.  `crash` gives the disk that
-a power failure leaves: of every 512-byte sector that was written and not synced the new
-bytes or the old ones (zeros, if there were none); of every name that was made, renamed or removed without a sync
-of its directory the old state or the new one.
+a power failure leaves: of every 512-byte sector that was written and not synced the new bytes
+or the old ones (zeros, if there were none); of every name that was made, renamed or removed
+without a sync of its directory the old state or the new one.
 """
 
 from __future__ import annotations

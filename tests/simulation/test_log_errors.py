@@ -1,0 +1,173 @@
+"""Each operation on the disk fails once: nothing is acknowledged wrongly, and a restart heals."""
+
+from __future__ import annotations
+
+import errno
+from random import Random
+
+import pytest
+from tests.simulation.disk import SimulatedDisk
+from tests.simulation.session import Session, contents, record, records
+
+from headrace.engine.errors import DurabilityLost, LogError, LogFull, LogUnusable
+from headrace.engine.log import FileLog
+from headrace.engine.log.verify import verify
+
+PATH = "/var/log"
+GROUPS = 8
+KINDS = ["open", "pwrite", "fsync", "fdatasync", "rename", "sync_directory", "pread", "truncate"]
+
+
+def fresh_disk() -> SimulatedDisk:
+    disk = SimulatedDisk()
+    disk.folders.add("/var")
+    disk.durable_folders.add("/var")
+    return disk
+
+
+def log_on(disk: SimulatedDisk) -> FileLog:
+    return FileLog(PATH, files=disk, segment_bytes_max=400)
+
+
+def write(disk: SimulatedDisk, *, restart: bool = True) -> tuple[int, LogError | None]:
+    """Write groups of two and three until something fails; say what was acknowledged."""
+    acknowledged = 0
+    try:
+        session = Session(log_on(disk))
+        try:
+            for group in range(GROUPS):
+                first = group * 5 + 1
+                if group == GROUPS // 2 and restart:
+                    session.log.close()
+                    session = Session(log_on(disk))
+                session.put(records(first, first + 1), records(first + 2, first + 4))
+                acknowledged = session.log.committed_sequence
+        finally:
+            acknowledged = max(acknowledged, session.log.committed_sequence)
+            session.log.close()
+    except LogError as error:
+        return acknowledged, error
+    return acknowledged, None
+
+
+def calls(name: str) -> int:
+    """Return how often a run without faults calls the operation *name*."""
+    disk = fresh_disk()
+    assert write(disk) == (GROUPS * 5, None)
+    return sum(call.startswith(f"{name} ") for call in disk.calls)
+
+
+def check_restart(disk: SimulatedDisk, acknowledged: int) -> None:
+    """Check that a restart without faults finds what was acknowledged, and can go on."""
+    disk.before = lambda _name, _path: None
+    disk.free_bytes = None
+    session = Session(log_on(disk))
+    found = contents(session.log)
+    assert len(found) >= acknowledged
+    assert found == records(1, len(found))
+    session.put([record(len(found) + 1)])
+    session.log.close()
+    report = verify(PATH, files=disk)
+    assert report.ok, report.errors
+    assert report.records == len(found) + 1
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("how", ["killed", "crashed"])
+def test_input_output_error_at_every_call(name: str, how: str) -> None:
+    """After an I/O error at any call of each kind, all that was acknowledged is there.
+
+    The machine goes on (the page cache is kept) or loses its power at that moment.
+    """
+    for nth in range(1, calls(name) + 1):
+        disk = fresh_disk()
+        disk.fail(name, nth, errno.EIO)
+        acknowledged, _ = write(disk)
+        left = disk.killed() if how == "killed" else disk.crash(Random(nth))
+        check_restart(left, acknowledged)
+
+
+def put_until_rotation(session: Session) -> None:
+    """Write enough for a new segment, whose creation needs an fsync."""
+    for _ in range(30):
+        session.put([record(0)])
+
+
+@pytest.mark.parametrize("name", ["fsync", "fdatasync"])
+def test_sync_error_is_final(name: str) -> None:
+    """After a failed sync nothing is acknowledged any more, and no sync is tried again."""
+    session = Session(log_on(disk := fresh_disk()))
+    session.put(records(1, 3))
+    disk.fail(name, 1, errno.EIO)
+    with pytest.raises(DurabilityLost, match="is safe"):
+        put_until_rotation(session)
+    committed = session.log.committed_sequence
+    failed_at = len(disk.calls)
+    with pytest.raises(DurabilityLost):
+        session.log.append([record(0)])
+    with pytest.raises(DurabilityLost):
+        session.log.close()
+    assert session.log.committed_sequence == committed
+    assert not [call for call in disk.calls[failed_at:] if "sync" in call]
+    assert isinstance(session.log.failure, DurabilityLost)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_no_space_at_every_write(code: int) -> None:
+    """Without room nothing is acknowledged and nothing is left behind; a restart goes on."""
+    for nth in range(1, calls("pwrite") + 1):
+        disk = fresh_disk()
+        disk.fail("pwrite", nth, code)
+        acknowledged, error = write(disk)
+        assert error is None or isinstance(error, LogFull | LogUnusable | DurabilityLost)
+        check_restart(disk.killed(), acknowledged)
+
+
+def test_disk_that_fills_up_at_every_byte() -> None:
+    """A disk that takes a part of a write and no more leaves whole units only."""
+    for free_bytes in range(600, 1400, 7):
+        disk = fresh_disk()
+        disk.free_bytes = free_bytes
+        acknowledged, error = write(disk, restart=False)
+        assert isinstance(error, LogFull | LogUnusable | DurabilityLost)
+        segments = [path for path in disk.names if path.endswith(".hrl")]
+        assert acknowledged % 5 == 0
+        assert segments
+        check_restart(disk.killed(), acknowledged)
+
+
+def test_short_writes() -> None:
+    """A disk that takes writes in pieces stores them whole."""
+    for seed in range(20):
+        disk = fresh_disk()
+        disk.short_writes = Random(seed)
+        assert write(disk) == (GROUPS * 5, None)
+        disk.short_writes = None
+        check_restart(disk.killed(), GROUPS * 5)
+
+
+def test_full_disk_is_cut_back() -> None:
+    """A write that does not fit is removed up to the last whole unit, and says what to do."""
+    disk = fresh_disk()
+    session = Session(log_on(disk))
+    session.put(records(1, 2))
+    before = bytes(disk.names[f"{PATH}/00000000000000000001.hrl"].data)
+    disk.free_bytes = 50
+    with pytest.raises(LogFull, match="nothing after record 2 was written; make room"):
+        session.put(records(3, 5))
+    assert bytes(disk.names[f"{PATH}/00000000000000000001.hrl"].data) == before
+    assert (session.log.committed_sequence, contents(session.log)) == (2, records(1, 2))
+    with pytest.raises(LogFull):
+        session.log.close()
+
+
+def test_deleted_segment_stops_the_log() -> None:
+    """If somebody deletes the directory under a running writer, nothing more is acknowledged."""
+    disk = fresh_disk()
+    session = Session(log_on(disk))
+    session.put(records(1, 2))
+    for name in disk.listdir(PATH):
+        disk.unlink(f"{PATH}/{name}")
+    with pytest.raises(DurabilityLost, match="deleted"):
+        session.put(records(3, 3))
+    assert session.log.committed_sequence == 2
