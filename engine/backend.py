@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
+import anyio
+from anyio import CancelScope
 from msgspec import Struct
+
+R = TypeVar("R")
 
 
 class Backend(Struct, frozen=True):
@@ -22,6 +27,33 @@ class Backend(Struct, frozen=True):
     """From any thread: call this in the loop.  Raises RuntimeError once the loop is closed."""
     current_task: Callable[[], Any]
     """The task that is running, as an object to compare by identity."""
+
+
+async def in_own_thread(backend: Backend, call: Callable[[], R]) -> R:
+    """Return what *call* returns; it runs in a thread that has ended by then.
+
+    For opening and closing a log, which may take long: a thread of a pool would linger in
+    the host.  It cannot be interrupted, so a cancellation waits for it.
+    """
+    ended = anyio.Event()
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # noqa: BLE001 (raised again in the loop's thread)
+            errors.append(error)
+        backend.call_from_thread(ended.set)
+
+    thread = Thread(target=work, name="headrace opener")
+    thread.start()
+    with CancelScope(shield=True):
+        await ended.wait()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
 
 
 def current_backend() -> Backend:

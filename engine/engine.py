@@ -7,16 +7,17 @@ no process of its own, and no thread but the log's writer and those of sync task
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 import anyio
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from msgspec import Raw, Struct
 
-from headrace.engine.backend import current_backend
+from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.decider import Decider
@@ -25,7 +26,7 @@ from headrace.engine.errors import EngineClosed, LogMismatch, RunNotFound
 from headrace.engine.event import Firing
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.payload import encode_event
+from headrace.engine.payload import check_labels, encode_event
 from headrace.engine.record import (
     CancelRequested,
     EngineStarted,
@@ -116,16 +117,15 @@ class Engine:
         def notify() -> None:
             backend.call_from_thread(self._progress)
 
-        await to_thread.run_sync(self.log.open, notify)
+        await in_own_thread(backend, partial(self.log.open, notify))
         try:
-            self._kernel = await to_thread.run_sync(self._recover)
+            self._kernel = await in_own_thread(backend, self._recover)
             self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
             self._runner = Runner(self._pipeline, self._specs, self._clock, self._load_firing)
             self._input = InputTime(self._pipeline, self._runner)
             self._timekeeper = Timekeeper(self._pipeline, self._runner, self._clock)
         except BaseException:
-            with CancelScope(shield=True):
-                await to_thread.run_sync(self.log.close)
+            await in_own_thread(backend, self.log.close)
             raise
         self._pipeline.on_effects = self._runner.carry_out
         self._pipeline.on_change = self._timekeeper.replan
@@ -160,7 +160,7 @@ class Engine:
         state = self._kernel.state
         if self._clock_kind == "system":
             self._record_start(self._pipeline.now_ns())
-        elif self._kernel.sequence:
+        elif state.clock:
             self._record_start(state.at_ns)
         else:
             self._start_is_due = True
@@ -209,8 +209,7 @@ class Engine:
             failure = self._pipeline.failure
             if failure is None:
                 self._pipeline.fail(EngineClosed("the engine is closed"))
-            with CancelScope(shield=True):
-                await self._close_log(failure)
+            await self._close_log(failure)
         return bool(swallowed)
 
     async def _wind_up(self) -> None:
@@ -222,10 +221,10 @@ class Engine:
             await self._runner.ended()
 
     async def _close_log(self, failure: Exception | None) -> None:
-        if failure is None:
+        if failure is None and not self._start_is_due:
             stopped = EngineStopped(self._pipeline.now_ns())
             self.log.append([encode(part) for part in self._kernel.submit(stopped)])
-        await to_thread.run_sync(self.log.close)
+        await in_own_thread(self._pipeline.backend, self.log.close)
         self._is_open = False
         if failure is not None and not isinstance(failure, EngineClosed):
             raise failure
@@ -437,9 +436,11 @@ def _checked(event: Emission | tuple[str, Any]) -> _Checked:
     """
     if isinstance(event, Emission):
         check_emit(event.subject)
+        check_labels(event.subject, event.id, event.source, event.key)
         return event.subject, encode_event(event.data, event.subject), event
     subject, data = event
     check_emit(subject)
+    check_labels(subject)
     return subject, encode_event(data, subject), None
 
 

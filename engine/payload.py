@@ -15,6 +15,9 @@ PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 4096
 ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 """What msgspec raises for data that it cannot encode."""
 
+LABELS_CHARS_MAX: Final = 600
+"""Characters of subject, id, source and key together: at most 2 400 bytes of what is left."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -32,6 +35,26 @@ def encode_event(data: Any, subject: str) -> Raw:
     if len(encoded) > PAYLOAD_BYTES_MAX:
         raise _too_large(f"event {subject!r}", len(encoded))
     return Raw(encoded)
+
+
+def check_labels(subject: str, *labels: str | None) -> None:
+    """Refuse an event whose subject and labels would make its record too large.
+
+    Raises:
+        EventRefused: they are too long.
+        TypeError: one is no string.
+    """
+    total = len(subject)
+    for label in labels:
+        if label is not None:
+            if not isinstance(label, str):
+                raise TypeError(f"event {subject!r}: expected text for its labels, found {label!r}")
+            total += len(label)
+    if total > LABELS_CHARS_MAX:
+        raise EventRefused(
+            f"event {subject[:40]!r}…: expected at most {LABELS_CHARS_MAX} characters of subject, "
+            f"id, source and key together, found {total}; shorten them"
+        )
 
 
 def encode_stable(data: Any, what: str) -> Raw:

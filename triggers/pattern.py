@@ -196,19 +196,30 @@ def silent(
     return Pattern(SilentNode(pattern.node, for_ns, repeat, keys))
 
 
-KEY_EXPECTED: Final = "expected str, int, float, bool, bytes or a tuple of these"
+KEY_CHARS_MAX: Final = 500
+KEY_PARTS_MAX: Final = 16
+KEY_EXPECTED: Final = (
+    f"expected str, bytes (up to {KEY_CHARS_MAX}), int, float, bool or a tuple of these"
+)
 
 
 def is_key(key: object) -> bool:
     """Say whether *key* can name an automaton: hashable, and the same after a restart."""
     kind = type(key)
-    if kind is str or kind is bool or kind is bytes:
+    if kind is str or kind is bytes:
+        return len(cast("str", key)) <= KEY_CHARS_MAX
+    if kind is bool:
         return True
     if kind is int:
         return -(2**63) <= cast("int", key) < 2**64  # what msgpack can hold
     if kind is float:
         return not isnan(cast("float", key))  # not equal to itself: each would be a new key
-    return kind is tuple and all(is_key(part) for part in cast("tuple[object, ...]", key))
+    if kind is not tuple:
+        return False
+    parts = cast("tuple[object, ...]", key)
+    return len(parts) <= KEY_PARTS_MAX and all(
+        type(part) is not tuple and is_key(part) for part in parts
+    )
 
 
 def duration_ns(place: str, name: str, value: Seconds) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -18,6 +18,9 @@ from headrace.engine.event import Event
 from headrace.engine.record import RuleError, RuleEvicted
 from headrace.engine.timers import Timers
 from headrace.triggers.pattern import KEY_EXPECTED, KEYS_MAX, PARTIALS_MAX, CountNode, is_key
+
+EVENTS_MAX: Final = 10_000
+"""Sequences that a firing names; of more the first and the latest."""
 
 
 class Hit(Struct, frozen=True, gc=False):
@@ -72,7 +75,7 @@ class Sink:
             Matched(
                 self._rule,
                 hit.key,
-                list(hit.events),
+                _capped(hit.events),
                 self._mode,
                 hit.due_ns,
                 branches,
@@ -80,6 +83,13 @@ class Sink:
                 hit.hops,
             )
         )
+
+
+def _capped(events: tuple[int, ...]) -> list[int]:
+    """Return the first and the latest of very many: a firing is one record."""
+    if len(events) <= EVENTS_MAX:
+        return list(events)
+    return [events[0], *events[1 - EVENTS_MAX :]]
 
 
 def where_holds(
@@ -100,7 +110,7 @@ def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Ve
     except Exception as error:  # noqa: BLE001 (user code: law L4)
         out.append(RuleError(rule, event.sequence, "key", last_line(error)))
         return None
-    if value is None or type(value) is str or is_key(value):
+    if value is None or is_key(value):
         return value
     text = f"TypeError: the key {value!r:.80} is of type {type(value).__name__}; {KEY_EXPECTED}"
     out.append(RuleError(rule, event.sequence, "key", text))
@@ -207,7 +217,17 @@ class Count:
             del self._windows[hit.key]
         events = tuple(sequence for _, sequences in window.hits for sequence in sequences)
         self._then.push(
-            Hit(hit.event, hit.key, hit.at_ns, events, hit.trace, hit.hops, hit.due_ns), out
+            Hit(
+                hit.event,
+                hit.key,
+                hit.at_ns,
+                events,
+                hit.trace,
+                hit.hops,
+                hit.due_ns,
+                hit.branches,
+            ),
+            out,
         )
 
     def clear(self) -> None:
