@@ -22,8 +22,8 @@ class Executor(Protocol):
         """Let a worker execute the run, if nothing does so yet."""
         ...
 
-    async def finish(self, run_id: int) -> None:
-        """Execute the run here, or wait for it; return when its end is committed."""
+    async def finish(self, parent: object, run_id: int) -> None:
+        """Execute the child here, or wait for it; return when its end is committed."""
         ...
 
     def when_ended(self, run_id: int, call: Callable[[], None]) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
-from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
-
-import anyio
 
 from headrace.engine.clock import NS, seconds_to_ns
 from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
 from headrace.engine.executor import Executor
+from headrace.engine.parking import Parking
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, SleepRequested, StepKind, StepRequested
 from headrace.engine.retry import seconds_of
@@ -49,6 +48,8 @@ class Run:
         self._now_ns = state.attempt_at_ns
         self._random: Random | None = None
         self._handles: list[Handle[Any]] = []
+        self._child_ended: Callable[[], None] | None = None
+        self._sleeping: tuple[int, Callable[[], None]] | None = None
 
     def __repr__(self) -> str:
         """Name the run."""
@@ -134,8 +135,7 @@ class Run:
         spec = self._executor.spec_of(task)
         step = self._request("call", spec, args, kwargs, self._next_ordinal())
         if step.status == "pending":
-            with self._parked():
-                await self._executor.finish(step.sequence)
+            await self._executor.finish(self, step.sequence)
         return self._outcome(step, spec)
 
     @overload
@@ -244,15 +244,14 @@ class Run:
 
     async def _any_ended(self, ended: deque[Handle[Any]]) -> None:
         while not ended:
-            self._child_ended = anyio.Event()
-            with self._parked():
-                await self._child_ended.wait()
-
-    _child_ended: anyio.Event | None = None
+            parking = self._parking()
+            self._child_ended = parking.wake
+            await parking.wait()
 
     def _note_child_ended(self) -> None:
         if self._child_ended is not None:
-            self._child_ended.set()
+            self._child_ended()
+            self._child_ended = None
 
     async def _give_up_map(self, handles: list[Handle[Any]]) -> None:
         """Cancel what still runs and raise what failed first."""
@@ -260,9 +259,8 @@ class Run:
             handle._awaited = True
             if handle.status == "pending":
                 self._executor.cancel_child(handle.run_id, "a sibling failed")
-        with self._parked():
-            for handle in handles:
-                await handle._done()
+        for handle in handles:
+            await handle._done()
         failed = [handle for handle in handles if handle.status == "failed"] or [
             handle for handle in handles if handle.status == "cancelled"
         ]
@@ -324,23 +322,15 @@ class Run:
             self._pipeline.put(SleepRequested(at_ns, self.id, ordinal, due_ns))
             step = self._state.steps[ordinal]
         while step.status == "pending":
-            self._wakes[ordinal] = anyio.Event()
-            with self._parked():
-                await self._wakes[ordinal].wait()
+            parking = self._parking()
+            self._sleeping = (ordinal, parking.wake)
+            await parking.wait()
         self._now_ns = max(self._now_ns, step.at_ns)
 
     def wake(self, ordinal: int) -> None:
         """Let the sleep at *ordinal* look again.  For the executor."""
-        if ordinal in self._wakes:
-            self._wakes[ordinal].set()
-
-    @property
-    def _wakes(self) -> dict[int, anyio.Event]:
-        if self._sleeps is None:
-            self._sleeps = {}
-        return self._sleeps
-
-    _sleeps: dict[int, anyio.Event] | None = None
+        if self._sleeping is not None and self._sleeping[0] == ordinal:
+            self._sleeping[1]()
 
     # ------------------------------------------------------------ inside
 
@@ -404,13 +394,8 @@ class Run:
         kind = StepCancelled if step.status == "cancelled" else StepFailed
         raise kind(step.name, step.sequence, step.error or "unknown")
 
-    @contextmanager
-    def _parked(self) -> Generator[None]:
-        self._executor.park(self, +1)
-        try:
-            yield
-        finally:
-            self._executor.park(self, -1)
+    def _parking(self) -> Parking:
+        return Parking(partial(self._executor.park, self))
 
     async def _join(self) -> None:
         """Wait for the children that nobody awaited; raise what the first of them raised."""
@@ -428,7 +413,7 @@ class Handle(Generic[R]):
         self._step = step
         self._spec = spec
         self._is_done = False
-        self._event: anyio.Event | None = None
+        self._wakes: list[Callable[[], None]] = []
         self._awaited = False
         self._queue: deque[Handle[Any]] | None = None
 
@@ -449,8 +434,7 @@ class Handle(Generic[R]):
             StepFailed, StepCancelled: it ended without success.
         """
         self._awaited = True
-        with self._parent._parked():
-            await self._done()
+        await self._done()
         return self._outcome()
 
     def __await__(self) -> Generator[Any, Any, R]:
@@ -464,9 +448,9 @@ class Handle(Generic[R]):
 
     async def _done(self) -> None:
         if not self._is_done:
-            if self._event is None:
-                self._event = anyio.Event()
-            await self._event.wait()
+            parking = self._parent._parking()
+            self._wakes.append(parking.wake)
+            await parking.wait()
 
     def _outcome(self) -> R:
         self._awaited = True
@@ -480,8 +464,8 @@ class Handle(Generic[R]):
 
     def _ended(self) -> None:
         self._is_done = True
-        if self._event is not None:
-            self._event.set()
+        for wake in self._wakes:
+            wake()
         if self._queue is not None:
             self._queue.append(self)
         self._parent._note_child_ended()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import anyio
@@ -22,6 +23,7 @@ from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
 from headrace.engine.event import Firing
 from headrace.engine.lanes import Lanes
+from headrace.engine.parking import Parking
 from headrace.engine.record import RunCancelled, RunCompleted
 from headrace.engine.run import Run
 from headrace.engine.runs import RunState
@@ -249,7 +251,7 @@ class Runner:
             raise TypeError(f"{name} is no task of this app; declare it with @app.task")
         return spec
 
-    async def finish(self, run_id: int) -> None:
+    async def finish(self, parent: object, run_id: int) -> None:
         """See `Executor`."""
         runs = self.pipeline.kernel.state.runs.active
         state = runs.get(run_id)
@@ -259,11 +261,15 @@ class Runner:
             if run_id in self._queued:
                 self._queue.discard((state.rule, state.key), run_id)
                 self._queued.discard(run_id)
-            sequence = await self._execute(state)
+            self.park(parent, +1)
+            try:
+                sequence = await self._execute(state)
+            finally:
+                self.park(parent, -1)
         if run_id in runs:
-            done = anyio.Event()
-            self.when_ended(run_id, done.set)
-            await done.wait()
+            parking = Parking(partial(self.park, parent))
+            self.when_ended(run_id, parking.wake)
+            await parking.wait()
         else:
             await self.pipeline.committed(sequence)
 

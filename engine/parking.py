@@ -1,0 +1,43 @@
+"""`Parking`: a run's code waits for a child or a timer, and everybody can see that it does.
+
+Log time that comes from the input stands still while any code has something to do, so it
+matters when exactly a wait is over: when it is woken, not when the code gets its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import anyio
+
+
+class Parking:
+    """One wait.  Make it, hand `wake` to whoever ends it, then `wait`."""
+
+    __slots__ = ("_event", "_is_parked", "_note")
+
+    def __init__(self, note: Callable[[int], None]) -> None:
+        """Tell *note* of the beginning (+1) and of the end (-1)."""
+        self._note = note
+        self._event = anyio.Event()
+        self._is_parked = False
+
+    def wake(self) -> None:
+        """End the wait, now."""
+        self._event.set()
+        self._leave()
+
+    async def wait(self) -> None:
+        """Return once `wake` has been called."""
+        if not self._event.is_set():
+            self._is_parked = True
+            self._note(+1)
+        try:
+            await self._event.wait()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._is_parked:
+            self._is_parked = False
+            self._note(-1)
