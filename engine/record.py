@@ -346,18 +346,25 @@ _TAGS: Final = frozenset(
 )
 
 
+_OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
+
+
 def encode(record: Record) -> bytes:
     """Return *record* as msgpack.  Trailing defaults of an event are left out."""
     if type(record) is EventStored:
-        if record.run:
-            return _encode(record)
-        if record.id is None and record.time_ns is None and record.key is None:
-            # The common shapes of an event: 8 bytes less for each of many million.
-            if record.source == 0:
-                return _encode((1, record.at_ns, record.subject, record.data))
-            return _encode(
-                (1, record.at_ns, record.subject, record.data, record.source, record.position)
-            )
+        if not record.run:
+            # From outside: what lies behind the last field that says something is left out,
+            # up to 8 bytes less for each of many million.
+            if record.key is None:
+                fields: tuple[object, ...] = (1, record.at_ns, record.subject, record.data)
+                if record.time_ns is not None:
+                    fields = (*fields, record.source, record.position, record.id, record.time_ns)
+                elif record.id is not None:
+                    fields = (*fields, record.source, record.position, record.id)
+                elif record.source:
+                    fields = (*fields, record.source, record.position)
+                return _encode(fields)
+            return _encode((1, *(getattr(record, name) for name in _OUTSIDE_FIELDS)))
     elif type(record) is UnknownRecord:
         return record.raw
     return _encode(record)
