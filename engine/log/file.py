@@ -8,27 +8,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from headrace.engine.clock import Clock, SystemClock
-from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogUnusable
+from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogFull, LogUnusable
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import prepare
 from headrace.engine.log.frame import RECORD_BYTES_MAX
+from headrace.engine.log.live import LiveReading
 from headrace.engine.log.lock import Lock
 from headrace.engine.log.memory import check_sizes
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.recovery import Opened, Recovery, recover
 from headrace.engine.log.store import Store
-from headrace.engine.log.walker import (
-    OpenSegments,
-    Place,
-    cut_batch,
-    fetch_records,
-    read_batches,
-    segment_of,
-)
 from headrace.engine.log.writer import Group, Writer
 
 SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 SYNC_INTERVAL_S: Final = 0.05
+RESERVE_BYTES: Final = 1024 * 1024
 
 # A segment may be longer by its last batch, but never shorter than a record.
 assert RECORD_BYTES_MAX < SEGMENT_BYTES_MAX
@@ -52,6 +46,7 @@ class FileLog:
         durability: Durability = "fsynced",
         sync_interval_s: float = SYNC_INTERVAL_S,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        reserve_bytes: int = RESERVE_BYTES,
         strict: bool = False,
         files: Files | None = None,
         clock: Clock | None = None,
@@ -60,7 +55,8 @@ class FileLog:
         """Name the log at *path*; nothing is touched before `open`.
 
         *strict* refuses a log whose last writer did not finish, instead of cutting the torn
-        end.  *files*, *clock* and *new_id* are for tests.
+        end.  *reserve_bytes* are kept aside, to be freed when the disk is full, so that the log
+        can still be closed.  *files*, *clock* and *new_id* are for tests.
         """
         if durability not in ("memory", "flushed", "fsynced"):
             raise ValueError(f"durability must be memory, flushed or fsynced, not {durability!r}")
@@ -72,6 +68,7 @@ class FileLog:
         self._durability: Durability = durability
         self._sync_interval_s = sync_interval_s
         self._segment_bytes_max = segment_bytes_max
+        self._reserve_bytes = reserve_bytes
         self._strict = strict
         self._files = files or SystemFiles()
         self._clock = clock or SystemClock()
@@ -79,7 +76,7 @@ class FileLog:
         self._lock: Lock | None = None
         self._store: Store | None = None
         self._writer: Writer | None = None
-        self._reading: OpenSegments | None = None
+        self._live: LiveReading | None = None
         self._pid = 0
         self._log_id = b""
         self._next = 1
@@ -156,6 +153,7 @@ class FileLog:
                     self.path,
                     opened,
                     segment_bytes_max=self._segment_bytes_max,
+                    reserve_bytes=self._reserve_bytes,
                     clock=self._clock,
                 )
                 undo.pop_all()
@@ -171,12 +169,18 @@ class FileLog:
         self._lock = lock
         self._pid = os.getpid()
         self._log_id = opened.manifest.log_id
+        self._last_failure = None
+        self.recovery = opened.recovery
+        store.reserve()
+        self._begin(store, notify)
+
+    def _begin(self, store: Store, notify: Callable[[], None]) -> None:
+        """Take records after the last one that *store* has written."""
+        if self._live is not None:
+            self._live.close()
         self._next = store.written_sequence + 1
         self._appended_bytes = self._committed_bytes = self._written_bytes = 0
         self._records, self._ends = [], []
-        self._last_failure = None
-        self._reading = OpenSegments(self._files, self.path)
-        self.recovery = opened.recovery
         self._writer = Writer(
             store,
             durability=self._durability,
@@ -184,6 +188,7 @@ class FileLog:
             clock=self._clock,
             notify=notify,
         )
+        self._live = LiveReading(self._files, self.path, store, self._writer.queue)
 
     def append(self, unit: Sequence[bytes]) -> None:
         """See `EventLog`."""
@@ -225,78 +230,63 @@ class FileLog:
 
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """See `EventLog`.  Reads up to what is committed when the first batch is asked for."""
-        store, writer = self._store, self._writer
-        if store is None or writer is None:
+        if self._live is None:
             raise self._closed()
-        upto = self.committed_sequence
-        # In this order: what is not among the groups any more is in the file by then.
-        queued = list(writer.queue)
-        written = min(store.written_sequence, upto)
-        if after < written:
-            opened = OpenSegments(self._files, self.path)
-            try:
-                yield from read_batches(
-                    opened, self._locate(opened, after + 1), after=after, upto=written
-                )
-            finally:
-                opened.close()
-        for group in queued:
-            cut = cut_batch(group.first, group.records, after=max(after, written), upto=upto)
-            if cut is not None:
-                yield cut
-
-    def _locate(self, opened: OpenSegments, sequence: int) -> Place:
-        assert self._store is not None
-        # The writer may go on to a new segment at any time.  It lists the old one first, so
-        # that what is not of the active segment is in the list.
-        active = self._store.active
-        if sequence >= active.base:
-            return active.base, active.index.place_of(sequence)
-        entries = self._store.manifest.segments
-        entry = entries[segment_of([e.base for e in entries], sequence)]
-        return entry.base, opened.index(entry).place_of(sequence)
+        yield from self._live.read(after=after, upto=self.committed_sequence)
 
     def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
         """See `EventLog`."""
-        store, writer, reading = self._store, self._writer, self._reading
-        if store is None or writer is None or reading is None:
+        if self._live is None:
             raise self._closed()
-        upto = self.committed_sequence
-        queued = list(writer.queue)
-        written = store.written_sequence
-        wanted = sorted({s for s in sequences if 1 <= s <= upto})
-        found = fetch_records(
-            reading, lambda s: self._locate(reading, s), [s for s in wanted if s <= written]
-        )
-        for group in queued:
-            for sequence in wanted:
-                if sequence > written and 0 <= sequence - group.first < len(group.records):
-                    found[sequence] = group.records[sequence - group.first]
-        return found
+        return self._live.fetch(sequences, upto=self.committed_sequence)
+
+    def resume(self) -> bool:
+        """Try to go on after `LogFull`; say whether the log takes records again.
+
+        What was appended and not committed is gone, and its sequences are given again: the
+        caller's state has to be that of `committed_sequence`.  At level ``memory`` that goes
+        back to what was written.  Blocks for a moment, not for as long as the disk is full.
+
+        Raises:
+            LogClosed: the log is not open.
+            DurabilityLost: the log has failed for good.
+        """
+        writer, store = self._writer, self._store
+        if writer is None or store is None:
+            raise self._closed()
+        if writer.failure is None:
+            return True
+        if not isinstance(writer.failure, LogFull):
+            raise writer.failure
+        if not store.reserve():
+            return False
+        writer.stop()
+        self._begin(store, writer.notify)
+        return True
 
     def close(self) -> None:
         """See `EventLog`."""
-        store, writer, lock, reading = self._store, self._writer, self._lock, self._reading
-        if store is None or writer is None or lock is None or reading is None:
+        store, writer, lock, live = self._store, self._writer, self._lock, self._live
+        if store is None or writer is None or lock is None or live is None:
             return
         if self._pid != os.getpid():
             # A forked child: the files and the lock are the parent's.
-            self._writer = self._lock = self._reading = None
+            self._writer = self._lock = self._live = None
             return
         try:
             if writer.failure is None:
                 self.commit()
             writer.stop()
-            if writer.failure is None:
+            if not isinstance(writer.failure, DurabilityLost):
                 store.finish()
         except DurabilityLost as error:
             writer.failure = error
         finally:
             self._last_failure = writer.failure
             self._written_bytes = writer.written_bytes
-            self._writer = self._lock = self._reading = None
+            self._writer = self._lock = self._live = None
             # What matters is synced, so that an error here means nothing any more.
-            for give_back in (reading.close, store.close, lock.release):
+            for give_back in (live.close, store.close, lock.release):
                 with contextlib.suppress(OSError):
                     give_back()
         if self._last_failure is not None and self.durable_sequence < self._next - 1:

@@ -62,6 +62,10 @@ class Files(Protocol):
         """Cut the file, or lengthen it with zeros."""
         ...
 
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        """See to it that the file has *size_bytes* bytes, and the room for them."""
+        ...
+
     def size(self, fd: int) -> int:
         """Return the file's length in bytes."""
         ...
@@ -145,6 +149,13 @@ class SystemFiles:
     def truncate(self, fd: int, size_bytes: int) -> None:
         """See `Files.truncate`."""
         os.ftruncate(fd, size_bytes)
+
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        """See `Files.allocate`."""
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(fd, 0, size_bytes)
+        else:
+            write_all(self, fd, bytes(size_bytes), 0)
 
     def size(self, fd: int) -> int:
         """See `Files.size`."""

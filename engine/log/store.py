@@ -3,37 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from typing import Final
 
 import msgspec
 
 from headrace.engine.clock import Clock
 from headrace.engine.errors import DurabilityLost, LogFull
 from headrace.engine.log import manifest as manifests
-from headrace.engine.log.files import NO_SPACE, Files
+from headrace.engine.log.files import NO_SPACE, Files, opened
 from headrace.engine.log.frame import CLOSE
 from headrace.engine.log.head import HeadFile
 from headrace.engine.log.neighbours import next_segment
 from headrace.engine.log.recovery import Opened
+
+RESERVE: Final = "RESERVE"
 
 
 class Store:
     """The files of an open log, as its writer changes them.  One thread at a time."""
 
     def __init__(
-        self, files: Files, folder: str, opened: Opened, *, segment_bytes_max: int, clock: Clock
+        self,
+        files: Files,
+        folder: str,
+        recovered: Opened,
+        *,
+        segment_bytes_max: int,
+        reserve_bytes: int,
+        clock: Clock,
     ) -> None:
-        """Go on with the log that recovery *opened*."""
+        """Go on with the log that recovery found."""
         self._files = files
         self._folder = folder
         self._segment_bytes_max = segment_bytes_max
+        self._reserve_bytes = reserve_bytes
         self._clock = clock
-        self.manifest = opened.manifest
-        self.active = opened.active
+        self.manifest = recovered.manifest
+        self.active = recovered.active
         self.written_sequence = self.active.sequence - 1
         self.durable_sequence = self.written_sequence
         with contextlib.ExitStack() as undo:
             undo.callback(self.active.close)
-            self._head = HeadFile(files, folder, opened.manifest.log_id, opened.generation)
+            self._head = HeadFile(files, folder, recovered.manifest.log_id, recovered.generation)
             undo.callback(self._head.close)
             self._write_head()
             undo.pop_all()
@@ -62,6 +74,23 @@ class Store:
             self._give_up(error)
         self.written_sequence = self.active.sequence - 1
 
+    def reserve(self) -> bool:
+        """Keep room aside for a clean end; say whether there is as much."""
+        if not self._reserve_bytes:
+            return True
+        path = f"{self._folder}/{RESERVE}"
+        try:
+            with opened(self._files, path, os.O_WRONLY | os.O_CREAT) as fd:
+                self._files.allocate(fd, self._reserve_bytes)
+        except OSError:
+            self._free_reserve()
+            return False
+        return True
+
+    def _free_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            self._files.unlink(f"{self._folder}/{RESERVE}")
+
     def _give_up(self, error: OSError) -> None:
         where = self.active.path
         last = self.active.sequence - 1
@@ -71,6 +100,7 @@ class Store:
             except OSError as second:
                 error = second
             else:
+                self._free_reserve()
                 raise LogFull(
                     f"{where}: expected room for the next records, found none ({error.strerror}); "
                     f"nothing after record {last} was written; make room on the disk"
@@ -132,7 +162,8 @@ class Store:
             DurabilityLost: as `sync`.
         """
         self.sync()
-        if self.active.last_kind == CLOSE:
+        if self.active.last_kind == CLOSE or self.active.sealed:
+            # Nothing may follow a SEAL: the new segment could not be made, for want of room.
             return
         try:
             self.active.write_close()

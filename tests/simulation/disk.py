@@ -217,6 +217,15 @@ class SimulatedDisk:
         del inode.data[size_bytes:]
         inode.data.extend(bytes(size_bytes - len(inode.data)))
 
+    def allocate(self, fd: int, size_bytes: int) -> None:
+        inode = self._of("allocate", fd)
+        grown = max(0, size_bytes - len(inode.data))
+        if self.free_bytes is not None:
+            if grown > self.free_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.free_bytes -= grown
+        inode.data.extend(bytes(grown))
+
     def size(self, fd: int) -> int:
         return len(self._of("size", fd).data)
 
@@ -245,7 +254,10 @@ class SimulatedDisk:
         self._call("unlink", path)
         if path not in self.names:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
-        self.names.pop(path).links -= 1
+        inode = self.names.pop(path)
+        inode.links -= 1
+        if self.free_bytes is not None and not inode.links:
+            self.free_bytes += len(inode.data)
         self._unsynced({path: None})
 
     def mkdir(self, path: str) -> None:

@@ -35,7 +35,7 @@ def written(*, close: bool, log_id: bytes = b"i" * 16) -> SimulatedDisk:
 
 
 def log_on(disk: SimulatedDisk, log_id: bytes = b"i" * 16) -> FileLog:
-    return FileLog(PATH, files=disk, segment_bytes_max=350, new_id=lambda: log_id)
+    return FileLog(PATH, files=disk, reserve_bytes=0, segment_bytes_max=350, new_id=lambda: log_id)
 
 
 def copy(disk: SimulatedDisk, **changed: bytes | None) -> SimulatedDisk:

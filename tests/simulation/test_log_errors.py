@@ -26,7 +26,7 @@ def fresh_disk() -> SimulatedDisk:
 
 
 def log_on(disk: SimulatedDisk) -> FileLog:
-    return FileLog(PATH, files=disk, segment_bytes_max=400)
+    return FileLog(PATH, files=disk, reserve_bytes=0, segment_bytes_max=400)
 
 
 def write(disk: SimulatedDisk, *, restart: bool = True) -> tuple[int, LogError | None]:
@@ -159,6 +159,51 @@ def test_full_disk_is_cut_back() -> None:
     assert (session.log.committed_sequence, contents(session.log)) == (2, records(1, 2))
     with pytest.raises(LogFull):
         session.log.close()
+
+
+def test_log_goes_on_when_there_is_room_again() -> None:
+    """After `LogFull` nothing is taken until there is room; then it goes on without a gap."""
+    disk = fresh_disk()
+    session = Session(FileLog(PATH, files=disk, segment_bytes_max=400, reserve_bytes=300))
+    session.put(records(1, 2))
+    disk.free_bytes = 20
+    with pytest.raises(LogFull):
+        session.put(records(3, 5))
+    assert isinstance(session.log, FileLog)
+    assert "/var/log/RESERVE" not in disk.names
+    disk.free_bytes = 100
+    assert not session.log.resume()
+    with pytest.raises(LogFull):
+        session.log.append(records(3, 5))
+    disk.free_bytes = 4000
+    assert session.log.resume()
+    assert (session.log.failure, session.log.next_sequence, session.log.pending_bytes) == (
+        None,
+        3,
+        0,
+    )
+    session.put(records(3, 20))
+    assert contents(session.log) == records(1, 20)
+    session.log.close()
+    check_restart(disk, 20)
+
+
+def test_full_log_can_be_closed() -> None:
+    """What was kept in reserve is room enough to mark a clean end."""
+    disk = fresh_disk()
+    session = Session(FileLog(PATH, files=disk, reserve_bytes=300))
+    session.put(records(1, 2))
+    disk.free_bytes = 0
+    with pytest.raises(LogFull):
+        session.put(records(3, 5))
+    with pytest.raises(LogFull):
+        session.log.close()
+    disk.free_bytes = None
+    log = log_on(disk)
+    log.open(lambda: None)
+    assert log.recovery is not None
+    assert log.recovery.clean
+    log.close()
 
 
 def test_deleted_segment_stops_the_log() -> None:

@@ -38,6 +38,7 @@ class Story:
             segment_bytes_max=SEGMENT_BYTES_MAX,
             sync_interval_s=3600.0,
             files=self.disk,
+            reserve_bytes=64,
         )
 
     def tell(self, rng: Random, groups: int) -> None:
