@@ -261,7 +261,9 @@ def test_the_command_reports_kills_and_compares(
 
     assert demo(log, crash=False, output="json") == 0
     again = capsys.readouterr()
-    assert json.loads(again.out)["report"]["events"] == len(FEED)
+    seen = json.loads(again.out)["report"]
+    assert seen["events"] == len(FEED)
+    assert 50 < seen["bytes_per_event"] < 100
     assert "holds a finished demo" in again.err
 
     assert demo(log, crash=True, output="table") == 2
