@@ -14,6 +14,7 @@ from headrace.engine.log.frame import (
     COUNT_MAX,
     DATA,
     MORE,
+    NOTE,
     SEAL,
     SEGMENT_HEADER_BYTES,
     Frame,
@@ -22,12 +23,12 @@ from headrace.engine.log.frame import (
 )
 from headrace.engine.log.index import SparseIndex, log_time_ns
 from headrace.engine.log.manifest import Segment
-from headrace.engine.log.segment import Seal, encode_body, name_of
+from headrace.engine.log.segment import Gap, Seal, encode_body, name_of
 
 if TYPE_CHECKING:
     from hashlib import blake2b
 
-_ARRAY_HEADER_BYTES = 3
+ARRAY_HEADER_BYTES = 3
 _DIGEST_BYTES = 16
 
 
@@ -47,7 +48,7 @@ def cut(records: Sequence[bytes], ends: Sequence[int]) -> list[tuple[int, bool]]
     sizes = list(accumulate(map(len, records), initial=0))
 
     def fits(start: int, stop: int) -> bool:
-        size = sizes[stop] - sizes[start] + _ARRAY_HEADER_BYTES
+        size = sizes[stop] - sizes[start] + ARRAY_HEADER_BYTES
         return stop - start <= COUNT_MAX and size <= BODY_BYTES_MAX
 
     frames: list[tuple[int, bool]] = []
@@ -186,6 +187,16 @@ class ActiveSegment:
         offset = self.offset
         self._write_mark(SEAL, encode_body(seal))
         self.seal_offset = offset
+
+    def write_gap(self, gap: Gap) -> None:
+        """Write that the records of *gap* are missing; the next one comes after them.
+
+        Raises:
+            OSError: as `write_records`.
+        """
+        assert gap.first == self.sequence
+        self._write_mark(NOTE, encode_body(gap))
+        self.sequence = gap.last + 1
 
     def _write_mark(self, kind: int, body: bytes) -> None:
         data, chain = encode_frame(

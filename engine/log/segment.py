@@ -48,7 +48,10 @@ class Seal(Struct, array_like=True, frozen=True):
 
 
 class Gap(Struct, array_like=True, frozen=True, tag="gap"):
-    """The body of a `NOTE` frame: records that a salvage did not find."""
+    """The body of a `NOTE` frame: records that a salvage did not find.
+
+    The frame's base is the first of them, and the frame after it begins after the last.
+    """
 
     first: int
     last: int

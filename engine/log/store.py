@@ -16,6 +16,7 @@ from headrace.engine.log.frame import CLOSE
 from headrace.engine.log.head import HeadFile
 from headrace.engine.log.neighbours import next_segment
 from headrace.engine.log.recovery import Opened
+from headrace.engine.log.segment import Gap
 
 RESERVE: Final = "RESERVE"
 
@@ -72,6 +73,15 @@ class Store:
             self.active.write_records(records, ends, self.durable_sequence)
         except OSError as error:
             self._give_up(error)
+        self.written_sequence = self.active.sequence - 1
+
+    def write_gap(self, gap: Gap) -> None:
+        """Note that the records of *gap* are missing; the next one comes after them.
+
+        Raises:
+            OSError: that failed.
+        """
+        self.active.write_gap(gap)
         self.written_sequence = self.active.sequence - 1
 
     def reserve(self) -> bool:
