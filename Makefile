@@ -55,5 +55,5 @@ fmt: $(STAMP)
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache plant.log demo.log
+	rm -rf $(VENV) build dist src/*.egg-info .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache plant.log headrace-demo-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

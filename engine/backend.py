@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import anyio
@@ -36,24 +36,12 @@ async def in_own_thread(backend: Backend, call: Callable[[], R]) -> R:
     the host.  It cannot be interrupted, so a cancellation waits for it.
     """
     ended = anyio.Event()
-    results: list[R] = []
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001 (raised again in the loop's thread)
-            errors.append(error)
-        backend.call_from_thread(ended.set)
-
-    thread = Thread(target=work, name="headrace opener")
-    thread.start()
-    with CancelScope(shield=True):
-        await ended.wait()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    with ThreadPoolExecutor(1, thread_name_prefix="headrace-opener") as pool:
+        future = pool.submit(call)
+        future.add_done_callback(lambda _: backend.call_from_thread(ended.set))
+        with CancelScope(shield=True):
+            await ended.wait()
+    return future.result()
 
 
 def current_backend() -> Backend:

@@ -213,7 +213,7 @@ def sources() -> list[Source]:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_file_keeps(rule: Callable[[Source], Iterator[str]]) -> None:
-    """What style.md and design.md ask for holds in every file, not only in those reviewed."""
+    """What CONTRIBUTING.md asks for holds in every file, not only in those reviewed."""
     faults = [fault for source in sources() for fault in rule(source)]
 
     assert faults == [], "\n" + "\n".join(faults)

@@ -7,6 +7,8 @@ The names are loaded when they are first asked for (PEP 562): an app that is onl
 pays for what it declares with, not for the engine.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
