@@ -68,7 +68,9 @@ class Store:
             DurabilityLost: it is not known what was written.
         """
         try:
-            if self.active.offset >= self._segment_bytes_max:
+            # A segment is named by its first record, so that one without any cannot be left.
+            full = self.active.offset >= self._segment_bytes_max
+            if full and self.active.sequence > self.active.base:
                 self._rotate()
             self.active.write_records(records, ends, self.durable_sequence)
         except OSError as error:
