@@ -59,6 +59,7 @@ class Pipeline:
         self._open: _Group | None = None
         self._groups: deque[_Group] = deque()
         self._commit_is_due = False
+        self._is_paying = False
         self._freed = Signal()
 
     # ------------------------------------------------------------ time
@@ -78,12 +79,12 @@ class Pipeline:
         if self.failure is not None:
             raise self.failure
         now_ns = self.now_ns()
+        while (fired := self.kernel.due_timer(now_ns)) is not None:
+            self.put(fired)
         if self._time.stepped_ns:
             step_ns, self._time.stepped_ns = self._time.stepped_ns, 0
             if not self.by_input:
                 self.put(ClockStepped(now_ns, step_ns))
-        while (fired := self.kernel.due_timer(now_ns)) is not None:
-            self.put(fired)
         return now_ns
 
     def now_ns(self) -> int:
@@ -115,15 +116,6 @@ class Pipeline:
 
         It is neither durable nor acknowledged: see `committed`.
         """
-        sequence = self._put(record)
-        lifecycle = self.kernel.state.lifecycle
-        while (owed := lifecycle.next(self.kernel.state.at_ns)) is not None:
-            left = len(lifecycle)
-            self._put(owed)
-            assert len(lifecycle) != left or owed.hops > 0, owed
-        return sequence
-
-    def _put(self, record: Input) -> int:
         if self.failure is not None:
             raise self.failure
         kernel = self.kernel
@@ -144,7 +136,22 @@ class Pipeline:
         if kernel.state.timers.moved:
             kernel.state.timers.moved = False
             self.on_change()
+        if kernel.state.lifecycle.owed:
+            self._pay()
         return sequence
+
+    def _pay(self) -> None:
+        """Store the lifecycle events that are owed, each as an input of its own."""
+        lifecycle = self.kernel.state.lifecycle
+        if not self._is_paying:
+            self._is_paying = True  # what they owe in turn is paid by this loop, not deeper
+            try:
+                at_ns = self.kernel.state.at_ns
+                while (owed := lifecycle.next(at_ns)) is not None:
+                    fired = self.kernel.due_timer(at_ns)  # law L3 holds for these events too
+                    self.put(owed if fired is None else fired)
+            finally:
+                self._is_paying = False
 
     def source(self, name: str, at_ns: int) -> int:
         """Return the number of a source; the first time, record it."""

@@ -174,13 +174,14 @@ class Engine:
                 at_ns, self._version, self._clock_kind, dict(rules), self._dedupe_window_ns
             )
         )
-        for rule, divergence in list(kernel.diverged.items()):
+        at_ns = pipeline.tick()
+        for rule in list(kernel.diverged):
+            divergence = kernel.diverged.pop(rule)
             pipeline.put(
                 RuleDiverged(
                     at_ns, rule, divergence.sequence, divergence.recorded, divergence.derived
                 )
             )
-        pipeline.tick()
         self._runner.resume()
 
     async def __aexit__(
@@ -440,7 +441,6 @@ def _checked(event: Emission | tuple[str, Any]) -> _Checked:
         return event.subject, encode_event(event.data, event.subject), event
     subject, data = event
     check_emit(subject)
-    check_labels(subject)
     return subject, encode_event(data, subject), None
 
 

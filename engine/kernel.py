@@ -64,8 +64,6 @@ class Kernel:
         """Apply *record* under the next sequence; return the unit: it and its decisions."""
         state = self.state
         self.sequence += 1
-        if type(record) is r.RuleDiverged:
-            self.diverged.pop(record.rule, None)
         verdicts = state.apply(self.sequence, record)
         unit: list[r.Record] = [record]
         for verdict in verdicts:

@@ -26,28 +26,25 @@ class Lifecycle:
     def __init__(self, wants: Callable[[str], bool]) -> None:
         """Owe only those whose subject *wants* accepts."""
         self._wants = wants
-        self._owed: deque[tuple[str, bytes, int, int, int]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._owed)
+        self.owed: deque[tuple[str, bytes, int, int, int]] = deque()
 
     def owe(self, subject: str, *, run: int, trace: int, hops: int, data: dict[str, Any]) -> None:
         """Put one in the queue, if any rule wants it."""
         if self._wants(subject):
-            self._owed.append((subject, _encode(data), run, trace, hops))
+            self.owed.append((subject, _encode(data), run, trace, hops))
 
     def next(self, at_ns: int) -> EventStored | None:
         """Return the record that pays the oldest debt; it stays owed until `paid`."""
-        if not self._owed:
+        if not self.owed:
             return None
-        subject, data, run, trace, hops = self._owed[0]
+        subject, data, run, trace, hops = self.owed[0]
         return EventStored(at_ns, subject, Raw(data), run=run, trace=trace, hops=hops)
 
     def paid(self, subject: str) -> None:
         """Note that the event on *subject* was stored."""
-        if self._owed and self._owed[0][0] == subject:
-            self._owed.popleft()
+        if self.owed and self.owed[0][0] == subject:
+            self.owed.popleft()
 
     def dump(self) -> list[Any]:
         """Return the whole state as data that msgspec encodes."""
-        return [list(owed) for owed in self._owed]
+        return [list(owed) for owed in self.owed]

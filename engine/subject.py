@@ -84,6 +84,10 @@ def check_subject(subject: str) -> None:
         raise ValueError(f"subject {subject!r}, {fault}")
 
 
+EMIT_CHARS_MAX: Final = 500
+"""Longer subjects are valid for a server, but not stored: they come with each event."""
+
+
 @lru_cache(maxsize=16_384)
 def check_emit(subject: str) -> None:
     """Raise `ValueError` if *subject* is not valid or is one of the engine's own.
@@ -91,6 +95,11 @@ def check_emit(subject: str) -> None:
     Remembers what it found valid: every event goes through here, and on few subjects.
     """
     check_subject(subject)
+    if len(subject) > EMIT_CHARS_MAX:
+        raise ValueError(
+            f"subject {subject[:40]!r}…: expected at most {EMIT_CHARS_MAX} characters, found "
+            f"{len(subject)}; put what is long into the data"
+        )
     if is_reserved(subject):
         first = subject.partition(".")[0]
         raise ValueError(

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from headrace.engine.decider import RunMode, Verdict
 from headrace.engine.event import Event
-from headrace.engine.record import EventStored, RuleMismatch
+from headrace.engine.record import EventStored, RuleError, RuleMismatch
 from headrace.engine.subject import matches
 from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.timers import Timers
@@ -33,7 +33,7 @@ from headrace.triggers.stages import (
     TimedStage,
     Where,
     key_of,
-    where_holds,
+    last_line,
 )
 
 RECENT_MAX: Final = 16_384
@@ -87,8 +87,14 @@ class Entry:
                 if key is None:
                     automaton.unkeyed += 1
                     return
-            elif not where_holds(automaton.name, function, event, out):
-                return
+            else:
+                # `where_holds` written out: most events end here, and a call is dear.
+                try:
+                    if not function(event):
+                        return
+                except Exception as error:  # noqa: BLE001 (user code: law L4)
+                    out.append(RuleError(automaton.name, event.sequence, "where", last_line(error)))
+                    return
         sequence = event.sequence
         automaton.remember(sequence, record)
         trace = record.trace or sequence
@@ -111,7 +117,7 @@ class Automaton:
         self._timers = timers
         self._timed: list[TimedStage] = []
         self._stateful: list[Count | Silent] = []
-        self._joins: list[AnyOf] = []  # inner ones first
+        self.joins: list[AnyOf] = []  # inner ones first
         self._build(rule.pattern.node, Sink(rule.name, rule.mode))
 
     def _build(self, node: p.Node, then: Stage) -> None:
@@ -144,7 +150,7 @@ class Automaton:
             join = AnyOf(then)
             for number, branch in enumerate(node.branches):
                 self._build(branch, Branch(join, number))
-            self._joins.append(join)
+            self.joins.append(join)
 
     def _count_unkeyed(self) -> None:
         self.unkeyed += 1
@@ -165,7 +171,7 @@ class Automaton:
 
     def flush(self, out: list[Verdict]) -> None:
         """End the step of one event or timer: it counts once (law L5)."""
-        for join in self._joins:
+        for join in self.joins:
             join.flush(out)
 
     def fire(self, slot: int, key: Any, *, due_ns: int, missed: int) -> list[Verdict]:
@@ -236,7 +242,8 @@ class RuleSet:
         automaton = entries[0].automaton
         for entry in entries:
             if entry.automaton is not automaton:
-                automaton.flush(out)
+                if automaton.joins:
+                    automaton.flush(out)
                 automaton = entry.automaton
             if not automaton.active:
                 continue
@@ -246,7 +253,8 @@ class RuleSet:
                     continue
                 decode = entry.decode
             entry.push(seen, event, out)
-        automaton.flush(out)
+        if automaton.joins:
+            automaton.flush(out)
         return out
 
     def _decoded(
