@@ -1,0 +1,106 @@
+"""``headrace check``: load an app and say what it declares."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.errors import OK
+from headrace.cli.output import Output, facts, table, write_document
+from headrace.cli.text import safe
+
+if TYPE_CHECKING:
+    from headrace.app import App
+    from headrace.engine.task import TaskSpec
+    from headrace.triggers.pattern import Node
+    from headrace.triggers.ruleset import Rule
+
+RULE_COLUMNS: Final = ("rule", "mode", "pattern")
+TASK_COLUMNS: Final = ("task", "runs_in", "retry", "timeout_s", "place")
+
+
+def check(app: App, output: Output) -> int:
+    """Print rules, tasks and subjects of *app*; warn of what its fingerprints do not cover."""
+    rules = [_rule(rule, app.tasks[rule.name]) for rule in app.rules.values()]
+    document: dict[str, Any] = {
+        "app": app.name,
+        "rules": rules,
+        "tasks": [_task(spec) for name, spec in app.tasks.items() if name not in app.rules],
+        "subjects": sorted({subject for rule in rules for subject in rule["subjects"]}),
+    }
+    write_document(document, output, lambda: _text(document))
+    for rule in rules:
+        if rule["globals_read"]:
+            names = ", ".join(rule["globals_read"])
+            sys.stderr.write(
+                f"headrace: rule {rule['rule']!r} reads {safe(names)} from its module, and a "
+                f"changed value would not make it another rule; close over it, or give version=\n"
+            )
+    return OK
+
+
+def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
+    from headrace.triggers.fingerprint import globals_read
+    from headrace.triggers.pattern import parts_of, text_of
+
+    node = rule.pattern.node
+    functions = [part for part in parts_of(node) if callable(part) and not isinstance(part, type)]
+    names = {name for function in functions for name in globals_read(function)}
+    return {
+        "rule": rule.name,
+        "mode": rule.mode,
+        "pattern": text_of(node),
+        "subjects": sorted(set(_subjects(node))),
+        "retry": _retry(action.retry),
+        "timeout_s": action.timeout_s,
+        "place": action.place,
+        "globals_read": [] if rule.version is not None else sorted(names),
+    }
+
+
+def _subjects(node: Node) -> list[str]:
+    from headrace.triggers.pattern import AnyNode, EveryNode, FilterNode
+
+    if isinstance(node, FilterNode):
+        return [node.subject]
+    if isinstance(node, AnyNode):
+        return [subject for branch in node.branches for subject in _subjects(branch)]
+    return [] if isinstance(node, EveryNode) else _subjects(node.source)
+
+
+def _task(spec: TaskSpec) -> dict[str, Any]:
+    return {
+        "task": spec.name,
+        "runs_in": "event loop" if spec.is_async else "thread",
+        "retry": _retry(spec.retry),
+        "timeout_s": spec.timeout_s,
+        "version": spec.version,
+        "place": spec.place,
+    }
+
+
+def _retry(policy: Any) -> str | None:
+    from headrace.engine.retry import Retry
+
+    if policy is None:
+        return None
+    if not isinstance(policy, Retry):
+        return type(policy).__name__
+    kinds = policy.on if isinstance(policy.on, tuple) else (policy.on,)
+    return f"{policy.attempts} attempts on {', '.join(kind.__name__ for kind in kinds)}"
+
+
+def _text(document: dict[str, Any]) -> str:
+    parts = [
+        facts(
+            [
+                ("app", document["app"]),
+                ("subjects", ", ".join(document["subjects"]) or "none"),
+            ]
+        )
+    ]
+    if document["rules"]:
+        parts.append(table(document["rules"], RULE_COLUMNS))
+    if document["tasks"]:
+        parts.append(table(document["tasks"], TASK_COLUMNS))
+    return "\n\n".join(parts)

@@ -1,0 +1,321 @@
+"""Every command with its arguments and its help.
+
+What they do is in the other modules, which are imported when a command is called and not
+for ``--help``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeVar
+
+from cyclopts import App, Parameter, validators
+
+from headrace.version import __version__
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EPILOGUE: Final = (
+    "Every command takes --debug, which shows where an error comes from. Exit codes: 0 ok, "
+    "1 failure, 2 usage, 3 difference found, 4 not found, 6 corrupt log, 74 durability lost, "
+    "130 interrupted."
+)
+
+app: Final = App(
+    name="headrace",
+    help="Events in, work out: rules over events start tasks, and one log records it all.",
+    help_epilogue=EPILOGUE,
+    help_format="plaintext",
+    version=f"headrace {__version__}",
+    result_action="return_value",
+)
+log_app: Final = App(name="log", help="Look into a log.")
+events_app: Final = App(name="events", help="Look at the events of a log.")
+runs_app: Final = App(name="runs", help="Look at the runs of a log.")
+app.command(log_app)
+app.command(events_app)
+app.command(runs_app)
+
+_AT_LEAST_0: Final = validators.Number(gte=0)
+
+
+def _command(to: App, name: str) -> Callable[[F], F]:
+    """Add the decorated function to *to*; its docstring's paragraphs become the help."""
+
+    def add(function: F) -> F:
+        paragraphs = (function.__doc__ or "").split("\n\n")
+        text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        to.command(function, name=name, help=text)
+        return function
+
+    return add
+
+
+# The arguments, in the order of the commands that take them.
+
+Output = Annotated[
+    Literal["table", "json", "jsonl"],
+    Parameter(name=["--output", "-o"], help="For people, or for programs."),
+]
+AppName = Annotated[
+    str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
+]
+LogFolder = Annotated[Path, Parameter(name="DIR", help="The log's directory.")]
+NewFolder = Annotated[Path, Parameter(name="NEW", help="Directory to make.")]
+RunNumber = Annotated[int, Parameter(name="RUN", help="The run's number, from `runs list`.")]
+LogOfRun = Annotated[Path, Parameter(help="Directory of the log; made if there is none.")]
+From = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--from",
+        negative=(),
+        help="JSON lines with subject, data and perhaps time, id, key: a file, or - for "
+        "standard input. May be given several times.",
+    ),
+]
+ClockName = Annotated[
+    Literal["system", "input"],
+    Parameter(help="Where log time comes from: this machine, or the time of the events."),
+]
+DurabilityName = Annotated[
+    Literal["fsynced", "flushed", "memory"],
+    Parameter(help="When an event counts as stored."),
+]
+Grace = Annotated[
+    float,
+    Parameter(
+        validator=_AT_LEAST_0,
+        help="Seconds that active runs may go on after a signal; what has not ended by then "
+        "resumes at the next start.",
+    ),
+]
+SkipBadLines = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Report lines that are no events and go on, instead of stopping.",
+    ),
+]
+LogFormatName = Annotated[
+    Literal["auto", "human", "json"],
+    Parameter(help="Of the diagnostics on stderr; auto is human on a terminal, else json."),
+]
+DemoLog = Annotated[
+    Path | None, Parameter(help="Directory of the log that it leaves; without, a new one here.")
+]
+Crash = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Kill the run that writes this log half-way, and resume it.",
+    ),
+]
+After = Annotated[int, Parameter(validator=_AT_LEAST_0, help="Begin behind this sequence.")]
+Limit = Annotated[int, Parameter(validator=_AT_LEAST_0, help="Print at most so many.")]
+Kinds = Annotated[
+    list[str] | None,
+    Parameter(
+        negative=(),
+        help="Only records of this kind, e.g. event or rule.fired. May be given several times.",
+    ),
+]
+Subject = Annotated[
+    str | None, Parameter(help="Only events on such subjects, e.g. 'plant.*.temperature'.")
+]
+Follow = Annotated[
+    bool,
+    Parameter(
+        name=["--follow", "-f"],
+        negative=(),
+        show_default=False,
+        help="Go on with those that come, also from another process, until interrupted.",
+    ),
+]
+TailCount = Annotated[
+    int,
+    Parameter(name=["--count", "-n"], validator=_AT_LEAST_0, help="How many of the last to print."),
+]
+Status = Annotated[
+    Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"] | None,
+    Parameter(help="Only such runs; dead is a dead letter, failed a step that failed."),
+]
+Strict = Annotated[
+    bool,
+    Parameter(
+        negative=(), show_default=False, help="Count it as a difference if a rule has changed."
+    ),
+]
+
+
+@_command(app, "run")
+def run_command(
+    name: AppName,
+    /,
+    *,
+    log: LogOfRun,
+    from_: From = None,
+    clock: ClockName = "system",
+    durability: DurabilityName = "fsynced",
+    grace: Grace = 10.0,
+    skip_bad_lines: SkipBadLines = False,
+    log_format: LogFormatName = "auto",
+    output: Output = "table",
+) -> int:
+    """Run an app over a log: take events, fire rules, carry out tasks.
+
+    With --from it ends when the input has ended and nothing is left to do; a file that was
+    read in part goes on behind its last stored line. Without, it runs until a signal.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.run import RunOptions, run
+
+    options = RunOptions(
+        log=log,
+        paths=from_ or [],
+        clock=clock,
+        durability=durability,
+        grace_s=grace,
+        output=output,
+        log_format=log_format,
+        skip_bad_lines=skip_bad_lines,
+    )
+    return run(load(name), options)
+
+
+@_command(app, "check")
+def check_command(name: AppName, /, *, output: Output = "table") -> int:
+    """Load an app and print its rules, tasks and subjects."""
+    from headrace.cli.apps import load
+    from headrace.cli.check import check
+
+    return check(load(name), output)
+
+
+@_command(app, "demo")
+def demo_command(*, log: DemoLog = None, crash: Crash = False, output: Output = "table") -> int:
+    """Play real sensor readings through an example plant, with a crash on the way."""
+    from headrace.demo import demo
+
+    return demo(log, crash=crash, output=output)
+
+
+@_command(log_app, "info")
+def log_info_command(folder: LogFolder, /, *, output: Output = "table") -> int:
+    """Print size, time span and state of a log without reading it all."""
+    from headrace.cli.log import info
+
+    return info(folder, output)
+
+
+@_command(log_app, "cat")
+def log_cat_command(
+    folder: LogFolder,
+    /,
+    *,
+    after: After = 0,
+    limit: Limit | None = None,
+    kind: Kinds = None,
+    subject: Subject = None,
+    output: Output = "table",
+) -> int:
+    """Print the records of a log."""
+    from headrace.cli.log import cat
+
+    return cat(folder, output, after=after, limit=limit, kinds=kind or [], subject=subject)
+
+
+@_command(log_app, "verify")
+def log_verify_command(folder: LogFolder, /, *, output: Output = "table") -> int:
+    """Check every byte of a log; exit code 6 if something acknowledged is damaged."""
+    from headrace.cli.log import verify
+
+    return verify(folder, output)
+
+
+@_command(log_app, "salvage")
+def log_salvage_command(folder: LogFolder, new: NewFolder, /, *, output: Output = "table") -> int:
+    """Copy what is intact of a damaged log into a new one, and say what is missing.
+
+    Exit code 6 if something is. The damaged log is only read.
+    """
+    from headrace.cli.log import salvage
+
+    return salvage(folder, new, output)
+
+
+@_command(events_app, "tail")
+def events_tail_command(
+    folder: LogFolder,
+    /,
+    *,
+    follow: Follow = False,
+    count: TailCount = 10,
+    subject: Subject = None,
+    output: Output = "table",
+) -> int:
+    """Print the last events of a log."""
+    from headrace.cli.events import tail
+
+    return tail(folder, output, count=count, follow=follow, subject=subject)
+
+
+@_command(runs_app, "list")
+def runs_list_command(
+    folder: LogFolder,
+    /,
+    *,
+    status: Status = None,
+    limit: Limit = 50,
+    output: Output = "table",
+) -> int:
+    """Print the newest runs, newest first."""
+    from headrace.cli.runs import list_runs
+
+    return list_runs(folder, output, status=status, limit=limit)
+
+
+@_command(runs_app, "show")
+def runs_show_command(folder: LogFolder, run: RunNumber, /, *, output: Output = "table") -> int:
+    """Print one run: its input, attempts, errors with tracebacks, and all steps below it."""
+    from headrace.cli.run_story import show
+
+    return show(folder, run, output)
+
+
+@_command(app, "state")
+def state_command(name: AppName, folder: LogFolder, /, *, output: Output = "table") -> int:
+    """Rebuild an app's state from its log and print it in numbers."""
+    from headrace.cli.apps import load
+    from headrace.cli.state import state
+
+    return state(load(name), folder, output)
+
+
+@_command(app, "replay")
+def replay_command(
+    name: AppName, folder: LogFolder, /, *, strict: Strict = False, output: Output = "table"
+) -> int:
+    """Derive every decision again with today's rules and compare; no task is called.
+
+    Exit code 3 if there is a difference.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.replay import replay
+
+    return replay(load(name), folder, output, strict=strict)
+
+
+@_command(app, "version")
+def version_command(*, output: Output = "table") -> int:
+    """Print the versions of headrace and Python."""
+    import platform
+
+    from headrace.cli.output import write_document
+
+    python = platform.python_version()
+    document = {"headrace": __version__, "python": python}
+    write_document(document, output, lambda: f"headrace {__version__} (Python {python})")
+    return 0

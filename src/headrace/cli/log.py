@@ -1,0 +1,224 @@
+"""``headrace log``: what a log holds, and whether it is intact."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.errors import CORRUPT, OK, Usage
+from headrace.cli.logs import check_there, opened, records, size_bytes, time_before
+from headrace.cli.output import Output, Stream, facts, write_document
+from headrace.cli.progress import shown
+from headrace.cli.records import KINDS, View
+from headrace.cli.text import rfc3339, safe, to_json
+from headrace.engine import record as r
+
+if TYPE_CHECKING:
+    from headrace.engine.log.verify import Report
+
+CAT_COLUMNS: Final = {"sequence": 8, "recorded_at": 30, "kind": 15, "what": 0}
+_NOT_IN_WHAT: Final = ("sequence", "kind", "recorded_at", "traceback")
+STARTS_WITHIN: Final = 1000
+"""The first start of an engine is among this many first records, as a rule the first."""
+
+
+def info(log: Path, output: Output) -> int:
+    """Print what can be said of a log without reading it all."""
+    with opened(log) as reader:
+        last = reader.refresh()
+        config = reader.manifest.config
+        starts = (
+            record
+            for _, record in islice(records(reader), STARTS_WITHIN)
+            if type(record) is r.EngineStarted
+        )
+        start = next(starts, None)
+        first_at_ns = start.at_ns if start is not None else None
+        size = size_bytes(log)
+        count = last - reader.first_sequence + 1
+        document: dict[str, Any] = {
+            "log": str(log),
+            "log_id": reader.log_id.hex(),
+            "format": reader.manifest.format,
+            "created_at": rfc3339(reader.manifest.created_ns),
+            "created_by": start.version if start is not None else None,
+            "clock": start.clock if start is not None else None,
+            "durability": config.get("durability"),
+            "records": count,
+            "first_sequence": reader.first_sequence,
+            "last_sequence": last,
+            "durable_sequence": reader.durable_sequence,
+            "first_recorded_at": rfc3339(first_at_ns),
+            "last_recorded_at": rfc3339(time_before(reader, last)),
+            "segments": len(reader.manifest.segments),
+            "size_bytes": size,
+            "bytes_per_record": round(size / count, 1) if count else None,
+            "closed_cleanly": reader.closed_cleanly,
+        }
+    write_document(document, output, lambda: _info_text(document))
+    return OK
+
+
+def _info_text(document: dict[str, Any]) -> str:
+    note = "" if document["closed_cleanly"] else " (it is being written, or its writer was killed)"
+    return facts(
+        (name.replace("_", " "), f"{'yes' if value else 'no'}{note}")
+        if name == "closed_cleanly"
+        else (name.replace("_", " "), value)
+        for name, value in document.items()
+    )
+
+
+def cat(
+    log: Path,
+    output: Output,
+    *,
+    after: int,
+    limit: int | None,
+    kinds: Sequence[str],
+    subject: str | None,
+) -> int:
+    """Print the records of a log."""
+    wanted = selection(kinds, subject)
+    with opened(log) as reader, Stream(output, CAT_COLUMNS) as stream:
+        view = View(reader)
+        found = (
+            (sequence, record, at_ns)
+            for sequence, record, at_ns in view.rows(reader.read(after=after))
+            if wanted(record)
+        )
+        for sequence, record, at_ns in islice(found, limit):
+            row = view.row_of(sequence, record, at_ns)
+            stream.add({**row, "what": _what(row)} if output == "table" else row)
+    return OK
+
+
+def selection(kinds: Sequence[str], subject: str | None) -> Selection:
+    """Return what says of a record whether it was asked for.
+
+    Raises:
+        Usage: there is no such kind, or *subject* is no pattern.
+    """
+    from headrace.engine.subject import check_pattern
+
+    for kind in kinds:
+        if kind not in KINDS:
+            raise Usage(
+                f"--kind {safe(kind)!r}: expected a kind of record, found none of that name; "
+                f"the kinds are {', '.join(KINDS)}"
+            )
+    if subject is not None:
+        try:
+            check_pattern(subject)
+        except ValueError as error:
+            raise Usage(f"--subject: {safe(str(error))}") from error
+    return Selection(kinds, subject)
+
+
+class Selection:
+    """Which records were asked for."""
+
+    def __init__(self, kinds: Sequence[str], subject: str | None) -> None:
+        from headrace.engine.subject import matches
+
+        self._kinds = kinds
+        self._subject = subject
+        self._matches = matches
+
+    def __call__(self, record: r.Record) -> bool:
+        """Say whether *record* was."""
+        if self._kinds and r.KIND_BY_TYPE[type(record)] not in self._kinds:
+            return False
+        if self._subject is None:
+            return True
+        return type(record) is r.EventStored and self._matches(self._subject, record.subject)
+
+
+def _what(row: dict[str, Any]) -> str:
+    """Return the part of a row that depends on its kind, as one cell."""
+    rest = {name: value for name, value in row.items() if name not in _NOT_IN_WHAT}
+    if row["kind"] == "event":
+        more = {name: value for name, value in rest.items() if name not in ("subject", "data")}
+        tail = f"  {_fields(more)}" if more else ""
+        return f"{rest['subject']} {to_json(rest['data'])}{tail}"
+    return _fields(rest)
+
+
+def _fields(row: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value if isinstance(value, str) else to_json(value)}"
+        for name, value in row.items()
+    )
+
+
+def verify(log: Path, output: Output) -> int:
+    """Check every byte of a log."""
+    from headrace.engine.log.verify import verify as check
+
+    check_there(log)
+    total = size_bytes(log)
+    with shown("verifying", total, in_bytes=True) as advance:
+        report = check(log, progress=lambda done, _total: advance(done))
+    document: dict[str, Any] = {"log": str(log), **_plain(report)}
+    write_document(document, output, lambda: _verify_text(log, report))
+    return OK if report.ok else CORRUPT
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    import msgspec
+
+    built: dict[str, Any] = msgspec.to_builtins(report)
+    return built
+
+
+def _verify_text(log: Path, report: Report) -> str:
+    verdict = "intact" if report.ok else f"damaged in {len(report.errors)} places"
+    lines = [
+        facts(
+            [
+                ("log", str(log)),
+                ("verdict", verdict),
+                ("records", report.records),
+                ("sequences", f"{report.first_sequence} to {report.last_sequence}"),
+                ("durable up to", report.durable_sequence),
+                ("segments", report.segments),
+                ("checked bytes", report.size_bytes),
+            ]
+        )
+    ]
+    if report.torn_bytes:
+        lines.append(
+            f"The last write was not finished: {report.torn_bytes} bytes that nobody was told "
+            f"of; the next start cuts them."
+        )
+    for fault in report.errors:
+        name = os.path.basename(fault.file)  # noqa: PTH119 (it is text)
+        since = f", from record {fault.sequence}" if fault.sequence else ""
+        lines.append(f"{name} byte {fault.offset}{since}: {safe(fault.reason)}")
+    if not report.ok:
+        lines.append(f"Restore a copy, or `headrace log salvage {log} NEW` copies what is intact.")
+    return "\n".join(lines)
+
+
+def salvage(log: Path, new: Path, output: Output) -> int:
+    """Copy what is intact of a damaged log into a new one."""
+    import msgspec
+
+    from headrace.engine.log.salvage import salvage as copy
+
+    check_there(log)
+    found = copy(log, new)
+    document = {
+        "log": str(log),
+        "new": str(new),
+        "records": found.records,
+        "complete": found.complete,
+        "gaps": msgspec.to_builtins(found.gaps),
+    }
+    lines = [f"{found.records} records copied to {new}"]
+    lines += [f"missing: {gap.first} to {gap.last}: {safe(gap.reason)}" for gap in found.gaps]
+    write_document(document, output, lambda: "\n".join(lines))
+    return OK if found.complete else CORRUPT

@@ -1,0 +1,56 @@
+"""``headrace runs list``: the runs of a log, from a fold of it without the app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from headrace.cli.errors import OK
+from headrace.cli.logs import folded, opened
+from headrace.cli.output import Output, write_rows
+from headrace.cli.text import rfc3339
+
+if TYPE_CHECKING:
+    from headrace.engine.runs import RunView
+
+COLUMNS: Final = ("run", "task", "key", "status", "attempt", "parent", "created_at", "error")
+
+
+def list_runs(log: Path, output: Output, *, status: str | None, limit: int) -> int:
+    """Print the newest *limit* runs, newest first; with *status* only such."""
+    from headrace.engine.runs import view_of
+
+    newest: list[RunView] = []
+
+    def take(views: Iterable[RunView]) -> None:
+        newest.extend(view for view in views if status in (None, view.status))
+        if len(newest) > 2 * limit:
+            newest[:] = _newest(newest, limit)
+
+    with opened(log) as reader:
+        kernel = folded(reader, on_ended=take)
+    take(view_of(run) for run in kernel.state.runs.active.values())
+    rows = [_row(view) for view in _newest(newest, limit)]
+    write_rows(rows, output, COLUMNS, empty="no runs" if status is None else f"no {status} runs")
+    return OK
+
+
+def _newest(views: list[RunView], limit: int) -> list[RunView]:
+    return sorted(views, key=lambda view: -view.id)[:limit]
+
+
+def _row(view: RunView) -> dict[str, Any]:
+    return {
+        "run": view.id,
+        "task": view.task,
+        "rule": view.rule or None,
+        "key": view.key,
+        "status": view.status,
+        "attempt": view.attempt,
+        "parent": view.parent or None,
+        "created_at": rfc3339(view.created_at_ns),
+        "ended_at": rfc3339(view.ended_at_ns),
+        "events": view.events,
+        "error": view.error,
+    }
