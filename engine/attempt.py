@@ -114,8 +114,11 @@ def error_text(error: BaseException) -> str:
 
 
 def traceback_text(error: BaseException) -> str:
-    """Return the traceback, without the engine's own frames at its top, shortened."""
-    lines = traceback.format_exception(error)
+    """Return the traceback from the task's own first line on, shortened."""
+    first = error.__traceback__
+    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+        first = first.tb_next
+    lines = traceback.format_exception(type(error), error, first or error.__traceback__)
     return "".join(lines)[-TRACEBACK_CHARS_MAX:]
 
 

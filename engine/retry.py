@@ -46,6 +46,11 @@ class Retry(Struct, frozen=True, kw_only=True):
                 raise ValueError(
                     f"Retry({name}={getattr(self, name)!r}): expected 0 to 1e9 seconds"
                 )
+        if seconds_of(self.wait_first) > seconds_of(self.wait_max):
+            raise ValueError(
+                f"Retry(wait_first={self.wait_first!r}): expected at most wait_max, found "
+                f"{self.wait_max!r}; raise wait_max too"
+            )
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"Retry(jitter={self.jitter!r}): expected a share from 0 to 1")
         kinds: tuple[object, ...] = self.on if isinstance(self.on, tuple) else (self.on,)

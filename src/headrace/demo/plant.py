@@ -61,7 +61,7 @@ def diagnose(sensor: str, what: Literal["hot", "cold"], degrees: list[float]) ->
     return Diagnosis(f"{sensor} is {what}: {worst:.1f} degrees", SUSPECTS[what])
 
 
-@app.task(retry=Retry(attempts=3, wait_first=60, jitter=0, on=ConnectionError), timeout=20)
+@app.task(retry=Retry(attempts=3, wait_first=30, jitter=0, on=ConnectionError), timeout=20)
 async def check(run: Run, part: str) -> str:
     """Ask the controller of *part*.  That of the coolant sleeps and misses the first call."""
     if part == "coolant" and run.attempt == 1:
@@ -76,7 +76,7 @@ async def notify(run: Run, sensor: str, message: str) -> str:
     return message
 
 
-@app.task(retry=Retry(attempts=3, wait_first=60, jitter=0, on=PagerRefused))
+@app.task(retry=Retry(attempts=3, wait_first=30, jitter=0, on=PagerRefused))
 async def page(sensor: str, message: str) -> str:
     """Page whoever is on call; with nobody on call this ends as a dead letter."""
     if sensor not in ON_CALL:
