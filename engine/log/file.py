@@ -10,7 +10,7 @@ from typing import Final
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogFull, LogUnusable
 from headrace.engine.log.files import Files, SystemFiles
-from headrace.engine.log.folder import prepare
+from headrace.engine.log.folder import prepare, refuse_network
 from headrace.engine.log.frame import RECORD_BYTES_MAX
 from headrace.engine.log.live import LiveReading
 from headrace.engine.log.lock import Lock
@@ -24,8 +24,10 @@ SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
 SYNC_INTERVAL_S: Final = 0.05
 RESERVE_BYTES: Final = 1024 * 1024
 
-# A segment may be longer by its last batch, but never shorter than a record.
-assert RECORD_BYTES_MAX < SEGMENT_BYTES_MAX
+
+def draw_id() -> bytes:
+    """Return the id of a new log."""
+    return os.urandom(16)
 
 
 class FileLog:
@@ -48,6 +50,7 @@ class FileLog:
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
         reserve_bytes: int = RESERVE_BYTES,
         strict: bool = False,
+        allow_network_fs: bool = False,
         files: Files | None = None,
         clock: Clock | None = None,
         new_id: Callable[[], bytes] | None = None,
@@ -55,8 +58,9 @@ class FileLog:
         """Name the log at *path*; nothing is touched before `open`.
 
         *strict* refuses a log whose last writer did not finish, instead of cutting the torn
-        end.  *reserve_bytes* are kept aside, to be freed when the disk is full, so that the log
-        can still be closed.  *files*, *clock* and *new_id* are for tests.
+        end.  *reserve_bytes* are kept aside and freed when the disk is full, so that the log can
+        still be closed.  *allow_network_fs* trusts a file server's locks and syncs.  *files*,
+        *clock* and *new_id* are for tests.
         """
         if durability not in ("memory", "flushed", "fsynced"):
             raise ValueError(f"durability must be memory, flushed or fsynced, not {durability!r}")
@@ -70,9 +74,10 @@ class FileLog:
         self._segment_bytes_max = segment_bytes_max
         self._reserve_bytes = reserve_bytes
         self._strict = strict
+        self._allow_network_fs = allow_network_fs
         self._files = files or SystemFiles()
         self._clock = clock or SystemClock()
-        self._new_id = new_id or (lambda: os.urandom(16))
+        self._new_id = new_id or draw_id
         self._lock: Lock | None = None
         self._store: Store | None = None
         self._writer: Writer | None = None
@@ -80,9 +85,7 @@ class FileLog:
         self._pid = 0
         self._log_id = b""
         self._next = 1
-        self._appended_bytes = 0
-        self._committed_bytes = 0
-        self._written_bytes = 0
+        self._appended_bytes = self._committed_bytes = self._written_bytes = 0
         self._records: list[bytes] = []
         self._ends: list[int] = []
         self._last_failure: LogError | None = None
@@ -137,6 +140,8 @@ class FileLog:
         files = self._files
         try:
             with contextlib.ExitStack() as undo:
+                if not self._allow_network_fs:
+                    refuse_network(files, self.path)
                 prepare(files, self.path)
                 lock = Lock(files, self.path)
                 undo.callback(lock.release)

@@ -6,9 +6,14 @@ from typing import Final
 
 from headrace.engine.errors import LogUnusable
 from headrace.engine.log import head, lock, manifest, segment
-from headrace.engine.log.files import Files
+from headrace.engine.log.files import Files, read_all
 
 _OURS: Final = frozenset((manifest.NAME, head.NAME, lock.NAME, "RESERVE", "control.sock", "blobs"))
+
+_CLUSTERED = ("beegfs", "ceph", "gfs2", "glusterfs", "lustre", "ocfs2")
+_SERVED = ("9p", "afs", "cifs", "davfs", "nfs", "nfs4", "smb3", "smbfs")
+_FUSE = ("fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs")
+NETWORK_FILE_SYSTEMS: Final = frozenset((*_CLUSTERED, *_SERVED, *_FUSE))
 
 
 def is_ours(name: str) -> bool:
@@ -19,6 +24,43 @@ def is_ours(name: str) -> bool:
         or name.endswith((".idx", ".hrs", ".tmp"))
         or ".torn-" in name
     )
+
+
+def file_system_of(path: str, mounts: str) -> str:
+    """Return the type of the file system that holds *path*.
+
+    *mounts* is the text of ``/proc/self/mountinfo``; empty if it does not say.
+    """
+    best, kind = "", ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = fields[4].replace("\\040", " ").rstrip("/")
+        # The last of equal ones is mounted over the others.
+        if (path == point or path.startswith(f"{point}/")) and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind
+
+
+def refuse_network(files: Files, path: str) -> None:
+    """Check that *path* is on a disk of this machine.
+
+    Raises:
+        LogUnusable: it is on a network file system; nothing was changed.
+    """
+    try:
+        mounts = read_all(files, "/proc/self/mountinfo").decode("utf-8", "replace")
+    except OSError:
+        return  # not Linux: nobody to ask
+    kind = file_system_of(path, mounts)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise LogUnusable(
+            f"{path}: expected a disk of this machine, found a network file system ({kind}), "
+            "where locks and syncs may not hold; choose another path, or FileLog(..., "
+            "allow_network_fs=True) if you know that they do"
+        )
 
 
 def prepare(files: Files, path: str) -> None:

@@ -56,7 +56,7 @@ class EventLog(Protocol):
         """Take the log as its only writer, recover it, and be ready to append.
 
         *notify* is called, from any thread, after `committed_sequence` has risen or
-        `failure` was set.  It must not block.
+        `failure` was set.  It must neither block nor raise.
 
         Raises:
             LogLocked: another writer holds it.
@@ -69,10 +69,14 @@ class EventLog(Protocol):
     def append(self, unit: Sequence[bytes]) -> None:
         """Append the encoded records of one unit.  They get the next sequences, in order.
 
+        Each record is one whole msgpack value: nothing checks it, and a frame that holds
+        something else cannot be read.
+
         Returns at once; nothing is durable yet and nothing may be written before `commit`.
 
         Raises:
             LogClosed: the log is not open.
+            EventRefused: a record is longer than 1 MiB; nothing was appended.
             The log's `failure`, if it has one; nothing was appended.
         """
         ...
@@ -84,8 +88,8 @@ class EventLog(Protocol):
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """Yield ``(sequence of the first, encoded records)`` in order, up to the commit.
 
-        The first batch may begin before *after* + 1 only if cutting it is the caller's
-        wish; implementations cut it, so the first sequence yielded is *after* + 1.
+        Batches are cut, so that the first sequence yielded is *after* + 1 exactly (in a log
+        that was salvaged: the first one that was found after it).
 
         Raises:
             LogCorrupt: damage was met; everything yielded before it is intact.

@@ -22,7 +22,7 @@ from headrace.engine.log.frame import (
     decode_frame,
 )
 from headrace.engine.log.head import Head
-from headrace.engine.log.index import log_time_ns
+from headrace.engine.log.index import SparseIndex, log_time_ns
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.walker import (
     OpenSegments,
@@ -58,6 +58,8 @@ class LogReader:
         self._last = 0
         self._durable = 0
         self._left: Place | None = None
+        self._seen = SparseIndex()
+        self._seen_base = 0
         self.closed_cleanly = False
         """Whether the last frame is the mark of a writer that closed the log (see `refresh`)."""
 
@@ -204,7 +206,13 @@ class LogReader:
             opened.close()
 
     def _leave(self, place: Place) -> None:
+        """Remember where the next batch begins: the open segment has no index on disk."""
         self._left = place
+        base, (sequence, offset) = place
+        if base > self._seen_base:
+            self._seen, self._seen_base = SparseIndex(), base
+        if base == self._seen_base and offset > self._seen.last_offset:
+            self._seen.add(sequence, offset, 0)
 
     def _locate(self, opened: OpenSegments, sequence: int) -> Place:
         """Return where to begin to look for *sequence*."""
@@ -213,6 +221,8 @@ class LogReader:
         place: Place = (entry.base, (0, 0))
         if entry.sealed:
             place = (entry.base, opened.index(entry).place_of(sequence))
+        elif entry.base == self._seen_base:
+            place = (entry.base, self._seen.place_of(sequence))
         left = self._left
         # Who follows the log goes on where it left off, without an index.
         if left is not None and place[0] <= left[0] and place[1] <= left[1]:

@@ -85,17 +85,10 @@ def recover(
     sealed = _check_listed(files, folder, manifest, bases)
     scan = _last_segment(files, folder, manifest, sealed=sealed, bases=bases, head=head)
     active = scan.active
-    torn_path, torn_bytes = None, 0
     with contextlib.ExitStack() as undo:
-        undo.callback(scan.active.close)
-        tear = judge(scan, head)
-        if tear is not None:
-            if strict:
-                raise _not_clean(active, tear)
-            torn_path, torn_bytes = save_torn(files, folder, active, tear)
-        # What was written but perhaps not synced counts from now on: others will act on it.
-        files.fdatasync(active.fd)
-        clean = active.last_kind == CLOSE and tear is None
+        undo.callback(active.close)
+        torn = _mend(files, folder, scan, head, strict=strict)
+        clean = active.last_kind == CLOSE and not torn.bytes
         if active.sealed:
             sealed.append(active.entry())
             active = next_segment(files, folder, manifest.log_id, active, now_ns=now_ns)
@@ -112,12 +105,38 @@ def recover(
         clean=clean or created,
         last_sequence=active.sequence - 1,
         segments=len(listed.segments),
-        torn_bytes=torn_bytes,
-        torn_path=torn_path,
-        torn_reason=tear.reason if tear else None,
+        torn_bytes=torn.bytes,
+        torn_path=torn.path,
+        torn_reason=torn.reason,
         notes=notes,
     )
     return Opened(listed, active, head.generation if head else 0, recovery)
+
+
+class _Torn(Struct, frozen=True):
+    """What was cut off the end of a log."""
+
+    bytes: int = 0
+    path: str | None = None
+    reason: str | None = None
+
+
+def _mend(files: Files, folder: str, scan: Scan, head: Head | None, *, strict: bool) -> _Torn:
+    """Cut a torn end off the last segment, and make durable what is left.
+
+    Raises:
+        LogCorrupt: acknowledged records are damaged, or with *strict* the end is torn.
+    """
+    torn = _Torn()
+    tear = judge(scan, head)
+    if tear is not None:
+        if strict:
+            raise _not_clean(scan.active, tear)
+        path, size_bytes = save_torn(files, folder, scan.active, tear)
+        torn = _Torn(size_bytes, path, tear.reason)
+    # What was written but perhaps not synced counts from now on: others will act on it.
+    files.fdatasync(scan.active.fd)
+    return torn
 
 
 def _not_clean(active: ActiveSegment, tear: Tear) -> LogCorrupt:

@@ -11,6 +11,7 @@ from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import LogUnusable
 from headrace.engine.log import head as heads
 from headrace.engine.log import segment as segments
+from headrace.engine.log.file import SEGMENT_BYTES_MAX, draw_id
 from headrace.engine.log.files import Files, SystemFiles, read_all
 from headrace.engine.log.folder import prepare
 from headrace.engine.log.frame import (
@@ -27,7 +28,6 @@ from headrace.engine.log.recovery import recover
 from headrace.engine.log.segment import Gap
 from headrace.engine.log.store import Store
 
-SEGMENT_BYTES_MAX = 64 * 1024 * 1024
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
 
 
@@ -79,7 +79,7 @@ def salvage(
             new,
             strict=True,
             now_ns=clock.wall_ns(),
-            new_id=new_id or (lambda: os.urandom(16)),
+            new_id=new_id or draw_id,
             config={"salvaged_from": old},
         )
         store = Store(
