@@ -21,9 +21,10 @@ from msgspec import Struct
 
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock, LogTime
-from headrace.engine.errors import EngineClosed
+from headrace.engine.errors import EngineClosed, LogError
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.payload import check_record
 from headrace.engine.record import ClockStepped, Input, SourceOpened, TimerFired, encode
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
@@ -120,11 +121,17 @@ class Pipeline:
             raise self.failure
         kernel = self.kernel
         sequence = kernel.sequence + 1
+        # What cannot be stored is refused here, before the kernel has seen it.
+        encoded = check_record(encode(record))
         unit = kernel.submit(record)
-        if len(unit) == 1:
-            self.log.append((encode(record),))
-        else:
-            self.log.append([encode(part) for part in unit])
+        try:
+            if len(unit) == 1:
+                self.log.append((encoded,))
+            else:
+                self.log.append([encoded, *map(encode, unit[1:])])
+        except LogError as error:
+            self.fail(error)  # the kernel is ahead of the log: it can only be rebuilt
+            raise
         if kernel.state.effects:
             self._effects.append((kernel.sequence, kernel.state.effects))
             kernel.state.effects = []
@@ -180,6 +187,19 @@ class Pipeline:
             self.fail(self.log.failure)
             return
         committed = self.log.committed_sequence
+        try:
+            self._release(committed)
+        except LogError:
+            if self.failure is None:
+                raise
+            return  # the log has failed just now, and whoever waits knows it
+        groups = self._groups
+        while groups and groups[0].upto <= committed:
+            groups.popleft().done.set()
+        self._freed.send()
+        self.on_commit()
+
+    def _release(self, committed: int) -> None:
         effects = self._effects
         while effects and effects[0][0] <= committed:
             due = effects.popleft()[1]
@@ -187,24 +207,26 @@ class Pipeline:
                 self.on_effects(due)
             else:
                 due()
-        groups = self._groups
-        while groups and groups[0].upto <= committed:
-            groups.popleft().done.set()
-        self._freed.send()
-        self.on_commit()
 
     def fail(self, failure: Exception) -> None:
         """Store nothing from now on; everybody who waits gets *failure*."""
-        self.failure = failure
+        self.close(failure)
+        self.release()
+        self.on_failure()
+
+    def close(self, failure: Exception) -> None:
+        """Store nothing from now on, and have nothing more carried out."""
+        self.failure = self.failure or failure
         self._effects.clear()
+        self._freed.send()
+
+    def release(self) -> None:
+        """Wake all who wait: each sees for itself how far the log has come."""
         for group in (*self._groups, self._open):
             if group is not None:
                 group.done.set()
         self._groups.clear()
         self._open = None
-        self._freed.send()
-        if not isinstance(failure, EngineClosed):
-            self.on_failure()
 
     def after(self, sequence: int, call: Callable[[], None]) -> None:
         """Call *call* once the record at *sequence*, the last one put, is committed."""
@@ -220,6 +242,8 @@ class Pipeline:
         """
         if self.log.committed_sequence >= sequence:
             return
+        if self.failure is not None:
+            raise self.failure
         group = next((group for group in self._groups if group.upto >= sequence), None)
         if group is None:
             group = self._open

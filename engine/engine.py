@@ -207,10 +207,7 @@ class Engine:
                 raise several.exceptions[0] from None
             raise
         finally:
-            failure = self._pipeline.failure
-            if failure is None:
-                self._pipeline.fail(EngineClosed("the engine is closed"))
-            await self._close_log(failure)
+            await self._close_log()
         return bool(swallowed)
 
     async def _wind_up(self) -> None:
@@ -221,13 +218,19 @@ class Engine:
         if self._pipeline.failure is None:
             await self._runner.ended()
 
-    async def _close_log(self, failure: Exception | None) -> None:
+    async def _close_log(self) -> None:
+        pipeline = self._pipeline
+        failure = pipeline.failure
         if failure is None and not self._start_is_due:
-            stopped = EngineStopped(self._pipeline.now_ns())
+            stopped = EngineStopped(pipeline.now_ns())
             self.log.append([encode(part) for part in self._kernel.submit(stopped)])
-        await in_own_thread(self._pipeline.backend, self.log.close)
-        self._is_open = False
-        if failure is not None and not isinstance(failure, EngineClosed):
+        pipeline.close(EngineClosed("the engine is closed"))
+        try:
+            await in_own_thread(pipeline.backend, self.log.close)
+        finally:
+            self._is_open = False
+            pipeline.release()
+        if failure is not None:
             raise failure
 
     def stop(self) -> None:
