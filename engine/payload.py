@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from headrace.engine.errors import EventRefused
+from headrace.engine.log.frame import RECORD_BYTES_MAX
 
 PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 4096
 """The log takes records of up to 1 MiB; the rest is for what surrounds the payload."""
@@ -20,6 +21,17 @@ LABELS_CHARS_MAX: Final = 600
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+def check_record(encoded: bytes) -> bytes:
+    """Return *encoded*, a whole record, if the log takes it.
+
+    Raises:
+        EventRefused: it is too large.
+    """
+    if len(encoded) > RECORD_BYTES_MAX:
+        raise _too_large("a record", len(encoded))
+    return encoded
 
 
 def encode_event(data: Any, subject: str) -> Raw:
