@@ -7,6 +7,7 @@ no process of its own, and no thread but the log's writer and those of sync task
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -22,7 +23,7 @@ from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
-from headrace.engine.errors import EngineClosed, LogMismatch, RunNotFound
+from headrace.engine.errors import EngineClosed, LogError, LogMismatch, RunNotFound
 from headrace.engine.event import Firing
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
@@ -220,10 +221,11 @@ class Engine:
 
     async def _close_log(self) -> None:
         pipeline = self._pipeline
-        failure = pipeline.failure
+        failure = pipeline.failure or self.log.failure
         if failure is None and not self._start_is_due:
             stopped = EngineStopped(pipeline.now_ns())
-            self.log.append([encode(part) for part in self._kernel.submit(stopped)])
+            with suppress(LogError):  # the log has failed just now: closing it says so
+                self.log.append([encode(part) for part in self._kernel.submit(stopped)])
         pipeline.close(EngineClosed("the engine is closed"))
         try:
             await in_own_thread(pipeline.backend, self.log.close)
