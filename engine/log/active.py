@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from hashlib import blake2b
 
 ARRAY_HEADER_BYTES = 3
+FRAME_BYTES = 64 * 1024
+"""What is more than this is spread over several frames of the same write, where its units
+allow it: to find one record, a whole frame has to be read and taken apart."""
+
+assert FRAME_BYTES + ARRAY_HEADER_BYTES <= BODY_BYTES_MAX
+
 _DIGEST_BYTES = 16
 
 
@@ -46,26 +53,30 @@ def cut(records: Sequence[bytes], ends: Sequence[int]) -> list[tuple[int, bool]]
     the next one.  Units stay together wherever they fit into a frame.
     """
     sizes = list(accumulate(map(len, records), initial=0))
+    if len(records) <= COUNT_MAX and sizes[-1] <= FRAME_BYTES:
+        return [(len(records), False)]
 
     def fits(start: int, stop: int) -> bool:
         size = sizes[stop] - sizes[start] + ARRAY_HEADER_BYTES
         return stop - start <= COUNT_MAX and size <= BODY_BYTES_MAX
 
     frames: list[tuple[int, bool]] = []
-    start = unit_start = 0
-    for end in ends:
-        if not fits(start, end):
-            if unit_start > start:
-                frames.append((unit_start, False))
-                start = unit_start
-            while not fits(start, end):
+    unit_sizes = [sizes[end] for end in ends]
+    start = unit = 0
+    while unit < len(ends):
+        after = bisect_right(unit_sizes, sizes[start] + FRAME_BYTES, unit)
+        after = bisect_right(ends, start + COUNT_MAX, unit, after)
+        if after == unit:
+            # A unit that is larger than a frame should be; perhaps larger than one can be.
+            while not fits(start, ends[unit]):
                 stop = start + 1
                 while fits(start, stop + 1):
                     stop += 1
                 frames.append((stop, True))
                 start = stop
-        unit_start = end
-    frames.append((len(records), False))
+            after = unit + 1
+        start, unit = ends[after - 1], after
+        frames.append((start, False))
     return frames
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.simulation.session import record, records
 
@@ -126,11 +126,16 @@ def test_compression_bomb_is_bounded() -> None:
         frame.records_of(compressed(bytes(64_000_000), 1000))
 
 
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=20))
-def test_units_are_cut_only_where_they_must(sizes: list[list[int]]) -> None:
+@given(
+    sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=20),
+    frame_bytes=st.integers(1, 20),
+)
+@example(sizes=[[9, 9, 9], [1]], frame_bytes=20)
+def test_units_are_cut_only_where_they_must(sizes: list[list[int]], frame_bytes: int) -> None:
     """Every unit that fits into a frame is in one; frames hold all records in order."""
     limit = pytest.MonkeyPatch()
     limit.setattr(active, "COUNT_MAX", 5)
+    limit.setattr(active, "FRAME_BYTES", frame_bytes)
     limit.setattr(active, "BODY_BYTES_MAX", 20 + active.ARRAY_HEADER_BYTES)
     try:
         units = [[b"r" * size for size in unit] for unit in sizes]
