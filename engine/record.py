@@ -352,7 +352,7 @@ _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
 def encode(record: Record) -> bytes:
     """Return *record* as msgpack.  Trailing defaults of an event are left out."""
     if type(record) is EventStored:
-        if not record.run:
+        if not record.run and not record.hops:
             # From outside: what lies behind the last field that says something is left out,
             # up to 8 bytes less for each of many million.
             if record.key is None:

@@ -83,7 +83,7 @@ class EngineState:
         self.at_ns = record.at_ns
         if type(record) is r.EventStored:  # by far the most frequent
             self.events += 1
-            if record.run or record.source or record.id is not None:
+            if record.run or record.hops or record.source or record.id is not None:
                 self._note_origin(sequence, record)
             return self.decider.on_event(sequence, record)
         return _INPUTS[type(record)](self, sequence, record)
@@ -222,7 +222,8 @@ class EngineState:
         self.dedupe.window_ns = started.dedupe_window_ns
         for rule in [rule for rule in self.rules if rule not in started.rules]:
             self._set_rule(rule, None, started.at_ns)
-        for rule, fingerprint in started.rules.items():
+        # Sorted, since the log does not keep their order, and activation arms timers.
+        for rule, fingerprint in sorted(started.rules.items()):
             if self.rules.get(rule) != fingerprint:
                 self._set_rule(rule, fingerprint, started.at_ns)
             self.stats.setdefault(rule, RuleStats())
@@ -312,10 +313,10 @@ class EngineState:
             self.effects.append(Effect("cancel", decision.run))
         elif type(decision) is r.RuleMismatch:
             self._stats_of(decision.rule).mismatched += 1
-            self._owe_error("mismatch", sequence, decision)
+            self._owe_error("mismatch", sequence, decision, cause)
         elif type(decision) is r.RuleError:
             self._stats_of(decision.rule).errors += 1
-            self._owe_error("error", sequence, decision)
+            self._owe_error("error", sequence, decision, cause)
         elif type(decision) is r.RuleEvicted:
             self._stats_of(decision.rule).evicted += 1
         elif type(decision) is r.RuleLoop:
@@ -340,10 +341,17 @@ class EngineState:
             "fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data
         )
 
-    def _owe_error(self, kind: str, sequence: int, decision: r.RuleMismatch | r.RuleError) -> None:
+    def _owe_error(
+        self, kind: str, sequence: int, decision: r.RuleMismatch | r.RuleError, cause: r.Input
+    ) -> None:
+        trace, hops = sequence, 1
+        if type(cause) is r.EventStored:
+            if cause.subject.startswith(("rule.error.", "rule.mismatch.")):
+                return  # a rule that fails on the event about its failure would go on for ever
+            trace, hops = cause.trace or decision.event, cause.hops + 1
         rule = decision.rule
         data = {"rule": rule, "event": decision.event, "error": decision.error}
-        self._owe_rule(kind, rule, trace=sequence, hops=1, data=data)
+        self._owe_rule(kind, rule, trace=trace, hops=hops, data=data)
 
     def _owe_rule(
         self, kind: str, rule: str, *, trace: int, hops: int, data: dict[str, Any]

@@ -1,0 +1,147 @@
+"""What users need to test their rules: `firings`, and `VirtualClock` for whole apps.
+
+`firings` says in one line when a pattern fires on a timeline, with no engine, no log and
+no event loop, by the very code that runs live:
+
+    def test_three_hot_readings_within_a_minute_fire() -> None:
+        hot = on("sensors.*", Reading).where(lambda e: e.data.celsius > 90).count(3, within=60)
+        timeline = [(t, "sensors.t1", Reading(95.0)) for t in (0, 50, 59)]
+
+        assert [fired.at for fired in firings(hot, timeline)] == [59]
+
+An app as a whole is tested with ``app.open(MemoryLog(), clock=VirtualClock())``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
+
+from msgspec import Struct
+
+from headrace.engine.clock import NS, VirtualClock, seconds_to_ns
+from headrace.engine.kernel import Kernel
+from headrace.engine.payload import encode_event
+from headrace.engine.record import (
+    EngineStarted,
+    EventStored,
+    Record,
+    RuleError,
+    RuleFired,
+    RuleMismatch,
+    TimerFired,
+)
+from headrace.triggers.pattern import Pattern
+from headrace.triggers.ruleset import Rule, RuleSet
+
+__all__ = ["Fired", "RuleWarning", "Seen", "VirtualClock", "firings"]
+
+T = TypeVar("T")
+
+
+class RuleWarning(UserWarning):
+    """A condition or key function raised, or an event was not of the pattern's type.
+
+    In an engine that is a record and no firing; a test should hear of it.
+    """
+
+
+class Seen(Struct, Generic[T], frozen=True):
+    """An event of the timeline, as the pattern saw it."""
+
+    t: float
+    """Seconds, as in the timeline."""
+    subject: str
+    data: T
+    """Decoded as the type that the pattern names."""
+
+
+class Fired(Struct, Generic[T], frozen=True):
+    """One firing."""
+
+    at: float
+    """Seconds; for a firing by timer the time at which it was due."""
+    key: Any
+    events: list[Seen[T]]
+    """The events that met the pattern, oldest first."""
+    branches: list[int] | None
+    """For `any_of`: which branches matched, from 0."""
+
+
+def firings(
+    pattern: Pattern[T],
+    timeline: Iterable[tuple[float, str, Any]],
+    *,
+    until: float | None = None,
+) -> list[Fired[T]]:
+    """Return what *pattern* makes of *timeline*, which is ``(seconds, subject, data)``.
+
+    The rule is activated at second 0.  After the last event time moves on to *until*, so
+    that timers which are due by then fire; without it time ends with the last event.  Where
+    the pattern fails on an event, there is a `RuleWarning`.
+
+    Raises:
+        ValueError: time goes back, or begins before 0.
+        EventRefused: data cannot be stored.
+    """
+    trial: _Trial[T] = _Trial(pattern)
+    for t, subject, data in timeline:
+        trial.advance(t)
+        trial.take(t, subject, data)
+    if until is not None:
+        trial.advance(until)
+    return trial.fired
+
+
+class _Trial(Generic[T]):
+    """One pattern at work, in time that is handed in."""
+
+    def __init__(self, pattern: Pattern[T]) -> None:
+        # With a version its functions need no digest, so they may come from anywhere.
+        self._rules = RuleSet([Rule("rule", pattern, "parallel", version="trial")])
+        self._kernel = Kernel(self._rules)
+        self._events: dict[int, tuple[float, EventStored]] = {}
+        self._now_s = 0.0
+        self.fired: list[Fired[T]] = []
+        self._submit(EngineStarted(0, "", "input", self._rules.fingerprints()))
+
+    def advance(self, t: float) -> None:
+        """Let time come to *t*; fire the timers that are due by then, each at its own time."""
+        if not t >= self._now_s:
+            raise ValueError(f"timeline: {t!r} comes after {self._now_s!r}; time never goes back")
+        self._now_s = t
+        now_ns = seconds_to_ns(t)
+        timers = self._kernel.state.timers
+        while (first := timers.first()) is not None and first[0] <= now_ns:
+            due = self._kernel.due_timer(first[0])
+            assert due is not None, first
+            self._submit(due)
+
+    def take(self, t: float, subject: str, data: Any) -> None:
+        """Let an event happen."""
+        event = EventStored(seconds_to_ns(t), subject, encode_event(data, subject))
+        self._events[self._kernel.sequence + 1] = t, event
+        self._submit(event)
+
+    def _submit(self, record: EngineStarted | EventStored | TimerFired) -> None:
+        for made in self._kernel.submit(record):
+            self._note(made)
+
+    def _note(self, made: Record) -> None:
+        if isinstance(made, RuleFired):
+            at_ns = self._kernel.state.at_ns if made.due_ns is None else made.due_ns
+            events = [self._seen(sequence) for sequence in made.events]
+            self.fired.append(Fired(at_ns / NS, made.key, events, made.branches))
+        elif isinstance(made, (RuleError, RuleMismatch)):
+            place = made.place if isinstance(made, RuleError) else "type"
+            t, event = self._events[made.event]
+            warnings.warn(
+                f"t={t:g} {event.subject}: {place}: {made.error}", RuleWarning, stacklevel=5
+            )
+
+    def _seen(self, sequence: int) -> Seen[T]:
+        t, record = self._events[sequence]
+        event = self._rules.view("rule", sequence, record)
+        assert event is not None, "it matched"
+        return Seen(t, record.subject, event.data)
