@@ -27,7 +27,13 @@ from headrace.engine.errors import EngineClosed, LogError, LogMismatch, RunNotFo
 from headrace.engine.event import Firing
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.payload import check_labels, encode_event
+from headrace.engine.payload import (
+    LABELS_CHARS_MAX,
+    check_labels,
+    check_numbers,
+    check_text,
+    encode_event,
+)
 from headrace.engine.record import (
     CancelRequested,
     EngineStarted,
@@ -47,6 +53,7 @@ from headrace.engine.views import StateView, runs_of, state_of
 
 RUNS_OPEN_MAX: Final = 50_000
 """While more runs than this are open, `emit` waits."""
+REASON_CHARS_MAX: Final = 1000
 EMIT_BATCH: Final = 2000
 """Events that `emit_many` stores before it lets other tasks run."""
 
@@ -98,6 +105,7 @@ class Engine:
         self._is_stopping = False
         self._start_is_due = False
         self._group: TaskGroup
+        self._shelter: CancelScope
         self._kernel: Kernel
         self._pipeline: Pipeline
         self._runner: Runner
@@ -112,7 +120,10 @@ class Engine:
 
         Raises:
             LogLocked, LogCorrupt, LogVersion, LogUnusable, LogMismatch: nothing was written.
+            EngineClosed: it was open before; `App.open` makes another.
         """
+        if self._is_stopping:
+            raise EngineClosed("expected a new engine, found one that was closed; use app.open")
         backend = current_backend()
 
         def notify() -> None:
@@ -134,11 +145,22 @@ class Engine:
         self._pipeline.on_failure = self._abort
         self._runner.on_settled = self._note_change
         self._group = await anyio.create_task_group().__aenter__()
-        self._runner.run_in(self._group)
-        self._group.start_soon(self._timekeeper.run, name="headrace timekeeper")
+        self._shelter = CancelScope(shield=True)
+        self._group.start_soon(self._live, name="headrace engine")
         self._is_open = True
         self._start()
         return self
+
+    async def _live(self) -> None:
+        """Work, where a cancellation of the host does not reach.
+
+        It reaches the body of ``async with``, and leaving that ends the work in good order:
+        what a time-out of the host interrupts stays open for the next start.
+        """
+        with self._shelter:
+            async with anyio.create_task_group() as workers:
+                self._runner.run_in(workers)
+                workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
 
     def _recover(self) -> Kernel:
         """Fold the log.  In a thread, since it may be long."""
@@ -197,6 +219,7 @@ class Engine:
         try:
             with CancelScope(shield=True):
                 await self._wind_up()
+            self._shelter.cancel()
             self._group.cancel_scope.cancel()
             # An ordinary exception of the body goes on as it is, not wrapped in a group.
             if exc is None or isinstance(exc, Exception):
@@ -204,9 +227,10 @@ class Engine:
             else:
                 swallowed = await self._group.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup as several:
-            if len(several.exceptions) == 1:
-                raise several.exceptions[0] from None
-            raise
+            error: BaseException = several
+            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+                error = error.exceptions[0]
+            raise error from None
         finally:
             await self._close_log()
         return bool(swallowed)
@@ -243,6 +267,7 @@ class Engine:
         """The log has failed: end the body of ``async with`` and everything else."""
         self._runner.stop()
         self._note_change()
+        self._shelter.cancel()
         self._group.cancel_scope.cancel()
 
     def _progress(self) -> None:
@@ -293,8 +318,12 @@ class Engine:
             As `emit`.
         """
         checked = [_checked(event) for event in events]
-        if self._is_stopping:
-            raise EngineClosed("the engine is stopping and takes no more events")
+        if self._is_stopping or not self._is_open:
+            raise EngineClosed(
+                "the engine is stopping and takes no more events"
+                if self._is_stopping
+                else "the engine is not open; use it with `async with`"
+            )
         sequences: list[int] = []
         if self._clock_kind == "input":
             async with self._input.lock:
@@ -390,7 +419,10 @@ class Engine:
 
         Raises:
             RunNotFound: no run with this id is open.
+            EventRefused: *reason* is no text that can be stored.
         """
+        reason = str(reason)[:REASON_CHARS_MAX]
+        check_text(reason, "the reason of a cancellation")
         if run_id not in self._kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
         sequence = self._pipeline.put(CancelRequested(self._pipeline.tick(), run_id, reason))
@@ -443,9 +475,12 @@ def _checked(event: Emission | tuple[str, Any]) -> _Checked:
     if isinstance(event, Emission):
         check_emit(event.subject)
         check_labels(event.subject, event.id, event.source, event.key)
+        check_numbers(event.subject, event.position, _time_ns(event))
         return event.subject, encode_event(event.data, event.subject), event
     subject, data = event
     check_emit(subject)
+    if len(subject) > LABELS_CHARS_MAX or not subject.isascii():
+        check_labels(subject)
     return subject, encode_event(data, subject), None
 
 

@@ -53,20 +53,51 @@ def check_labels(subject: str, *labels: str | None) -> None:
     """Refuse an event whose subject and labels would make its record too large.
 
     Raises:
-        EventRefused: they are too long.
+        EventRefused: they are too long, or no text that can be stored.
         TypeError: one is no string.
     """
-    total = len(subject)
-    for label in labels:
+    total = 0
+    for label in (subject, *labels):
         if label is not None:
             if not isinstance(label, str):
                 raise TypeError(f"event {subject!r}: expected text for its labels, found {label!r}")
+            check_text(label, f"event {subject!r}")
             total += len(label)
     if total > LABELS_CHARS_MAX:
         raise EventRefused(
             f"event {subject[:40]!r}…: expected at most {LABELS_CHARS_MAX} characters of subject, "
             f"id, source and key together, found {total}; shorten them"
         )
+
+
+def check_text(text: str, what: str) -> None:
+    """Refuse text that has no encoding: half a character, as of a file name that is no UTF-8.
+
+    Raises:
+        EventRefused: it cannot be stored; *what* says whose it is.
+    """
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise _refused(what, error) from error
+
+
+def check_numbers(subject: str, *numbers: int | None) -> None:
+    """Refuse an event whose position or time is no number that can be stored.
+
+    Raises:
+        TypeError: one is no whole number.
+        EventRefused: one has more than 64 bits.
+    """
+    for number in numbers:
+        if number is not None:
+            if type(number) is not int:
+                raise TypeError(f"event {subject!r}: expected a whole number, found {number!r}")
+            if not -(2**63) <= number < 2**63:
+                raise EventRefused(
+                    f"event {subject!r}: expected a position and a time of 64 bits, found {number}"
+                )
 
 
 def encode_stable(data: Any, what: str) -> Raw:
