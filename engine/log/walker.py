@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from headrace.engine.errors import LogCorrupt
+from headrace.engine.errors import LogCorrupt, LogUnusable
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files
 from headrace.engine.log.frame import (
@@ -139,6 +139,7 @@ def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
     Raises:
         LogCorrupt: it is damaged or missing.
         LogVersion: a newer headrace wrote it.
+        LogUnusable: the disk cannot read it.
     """
     path = opened.path(base)
     offset, sequence = walk.offset, walk.sequence
@@ -148,6 +149,12 @@ def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
         raise corrupt(path, offset, damage, sequence) from damage
     except Newer as newer:
         raise segments.too_new(path, offset, newer) from newer
+    except OSError as error:
+        # Not the end of the log and not damage that anybody has seen: the disk says nothing.
+        raise LogUnusable(
+            f"{path} byte {offset}: expected to read record {sequence}, found {error}; "
+            "check the disk"
+        ) from error
     if frame is None:
         missing = Damage(f"the frame of record {sequence}", "the end of the file")
         raise corrupt(path, offset, missing, sequence)

@@ -206,6 +206,18 @@ def test_full_log_can_be_closed() -> None:
     log.close()
 
 
+def test_read_error_is_not_the_end_of_the_log() -> None:
+    """A record that the disk cannot read is an error, not one that does not exist."""
+    disk = fresh_disk()
+    session = Session(log_on(disk))
+    session.put(records(1, 3))
+    disk.fail("pread", 3, errno.EIO, path=".hrl")  # after two of the header
+    with pytest.raises(LogUnusable, match="expected to read record 1, found"):
+        contents(session.log)
+    assert contents(session.log) == records(1, 3)
+    session.log.close()
+
+
 def test_deleted_segment_stops_the_log() -> None:
     """If somebody deletes the directory under a running writer, nothing more is acknowledged."""
     disk = fresh_disk()
