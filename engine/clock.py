@@ -113,6 +113,10 @@ class LogTime:
         self._last_ns = last_ns
         self._last_wall_ns = clock.wall_ns()
         self._last_monotonic_ns = clock.monotonic_ns()
+        # Where the wall clock was last followed.  Not the last reading: the hundredth that
+        # is lost would be rounded up at each, and a busy log would stand still.
+        self._base_ns = last_ns
+        self._base_monotonic_ns = self._last_monotonic_ns
         self.stepped_ns = 0
         """By how much the wall clock was set since somebody last looked and put 0 here."""
 
@@ -120,15 +124,19 @@ class LogTime:
         """Return the log time of a record that is appended now."""
         wall_ns = self._clock.wall_ns()
         monotonic_ns = self._clock.monotonic_ns()
-        elapsed_ns = monotonic_ns - self._last_monotonic_ns
-        step_ns = wall_ns - self._last_wall_ns - elapsed_ns
+        step_ns = wall_ns - self._last_wall_ns - (monotonic_ns - self._last_monotonic_ns)
         if not -STEP_NS_MAX <= step_ns <= STEP_NS_MAX:
             self.stepped_ns += step_ns
-        self._last_ns = max(wall_ns, self._last_ns + elapsed_ns * 99 // 100)
         self._last_wall_ns = wall_ns
         self._last_monotonic_ns = monotonic_ns
+        slow_ns = self._base_ns + (monotonic_ns - self._base_monotonic_ns) * 99 // 100
+        if wall_ns >= slow_ns:
+            self._base_ns, self._base_monotonic_ns = wall_ns, monotonic_ns
+        self._last_ns = max(wall_ns, slow_ns)
         return self._last_ns
 
     def monotonic_at(self, due_ns: int) -> int:
-        """Return the monotonic time at which log time may reach *due_ns*."""
-        return self._last_monotonic_ns + max(0, due_ns - self._last_ns)
+        """Return the monotonic time at which log time reaches *due_ns*, if no clock is set."""
+        by_wall_ns = self._last_monotonic_ns + due_ns - self._last_wall_ns
+        slow_ns = self._base_monotonic_ns - (self._base_ns - due_ns) * 100 // 99  # rounded up
+        return max(self._last_monotonic_ns, min(by_wall_ns, slow_ns))
