@@ -6,6 +6,7 @@ it raises: an exception becomes an outcome, and the outcome a record.
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, Literal
@@ -13,6 +14,7 @@ from typing import Any, Final, Literal
 from anyio import CancelScope
 from msgspec import Raw, Struct
 
+from headrace.engine.backend import is_cancelled_here
 from headrace.engine.errors import Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed
@@ -75,6 +77,12 @@ class Attempt:
                 await self.run._join()
                 result = self.spec.encode_result(value)
             except (Exception, SystemExit) as error:  # noqa: BLE001 (the run boundary)
+                failure = error
+            except asyncio.CancelledError as error:
+                # It may be another task's that this code awaited: then nobody wants this
+                # one to end, and it is an error like any other.
+                if is_cancelled_here():
+                    raise
                 failure = error
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":

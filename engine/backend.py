@@ -29,6 +29,15 @@ class Backend(Struct, frozen=True):
     """The task that is running, as an object to compare by identity."""
 
 
+def is_cancelled_here() -> bool:
+    """Say whether somebody cancelled the asyncio task that is running.
+
+    If not, and it gets a `CancelledError` nevertheless, it awaited one that was cancelled.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def in_own_thread(backend: Backend, call: Callable[[], R]) -> R:
     """Return what *call* returns; it runs in a thread that has ended by then.
 

@@ -9,6 +9,8 @@ all of it is made anew from the run table.
 from __future__ import annotations
 
 import heapq
+import math
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -34,6 +36,7 @@ from headrace.engine.task import TaskSpec
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
 THREADS_MAX: Final = 64
+DEADLINES_SPARE: Final = 64
 CANCEL_GRACE_S: Final = 10.0
 """How long a thread may go on after its run was cancelled before it is disowned."""
 
@@ -63,9 +66,10 @@ class Runner:
         self._attempts: dict[int, Attempt] = {}
         self._parked = 0  # attempts that only wait for children or timers
         self._idle: list[anyio.Event] = []
-        self._workers = 0
+        self._hired = 0  # workers that have not begun yet
         self._ended: dict[int, list[Callable[[], None]]] = {}
         self._deadlines: list[tuple[int, int, Attempt]] = []
+        self._tickets = 0  # keep equal deadlines in the order in which they were asked for
         self._left = Signal()
         self._recruit = Signal()
         self._vacancies = 0
@@ -138,18 +142,25 @@ class Runner:
                 self.start(state.id)
 
     def _let_work(self) -> None:
+        if self._executing + self._hired >= ACTIVE_MAX:
+            return  # whoever ends or waits next lets others work
         if self._idle:
             self._idle.pop().set()
-        elif self._workers - self._parked < ACTIVE_MAX:
-            self._workers += 1
+        else:
+            self._hired += 1
             self._vacancies += 1
             self._recruit.send()
+
+    @property
+    def _executing(self) -> int:
+        return len(self._attempts) - self._parked
 
     async def _work(self) -> None:
         """Execute one run after the other, for ever."""
         runs = self.pipeline.kernel.state.runs.active
+        self._hired -= 1
         while True:
-            if not self._queued:
+            if not self._queued or self._executing >= ACTIVE_MAX or self.stopping:
                 wake = anyio.Event()
                 self._idle.append(wake)
                 await wake.wait()
@@ -172,17 +183,19 @@ class Runner:
         self._attempts[state.id] = attempt
         if state.cancelling is not None:
             attempt.stop("cancel", state.cancelling)
+        elif self.stopping:
+            attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None:
-            due_ns = self._clock.monotonic_ns() + round(spec.timeout_s * NS)
-            heapq.heappush(self._deadlines, (due_ns, state.id, attempt))
-            self.pipeline.on_change()
+            self._set_deadline(attempt, spec.timeout_s)
         outcome = Outcome(stopped="shutdown")
         try:
             outcome = await attempt.carry_out(self._load_firing, self._in_thread)
             return await self._settle(attempt, outcome)
         except BaseException:
-            # Cancelled from outside: by its parent, by the engine, by the host.
-            if not self.stopping and self.pipeline.failure is None:
+            # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
+            # that leaves it open, for the next start.
+            by_scope = anyio.current_effective_deadline() == -math.inf
+            if by_scope and not self.stopping and self.pipeline.failure is None:
                 with CancelScope(shield=True):
                     await self._settle(attempt, Outcome(stopped="cancel"))
             raise
@@ -194,18 +207,22 @@ class Runner:
             del self._attempts[attempt.state.id]
             if attempt.parked:
                 self._parked -= 1
-            if not self._attempts:
-                self._left.send()
+            self._left.send()
 
     async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
         """End the children that are left, then record the outcome."""
         state = attempt.state
-        if outcome.result is None and attempt.run._handles:
-            with CancelScope(shield=True):
-                await self._end_children(attempt, stopping=outcome.stopped == "shutdown")
-        if outcome.stopped == "shutdown" or self.pipeline.failure is not None:
+        if outcome.stopped == "shutdown":
             return 0
-        if state.id not in self.pipeline.kernel.state.runs.active:
+        runs = self.pipeline.kernel.state.runs.active
+        # Also those that this attempt has not asked for, because it went another way.
+        left = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        if left:
+            with CancelScope(shield=True):
+                await self._end_children([run_id for run_id in left if run_id in runs])
+        if self.pipeline.failure is not None:
+            return 0
+        if state.id not in runs:
             return 0  # it was ended from outside, e.g. with its parent
         now_ns = self.pipeline.tick()
         if outcome.result is not None:
@@ -229,17 +246,14 @@ class Runner:
                 self.pipeline.after(sequence, call)
         return sequence
 
-    async def _end_children(self, attempt: Attempt, *, stopping: bool) -> None:
+    async def _end_children(self, left: list[int]) -> None:
         """Children end with their parent."""
-        for handle in attempt.run._handles:
-            if handle.status == "pending":
-                if not stopping:
-                    self.cancel_child(handle.run_id, "its parent ended")
-                elif (child := self._attempts.get(handle.run_id)) is not None:
-                    child.stop("shutdown", "")
-        if not stopping:
-            for handle in attempt.run._handles:
-                await handle._done()
+        runs = self.pipeline.kernel.state.runs.active
+        for run_id in left:
+            self.cancel_child(run_id, "its parent ended")
+        for run_id in left:
+            while run_id in runs and self.pipeline.failure is None:
+                await self._left.wait()
 
     # ------------------------------------------------------------ what runs ask for
 
@@ -319,11 +333,24 @@ class Runner:
 
     # ------------------------------------------------------------ time and threads
 
+    def _set_deadline(self, attempt: Attempt, timeout_s: float) -> None:
+        due_ns = self._clock.monotonic_ns() + round(timeout_s * NS)
+        self._tickets += 1
+        heapq.heappush(self._deadlines, (due_ns, self._tickets, attempt))
+        if len(self._deadlines) > 2 * len(self._attempts) + DEADLINES_SPARE:
+            # Most are of attempts that have ended; one that lives long hides them from the top.
+            self._deadlines = [entry for entry in self._deadlines if self._is_live(entry[2])]
+            heapq.heapify(self._deadlines)
+        self.pipeline.on_change()
+
+    def _is_live(self, attempt: Attempt) -> bool:
+        return self._attempts.get(attempt.state.id) is attempt
+
     def next_deadline_ns(self) -> int | None:
         """Return when the next attempt times out, as monotonic time."""
         while self._deadlines:
-            due_ns, run_id, attempt = self._deadlines[0]
-            if self._attempts.get(run_id) is attempt:
+            due_ns, _, attempt = self._deadlines[0]
+            if self._is_live(attempt):
                 return due_ns
             heapq.heappop(self._deadlines)
         return None
@@ -343,9 +370,12 @@ class Runner:
         if self._threads is None:
             self._threads = anyio.CapacityLimiter(THREADS_MAX)
         ended = anyio.Event()
+        claim = threading.Lock()  # taken by the thread, or by whoever gives up before it begins
         wake = self.pipeline.backend.call_from_thread
 
         def work() -> Any:
+            if not claim.acquire(blocking=False):
+                return None
             try:
                 return call()
             finally:
@@ -355,7 +385,8 @@ class Runner:
             return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
         except anyio.get_cancelled_exc_class():
             with CancelScope(shield=True), anyio.move_on_after(CANCEL_GRACE_S) as grace:
-                await ended.wait()
+                if not claim.acquire(blocking=False):
+                    await ended.wait()
             if grace.cancelled_caught:
                 attempt.thread_left = True
                 logger().warning("thread_disowned", run=attempt.state.id, task=attempt.spec.name)
@@ -366,3 +397,4 @@ class Runner:
         self.stopping = True
         for attempt in self._attempts.values():
             attempt.stop("shutdown", "the engine stops")
+        self._left.send()
