@@ -64,7 +64,10 @@ def _dispatch(tokens: list[str]) -> int:
     except CycloptsError as error:
         command = " ".join(["headrace", *(error.command_chain or ())])
         return _fail(
-            error, USAGE, text=f"{_one_line(str(error))}; see `{command} --help`", debug=False
+            error,
+            USAGE,
+            text=f"{_one_line(str(error)).rstrip('.')}; see `{command} --help`",
+            debug=False,
         )
     return result if isinstance(result, int) else OK
 

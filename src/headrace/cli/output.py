@@ -100,7 +100,7 @@ def render(renderable: Any) -> str:
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     """Return names and values under each other; those without a value are left out."""
-    shown = [(name, _cell(value)) for name, value in pairs if value is not None]
+    shown = [(safe(name), _cell(value)) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in shown)
     return "\n".join(f"{name.ljust(width)}{GAP}{value}".rstrip() for name, value in shown)
 

@@ -56,7 +56,7 @@ class View:
                 continue
             if isinstance(value, Raw):
                 value = plain_raw(value)
-            elif name in _RENAMED:
+            elif name.endswith("_ns") and name in _RENAMED:
                 value = rfc3339(value)
             elif name == "source":
                 value = self._source(value)

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import anyio
 from msgspec import Struct
@@ -21,13 +21,15 @@ from headrace.cli.output import Output, write_document
 from headrace.cli.progress import shown
 from headrace.cli.summary import Counted, document_of, text_of
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
-from headrace.engine.errors import HeadraceError
+from headrace.engine.errors import HeadraceError, LogMismatch
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.engine.engine import Engine
     from headrace.engine.log import Durability
     from headrace.engine.views import StateView
+
+IDLE_THREAD_S: Final = 0.2
 
 
 class RunOptions(Struct, frozen=True, kw_only=True):
@@ -67,8 +69,10 @@ def leave_threads_behind(code: int) -> None:
 
     What they were doing is open in the log, for the next start.
     """
-    left = [t for t in threading.enumerate() if t is not threading.main_thread() and not t.daemon]
-    if any("AnyIO worker" in thread.name for thread in left):
+    workers = [thread for thread in threading.enumerate() if "AnyIO worker" in thread.name]
+    for thread in workers:
+        thread.join(IDLE_THREAD_S)  # those without work have been told to end
+    if any(thread.is_alive() for thread in workers):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -105,8 +109,12 @@ class Session:
                     group.start_soon(self._listen, signals)
                     await self._serve()
                     group.cancel_scope.cancel()
-        except SourceUnusable as error:
-            self.failure = error
+        except BaseExceptionGroup as several:
+            # What ended the engine comes out of the task group in a group of one.
+            first, *others = several.exceptions
+            if others:
+                raise
+            raise first from None
         finally:
             for source in self._sources:
                 source.close()
@@ -127,19 +135,22 @@ class Session:
                 self._before = engine.state()
                 self._logger.info("started", app=self._app.name, **_facts(engine))
                 await self._work(engine)
-        except HeadraceError as error:
-            self.failure = error
-        if self._before is not None:
-            self.counted = Counted(
-                str(options.log),
-                self._before,
-                engine.state(),
-                lines=sum(source.lines for source in self._sources),
-                events=self._stored,
-                duplicates=self._duplicates,
-                bad_lines=sum(source.bad_lines for source in self._sources),
-                seconds=time.perf_counter() - began,
-            )
+        except LogMismatch as error:
+            raise LogMismatch(f"{options.log}: {error}") from error
+        self.counted = self._counted(engine, time.perf_counter() - began)
+
+    def _counted(self, engine: Engine, seconds: float) -> Counted:
+        assert self._before is not None
+        return Counted(
+            str(self._options.log),
+            self._before,
+            engine.state(),
+            lines=sum(source.lines for source in self._sources),
+            events=self._stored,
+            duplicates=self._duplicates,
+            bad_lines=sum(source.bad_lines for source in self._sources),
+            seconds=seconds,
+        )
 
     async def _work(self, engine: Engine) -> None:
         """Feed the engine and wait for what follows; or wait for a signal."""
@@ -149,7 +160,10 @@ class Session:
                 self._working.cancel()
             try:
                 for source in self._sources:
-                    source.resume(engine.cursor(source.name), wants_time=new_by_input)
+                    cursor = engine.cursor(source.name)
+                    source.resume(cursor, wants_time=new_by_input)
+                    if cursor:
+                        self._logger.info("resumed", source=source.path, at_byte=cursor)
                 if not self._sources:
                     await anyio.sleep_forever()
                 size = sum(source.size_bytes for source in self._sources)

@@ -85,7 +85,10 @@ def _text(document: dict[str, Any]) -> str:
                 ("retries", document["retries"]),
                 ("dead letters", document["dead_letters"]),
                 ("timers", document["timers"]),
-                *((f"source {name}", f"at {at}") for name, at in document["sources"].items()),
+                *(
+                    (f"source {name}", "no cursor" if at is None else f"at {at}")
+                    for name, at in document["sources"].items()
+                ),
             ]
         )
     ]
