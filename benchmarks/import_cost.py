@@ -18,9 +18,17 @@ CASES: Final = {
     "python alone": "pass",
     "asyncio, anyio, msgspec": "import asyncio, anyio, msgspec",
     "headrace": "import headrace",
-    "headrace, opened lazily": "import headrace, structlog, tenacity",
+    "what an app names": "from headrace import App, Event, Firing, Retry, Run, on",
+    "that, and an engine over a log": (
+        "from headrace import App, Event, FileLog, Firing, Retry, Run, on; "
+        "import headrace.engine.engine"
+    ),
+    "that, structlog and tenacity": (
+        "from headrace import App, Event, FileLog, Firing, Retry, Run, on; "
+        "import headrace.engine.engine, structlog, tenacity"
+    ),
 }
-ALONE, GROUND, OURS, _ = CASES
+ALONE, GROUND, *_ = CASES
 ROUNDS_WARM: Final = 2  # compiles what is not compiled, fills the page cache
 
 

@@ -7,10 +7,12 @@ time; the verdict is recorded, so that a retry is a durable timer and a replay n
 from __future__ import annotations
 
 from datetime import timedelta
-from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from random import Random
 
 NS: Final = 1_000_000_000
 DOUBLINGS_MAX: Final = 62
@@ -127,6 +129,8 @@ def retry_after_ns(
 
 
 def _as_tenacity(policy: Retry, seed: str) -> Any:
+    from random import Random
+
     import tenacity
 
     def wait(state: tenacity.RetryCallState) -> float:

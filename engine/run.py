@@ -11,8 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from datetime import timedelta
 from functools import partial
-from random import Random
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from headrace.engine.clock import NS, seconds_to_ns
 from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
@@ -24,6 +23,9 @@ from headrace.engine.retry import seconds_of
 from headrace.engine.runs import RunState, Step, digest_of
 from headrace.engine.subject import check_emit
 from headrace.engine.task import TaskSpec
+
+if TYPE_CHECKING:
+    from random import Random
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,6 +107,8 @@ class Run:
     def random(self) -> float:
         """Return the next number from 0 up to 1, the same again in each attempt."""
         if self._random is None:
+            from random import Random  # loads hashlib, and few runs need it
+
             self._random = Random(self.idempotency_key)  # noqa: S311 (no secret)
         return self._random.random()
 

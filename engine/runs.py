@@ -7,7 +7,6 @@ that makes it to the one that ends it; of ended runs a bounded list of summaries
 from __future__ import annotations
 
 from collections import deque
-from hashlib import blake2b
 from typing import Any, Final, Literal
 
 from msgspec import Raw, Struct
@@ -88,6 +87,8 @@ class RunView(Struct, frozen=True):
 
 def digest_of(raw: bytes | Raw) -> bytes:
     """Return 8 bytes that stand for *raw* when a resumed run asks again."""
+    from hashlib import blake2b  # a tenth of what importing the engine costs
+
     return blake2b(raw, digest_size=8).digest()
 
 

@@ -5,10 +5,10 @@ The same app is run live, tested in virtual time and replayed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
@@ -180,7 +180,7 @@ class App:
 
     def open(
         self,
-        log: str | Path | EventLog,
+        log: str | os.PathLike[str] | EventLog,
         *,
         durability: Durability = "fsynced",
         clock: Clock | Literal["system", "input"] = "system",
@@ -198,7 +198,7 @@ class App:
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
 
-        if isinstance(log, (str, Path)):
+        if isinstance(log, (str, os.PathLike)):
             log = FileLog(log, durability=durability)
         window_s = (
             dedupe_window.total_seconds() if isinstance(dedupe_window, timedelta) else dedupe_window
