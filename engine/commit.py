@@ -255,7 +255,11 @@ class Pipeline:
                 self.backend.call_soon(self._commit)
         await group.done.wait()
         if self.log.committed_sequence < sequence:
-            raise self.failure or EngineClosed("the engine stopped before the event was durable")
+            raise self._why()
+
+    def _why(self) -> Exception:
+        """Return why a record that was put is not committed."""
+        return self.failure or EngineClosed("the engine stopped before the record was durable")
 
     async def room(self, *, runs_max: int = 0) -> None:
         """Return once the log's queue has room and no more than *runs_max* runs (0: any) are open.
