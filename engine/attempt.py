@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.errors import Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
-from headrace.engine.record import AttemptFailed, RunFailed
+from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
 from headrace.engine.run import Run
 from headrace.engine.runs import RunState
@@ -118,7 +118,7 @@ def error_text(error: BaseException) -> str:
     except Exception:  # noqa: BLE001 (user code: its __str__)
         text = "(its text cannot be had)"
     name = type(error).__name__
-    return (f"{name}: {text}" if text else name)[:ERROR_CHARS_MAX]
+    return text_for_record(f"{name}: {text}" if text else name, ERROR_CHARS_MAX)
 
 
 def traceback_text(error: BaseException) -> str:
@@ -127,7 +127,7 @@ def traceback_text(error: BaseException) -> str:
     while first is not None and first.tb_frame.f_code.co_filename == __file__:
         first = first.tb_next
     lines = traceback.format_exception(type(error), error, first or error.__traceback__)
-    return "".join(lines)[-TRACEBACK_CHARS_MAX:]
+    return text_for_record("".join(lines)[-TRACEBACK_CHARS_MAX:], TRACEBACK_CHARS_MAX)
 
 
 def failure_record(

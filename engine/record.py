@@ -388,6 +388,14 @@ def decode(raw: bytes | Raw) -> Record:
         raise
 
 
+def text_for_record(text: str, chars_max: int) -> str:
+    """Return *text* as a record can hold it: of limited length, and with an encoding.
+
+    The message of an error may hold half a character, as of a file name that is no UTF-8.
+    """
+    return text[:chars_max].encode(errors="backslashreplace").decode()
+
+
 def is_decision(record: Record) -> bool:
     """Say whether *record* belongs to the input before it (else it begins a unit)."""
     if type(record) is UnknownRecord:

@@ -206,8 +206,10 @@ KEY_EXPECTED: Final = (
 def is_key(key: object) -> bool:
     """Say whether *key* can name an automaton: hashable, and the same after a restart."""
     kind = type(key)
-    if kind is str or kind is bytes:
-        return len(cast("str", key)) <= KEY_CHARS_MAX
+    if kind is str:
+        return len(text := cast("str", key)) <= KEY_CHARS_MAX and _has_encoding(text)
+    if kind is bytes:
+        return len(cast("bytes", key)) <= KEY_CHARS_MAX
     if kind is bool:
         return True
     if kind is int:
@@ -220,6 +222,17 @@ def is_key(key: object) -> bool:
     return len(parts) <= KEY_PARTS_MAX and all(
         type(part) is not tuple and is_key(part) for part in parts
     )
+
+
+def _has_encoding(text: str) -> bool:
+    # Half a character, as of a file name that is no UTF-8, cannot be stored.
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def duration_ns(place: str, name: str, value: Seconds) -> int:
@@ -278,10 +291,10 @@ def parts_of(node: Node) -> list[object]:
         return [*parts_of(node.source), "silent", node.for_ns, node.repeat, list(node.expect)]
     if isinstance(node, EveryNode):
         return ["every", node.period_ns]
-    parts: list[object] = ["any_of", len(node.branches)]
+    parts: list[object] = ["any_of"]
     for branch in node.branches:
-        parts += parts_of(branch)
-    return parts
+        parts += ["branch", *parts_of(branch)]
+    return [*parts, "end"]  # or what follows any_of would look like a part of its last branch
 
 
 def _shape_of(kind: Any) -> object:

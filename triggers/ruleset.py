@@ -39,9 +39,6 @@ from headrace.triggers.stages import (
 RECENT_MAX: Final = 16_384
 """Matched events that are kept in memory for the runs that they lead to."""
 
-DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, OverflowError)
-"""What msgspec raises for bytes that are not of the type (the last three are its limits)."""
-
 
 class Rule(Struct, frozen=True):
     """A rule as it was declared, without its action."""
@@ -92,7 +89,7 @@ class Entry:
                 try:
                     if not function(event):
                         return
-                except Exception as error:  # noqa: BLE001 (user code: law L4)
+                except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
                     out.append(RuleError(automaton.name, event.sequence, "where", last_line(error)))
                     return
         sequence = event.sequence
@@ -262,9 +259,8 @@ class RuleSet:
     ) -> Event[Any] | None:
         try:
             return self.event_of(entry, sequence, event)
-        except DECODE_ERRORS as error:
-            text = f"{type(error).__name__}: {error}"[:500]
-            out.append(RuleMismatch(entry.automaton.name, sequence, text))
+        except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
+            out.append(RuleMismatch(entry.automaton.name, sequence, last_line(error)))
             return None
 
     def event_of(self, entry: Entry, sequence: int, event: EventStored) -> Event[Any]:
@@ -328,7 +324,7 @@ class RuleSet:
             if matches(entry.subject, event.subject):
                 try:
                     return self.event_of(entry, sequence, event)
-                except DECODE_ERRORS:
+                except Exception:  # noqa: BLE001, S112 (as above: the next may fit)
                     continue
         return None
 

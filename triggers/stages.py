@@ -15,12 +15,13 @@ from msgspec import Struct
 
 from headrace.engine.decider import Matched, RunMode, Verdict
 from headrace.engine.event import Event
-from headrace.engine.record import RuleError, RuleEvicted
+from headrace.engine.record import RuleError, RuleEvicted, text_for_record
 from headrace.engine.timers import Timers
 from headrace.triggers.pattern import KEY_EXPECTED, KEYS_MAX, PARTIALS_MAX, CountNode, is_key
 
 EVENTS_MAX: Final = 10_000
 """Sequences that a firing names; of more the first and the latest."""
+ERROR_CHARS_MAX: Final = 500
 
 
 class Hit(Struct, frozen=True, gc=False):
@@ -98,7 +99,7 @@ def where_holds(
     """Ask *condition*; one that raises is a recorded error and no match (law L4)."""
     try:
         return bool(condition(event))
-    except Exception as error:  # noqa: BLE001 (user code: law L4)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
         out.append(RuleError(rule, event.sequence, "where", last_line(error)))
         return False
 
@@ -107,23 +108,23 @@ def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Ve
     """Ask *key*; one that raises or gives no usable key is a recorded error, and ``None``."""
     try:
         value = key(event)
-    except Exception as error:  # noqa: BLE001 (user code: law L4)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
         out.append(RuleError(rule, event.sequence, "key", last_line(error)))
         return None
     if value is None or is_key(value):
         return value
-    text = f"TypeError: the key {value!r:.80} is of type {type(value).__name__}; {KEY_EXPECTED}"
+    text = f"TypeError: the key is of type {type(value).__name__}; {KEY_EXPECTED}"
     out.append(RuleError(rule, event.sequence, "key", text))
     return None
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """Return the last line of *error*'s traceback, at most 500 characters."""
     try:
         text = str(error)
     except Exception:  # noqa: BLE001 (user code: its __str__)
         text = "(its text cannot be had)"
-    return f"{type(error).__name__}: {text}"[:500]
+    return text_for_record(f"{type(error).__name__}: {text}", ERROR_CHARS_MAX)
 
 
 class Where:
@@ -191,6 +192,7 @@ class Count:
         windows = self._windows
         window = windows.get(hit.key)
         if window is None:
+            self._forget(hit.at_ns)
             if len(windows) >= KEYS_MAX:
                 oldest, _ = windows.popitem(last=False)
                 out.append(RuleEvicted(self._rule, oldest, "key"))
@@ -210,6 +212,15 @@ class Count:
         hits.append((hit.at_ns, hit.events))
         if len(hits) >= self._n and (window.armed or self._mode == "every"):
             self._fire(hit, window, out)
+
+    def _forget(self, at_ns: int) -> None:
+        """Drop the keys whose window is empty by now: they are no state any more (law L6)."""
+        windows, within_ns = self._windows, self._within_ns
+        while windows and within_ns is not None:
+            oldest = next(iter(windows.values()))
+            if oldest.hits[-1][0] > at_ns - within_ns:
+                break
+            windows.popitem(last=False)
 
     def _fire(self, hit: Hit, window: _Window, out: list[Verdict]) -> None:
         window.armed = False
