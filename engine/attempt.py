@@ -7,6 +7,7 @@ it raises: an exception becomes an outcome, and the outcome a record.
 from __future__ import annotations
 
 import asyncio
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any, Final, Literal
@@ -154,15 +155,17 @@ def failure_record(
             text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
     if wait_ns is None:
         return RunFailed(now_ns, state.id, state.attempt, text, trace)
-    forget = steps_to_forget(state, error)
+    forget = steps_to_forget(state, error, attempt.run._shown)
     return AttemptFailed(now_ns, state.id, state.attempt, text, trace, now_ns + wait_ns, forget)
 
 
-def steps_to_forget(state: RunState, error: BaseException) -> list[int]:
+def steps_to_forget(state: RunState, error: BaseException, shown: dict[int, int]) -> list[int]:
     """Return the ordinals that the next attempt executes again after *error*.
 
-    The failure that ended the attempt and what it cancelled; not the successes, and not
-    the failures that the code caught and went past.
+    The failure that ended the attempt, what it cancelled, and what the code asked for once
+    it knew of it (the next attempt may not come that way); not the other successes, and
+    not the failures that the code caught and went past.  *shown* has the failed steps that
+    the code got to know, by the sequence of the step, each with the last ordinal by then.
     """
     blamed: set[int] = set()
     seen: set[int] = set()
@@ -177,8 +180,12 @@ def steps_to_forget(state: RunState, error: BaseException) -> list[int]:
         if isinstance(part, BaseExceptionGroup):
             todo.extend(part.exceptions)
         todo.extend(e for e in (part.__cause__, part.__context__) if e is not None)
+    after = min((shown[run_id] for run_id in blamed if run_id in shown), default=math.inf)
     return [
         ordinal
         for ordinal, step in state.steps.items()
-        if step.status in ("cancelled", "pending") or step.sequence in blamed
+        if ordinal > after
+        or step.status == "pending"
+        or step.sequence in blamed
+        or (step.status == "cancelled" and step.sequence not in shown)
     ]

@@ -50,6 +50,8 @@ class Run:
         self._now_ns = state.attempt_at_ns
         self._random: Random | None = None
         self._handles: list[Handle[Any]] = []
+        self._shown: dict[int, int] = {}
+        """The failed steps that the code knows of, each with the last ordinal by then."""
         self._child_ended: Callable[[], None] | None = None
         self._sleeping: tuple[int, Callable[[], None]] | None = None
 
@@ -395,6 +397,7 @@ class Run:
         if step.status == "done":
             assert step.result is not None
             return spec.decode_result(step.result)
+        self._shown[step.sequence] = self._ordinal
         kind = StepCancelled if step.status == "cancelled" else StepFailed
         raise kind(step.name, step.sequence, step.error or "unknown")
 
