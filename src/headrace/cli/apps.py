@@ -103,11 +103,11 @@ def _app_in(module: ModuleType, place: str, attribute: str) -> App:
         found: object = module
         for part in attribute.split("."):
             if not hasattr(found, part):
-                names = (
+                in_it = (
                     f"the apps in it are: {', '.join(apps)}" if apps else "there is no app in it"
                 )
                 raise AppNotFound(
-                    f"{safe(place)}: expected an App named {attribute!r}, found none; {names}"
+                    f"{safe(place)}: expected an App named {attribute!r}, found none; {in_it}"
                 )
             found = getattr(found, part)
         if not isinstance(found, App):
@@ -116,17 +116,20 @@ def _app_in(module: ModuleType, place: str, attribute: str) -> App:
                 f"make one with headrace.App(name)"
             )
         return found
-    different = {id(app): app for app in apps.values()}
-    if not different:
+    names: dict[int, str] = {}  # one for each app that is there, however often it is named
+    for key, app in apps.items():
+        names.setdefault(id(app), key)
+    if not names:
         raise AppNotFound(
             f"{safe(place)}: expected an App in it, found none; make one with headrace.App(name)"
         )
-    if len(different) > 1:
+    first, *others = names.values()
+    if others:
         raise Usage(
-            f"{safe(place)}: expected one App, found {len(different)}: {', '.join(apps)}; "
-            f"say which, as in {safe(place)}:{next(iter(apps))}"
+            f"{safe(place)}: expected one App, found {len(names)}: {', '.join(names.values())}; "
+            f"say which, as in {safe(place)}:{first}"
         )
-    return next(iter(different.values()))
+    return apps[first]
 
 
 def _kind_of(value: object) -> str:
