@@ -1,0 +1,169 @@
+"""What the tests of the engine stand on: quiet loops, a clock to step, logs that misbehave."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from headrace import App, DurabilityLost, Engine, MemoryLog
+from headrace.engine.clock import VirtualClock, seconds_to_ns
+from headrace.engine.record import Record, decode, is_decision
+
+R = TypeVar("R", bound=Record)
+
+QUIET_TURNS = 40
+"""Turns of the loop without a new record after which nothing is about to happen."""
+HANG_S = 20.0
+"""Real seconds after which a test counts as hung."""
+
+
+async def quiet(engine: Engine) -> None:
+    """Return once everything waits: for time, for a thread, or for the test.
+
+    Counts turns of the loop instead of asking the engine whether it is idle: that answer
+    is what is being tested.
+    """
+    still, last = 0, -1
+    while still < QUIET_TURNS:
+        await checkpoint()
+        sequence = engine.kernel.sequence
+        still = still + 1 if sequence == last else 0
+        last = sequence
+
+
+class StepClock(VirtualClock):
+    """A virtual clock that takes no real time at all between two deadlines."""
+
+    async def step(self, engine: Engine, seconds: float) -> None:
+        """Move on by *seconds*, stopping at each deadline until *engine* is quiet."""
+        end_ns = self._now_ns + seconds_to_ns(seconds)
+        await quiet(engine)
+        while self._sleepers and self._sleepers[0][0] <= end_ns:
+            due_ns, _, woken = heapq.heappop(self._sleepers)
+            self._now_ns = max(self._now_ns, due_ns)
+            woken.set()
+            await quiet(engine)
+        self._now_ns = end_ns
+
+    def pass_by(self, seconds: float) -> None:
+        """Move on by *seconds* while nothing runs: a downtime."""
+        self._now_ns += seconds_to_ns(seconds)
+
+
+class GatedLog(MemoryLog):
+    """A log whose disk is slow: while `hold` is set, commits wait for `release`."""
+
+    hold = False
+    _due = False
+
+    def commit(self) -> None:
+        """See `MemoryLog`."""
+        if self.hold:
+            self._due = True
+        else:
+            super().commit()
+
+    def release(self) -> None:
+        """Commit what waits, and hold nothing any more."""
+        self.hold = False
+        if self._due and self._notify is not None:
+            self._due = False
+            super().commit()
+
+    def close(self) -> None:
+        """See `MemoryLog`: a disk that is slow still writes."""
+        self.hold = False
+        super().close()
+
+
+class FailingLog(MemoryLog):
+    """A log whose disk dies: from commit number *fail_at* on, nothing is durable."""
+
+    def __init__(self, fail_at: int = 0) -> None:
+        """Fail at commit *fail_at*, from 1; 0: when `die` is called."""
+        super().__init__()
+        self.fail_at = fail_at
+        self.commits = 0
+
+    def commit(self) -> None:
+        """See `MemoryLog`."""
+        if self._committed < len(self._records):
+            self.commits += 1
+            if self.commits == self.fail_at:
+                self.die()
+        super().commit()
+
+    def die(self) -> None:
+        """Lose the disk."""
+        if self.failure is None:
+            self.failure = DurabilityLost("fdatasync: the disk of the test has died")
+            self._check_open()()
+
+
+def records_of(log: MemoryLog) -> list[tuple[int, Record]]:
+    """Return all that is committed, decoded, with sequences."""
+    return [
+        (sequence, decode(raw))
+        for first, batch in log.read()
+        for sequence, raw in enumerate(batch, first)
+    ]
+
+
+def of_kind(log: MemoryLog, kind: type[R]) -> list[R]:
+    """Return the records of one kind, oldest first."""
+    return [record for _, record in records_of(log) if isinstance(record, kind)]
+
+
+def borders(log: MemoryLog) -> list[int]:
+    """Return the last sequence of each unit, and 0: all that a crash may leave."""
+    ends = [sequence - 1 for sequence, record in records_of(log) if not is_decision(record)]
+    return [*ends, log.committed_sequence]
+
+
+@asynccontextmanager
+async def opened(
+    app: App, log: MemoryLog | None = None, clock: VirtualClock | None = None, **options: Any
+) -> AsyncIterator[Engine]:
+    """Open *app* in virtual time, with no grace, and never hang."""
+    options.setdefault("grace_s", 0)
+    with anyio.fail_after(HANG_S):
+        async with app.open(
+            log if log is not None else MemoryLog(), clock=clock or StepClock(), **options
+        ) as engine:
+            yield engine
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Return once *condition* holds; for what a thread does."""
+    while not condition():
+        await anyio.sleep(0.001)
+
+
+class Gate:
+    """Where task code stops until the test lets it go on."""
+
+    def __init__(self) -> None:
+        """Begin closed."""
+        self.arrived = 0
+        self.event: anyio.Event | None = None
+        self._is_open = False
+
+    async def wait(self) -> None:
+        """Stop here."""
+        self.arrived += 1
+        if not self._is_open:
+            if self.event is None:
+                self.event = anyio.Event()
+            await self.event.wait()
+
+    def open(self) -> None:
+        """Let all go on, also those that come later."""
+        self._is_open = True
+        if self.event is not None:
+            self.event.set()
+            self.event = None
