@@ -107,12 +107,33 @@ def encode_stable(data: Any, what: str) -> Raw:
         EventRefused: msgspec cannot encode it, or it is too large; *what* says whose it is.
     """
     try:
-        encoded = _encode_in_order(data)
+        encoded = _in_order(data)
     except ENCODE_ERRORS as error:
         raise _refused(what, error) from error
     if len(encoded) > PAYLOAD_BYTES_MAX:
         raise _too_large(what, len(encoded))
     return Raw(encoded)
+
+
+def _in_order(data: Any) -> bytes:
+    try:
+        return _encode_in_order(data)
+    except TypeError as error:
+        if "dicts with str keys" not in str(error):
+            raise
+        # msgspec orders no others.  They are in the order in which the code filled them, the
+        # same in each process; that of a set is not.
+        return _encode(_with_sets_in_order(data))
+
+
+def _with_sets_in_order(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_sets_in_order(value) for key, value in data.items()}
+    if isinstance(data, (set, frozenset)):
+        return sorted(data, key=_encode)
+    if isinstance(data, (list, tuple)):
+        return [_with_sets_in_order(part) for part in data]
+    return data
 
 
 def _refused(what: str, error: BaseException) -> EventRefused:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import Raw, Struct
 
 from headrace.engine.record import RuleFired, StepKind, StepRequested
@@ -232,7 +233,11 @@ class RunTable:
     def dump(self) -> dict[str, Any]:
         """Return the whole state as data that msgspec encodes."""
         return {
-            "active": list(self.active.values()),
+            # Lists of pairs, since only dicts by text have a fixed order as msgpack.
+            "active": [
+                {**msgspec.structs.asdict(run), "steps": sorted(run.steps.items())}
+                for run in self.active.values()
+            ],
             "ended": list(self.ended),
             "counts": self.counts,
             "retries": self.retries,

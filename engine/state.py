@@ -373,7 +373,7 @@ class EngineState:
             "started_at_ns": self.started_at_ns,
             "clock": self.clock,
             "sources": self.sources,
-            "cursors": self.cursors,
+            "cursors": sorted(self.cursors.items()),
             "events": self.events,
             "rules": self.rules,
             "active": sorted(self.active),
