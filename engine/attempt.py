@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from anyio import CancelScope
+from anyio import CancelScope, get_cancelled_exc_class
 from msgspec import Raw, Struct
 
 from headrace.engine.backend import is_cancelled_here
@@ -77,14 +77,17 @@ class Attempt:
                 value = await self._call(load_firing, in_thread)
                 await self.run._join()
                 result = self.spec.encode_result(value)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 (the run boundary)
-                failure = error
             except asyncio.CancelledError as error:
                 # It may be another task's that this code awaited: then nobody wants this
                 # one to end, and it is an error like any other.
                 if is_cancelled_here():
                     raise
                 failure = error
+            except BaseException as error:  # noqa: BLE001 (the run boundary)
+                failure = error
+                ending = _ending_in(error)
+                if ending is not None:
+                    raise ending from None
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":
                 limit_s = self.spec.timeout_s
@@ -110,6 +113,14 @@ class Attempt:
         if spec.is_async:
             return await call()
         return await in_thread(self, call)
+
+
+def _ending_in(error: BaseException) -> BaseException | None:
+    """Return the part of *error* that is not the task's failure: its cancellation, Ctrl-C."""
+    kinds = (KeyboardInterrupt, GeneratorExit, get_cancelled_exc_class())
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(kinds)
+    return error if isinstance(error, kinds) else None
 
 
 def error_text(error: BaseException) -> str:

@@ -55,6 +55,7 @@ RUNS_OPEN_MAX: Final = 50_000
 """While more runs than this are open, `emit` waits."""
 REASON_CHARS_MAX: Final = 1000
 EMIT_BATCH: Final = 2000
+NOT_OPEN: Final = "the engine is not open; use it with `async with`"
 """Events that `emit_many` stores before it lets other tasks run."""
 
 
@@ -320,9 +321,7 @@ class Engine:
         checked = [_checked(event) for event in events]
         if self._is_stopping or not self._is_open:
             raise EngineClosed(
-                "the engine is stopping and takes no more events"
-                if self._is_stopping
-                else "the engine is not open; use it with `async with`"
+                "the engine is stopping and takes no more events" if self._is_stopping else NOT_OPEN
             )
         sequences: list[int] = []
         if self._clock_kind == "input":
@@ -412,7 +411,7 @@ class Engine:
         *status* picks ``active``, ``waiting``, ``retrying``, ``completed``, ``failed`` (a
         step), ``dead`` (a dead letter) or ``cancelled``.
         """
-        return runs_of(self._kernel, status)
+        return runs_of(self.kernel, status)
 
     async def cancel(self, run_id: int, reason: str = "cancelled on request") -> None:
         """Ask for a run to be cancelled; returns once the request is durable.
@@ -423,7 +422,7 @@ class Engine:
         """
         reason = str(reason)[:REASON_CHARS_MAX]
         check_text(reason, "the reason of a cancellation")
-        if run_id not in self._kernel.state.runs.active:
+        if run_id not in self.kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
         sequence = self._pipeline.put(CancelRequested(self._pipeline.tick(), run_id, reason))
         await self._pipeline.committed(sequence)
@@ -437,28 +436,35 @@ class Engine:
         Raises:
             DurabilityLost, LogFull: the log has failed.
         """
+        kernel = self.kernel
         if self._clock_kind == "input":
             async with self._input.lock:
                 await self._input.finish_runs()
         else:
             while self._pipeline.failure is None and self._runner.has_open_runs:
                 await self._changed.wait()
-        await self._pipeline.committed(self._kernel.sequence)
+        await self._pipeline.committed(kernel.sequence)
 
     # ------------------------------------------------------------ views
 
     @property
     def kernel(self) -> Kernel:
-        """The kernel, to look at."""
+        """The kernel, to look at.
+
+        Raises:
+            EngineClosed: the engine was never open.
+        """
+        if not hasattr(self, "_kernel"):
+            raise EngineClosed(NOT_OPEN)
         return self._kernel
 
     def state(self) -> StateView:
         """Return the engine's state in numbers."""
-        return state_of(self._kernel)
+        return state_of(self.kernel)
 
     def cursor(self, source: str) -> int | None:
         """Return the position after the last event stored from *source*; ``None``: none."""
-        state = self._kernel.state
+        state = self.kernel.state
         if source not in state.sources:
             return None
         return state.cursors.get(state.sources.index(source) + 1)

@@ -89,7 +89,9 @@ class Entry:
                 try:
                     if not function(event):
                         return
-                except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001 (user code: law L4)
                     out.append(RuleError(automaton.name, event.sequence, "where", last_line(error)))
                     return
         sequence = event.sequence

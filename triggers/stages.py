@@ -99,7 +99,9 @@ def where_holds(
     """Ask *condition*; one that raises is a recorded error and no match (law L4)."""
     try:
         return bool(condition(event))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (user code: law L4)
         out.append(RuleError(rule, event.sequence, "where", last_line(error)))
         return False
 
@@ -108,7 +110,9 @@ def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Ve
     """Ask *key*; one that raises or gives no usable key is a recorded error, and ``None``."""
     try:
         value = key(event)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 (user code: law L4)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (user code: law L4)
         out.append(RuleError(rule, event.sequence, "key", last_line(error)))
         return None
     if value is None or is_key(value):
