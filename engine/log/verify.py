@@ -214,8 +214,8 @@ class _Verification:
                 following = f"{folder}/{segments.name_of(active.sequence)}"
                 more = active.sealed and scan.tear is None and files.kind(following) == "file"
                 if not more:
-                    report.torn_bytes = size - active.offset
                     judge(scan, head)
+                    report.torn_bytes = size - active.offset
             finally:
                 active.close()
             if not more:

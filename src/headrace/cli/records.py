@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 KINDS: Final = tuple(r.KIND_BY_TYPE.values())
 
-_RENAMED: Final = {"due_ns": "due", "time_ns": "time", "retry_at_ns": "retry_at", "kind": "step"}
+_RENAMED: Final = {
+    "due_ns": "due",
+    "time_ns": "time",
+    "retry_at_ns": "retry_at",
+    # These would hide what every row has under the same name.
+    "kind": "step",
+    "sequence": "differs_at",
+}
 
 
 class View:
