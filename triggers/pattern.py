@@ -154,6 +154,8 @@ def on(subject: str, type: Any = Any) -> Pattern[Any]:
         ValueError: *subject* is no valid pattern; the message says where.
         TypeError: msgspec cannot decode *type*.
     """
+    if not isinstance(subject, str):
+        raise TypeError(f"on({subject!r}): expected a subject such as 'sensors.*.temperature'")
     check_pattern(subject)
     try:
         msgspec.msgpack.Decoder(type)
@@ -313,7 +315,8 @@ def _name_of(function: Callable[..., Any]) -> str:
 def _check_function(place: str, function: object) -> None:
     if not callable(function):
         raise TypeError(f".{place}({function!r}): expected a function of the event")
-    if inspect.iscoroutinefunction(function):
+    call = getattr(function, "__call__", None)  # noqa: B004 (an object with async __call__)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
         name = getattr(function, "__name__", function)
         raise TypeError(f".{place}({name}): expected an ordinary function, found an async one")
 
