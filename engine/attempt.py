@@ -49,8 +49,10 @@ class Attempt:
         self.stopped: StopReason | None = None
         self.reason = ""
         """Why it was cancelled, for the record."""
-        self.parked = 0
+        self.waits = 0
         """How many of its waits are for children or timers."""
+        self.is_parked = False
+        """Whether the runner counts it as waiting: not from the moment it is stopped."""
         self.thread_left = False
         """Its thread did not end within the grace period and was disowned."""
 

@@ -235,7 +235,8 @@ class Run:
         ended: deque[Handle[Any]] = deque()
         running = 0
         while todo or running:
-            while todo and running < limit:
+            # What is on record is asked for at once: it may be what the others end for.
+            while todo and (running < limit or first + len(handles) in self._state.steps):
                 handle = self._spawn(task, (todo.popleft(),), {}, first + len(handles))
                 handles.append(handle)
                 running += 1

@@ -19,7 +19,7 @@ import anyio
 from anyio import CancelScope, to_thread
 from anyio.abc import TaskGroup
 
-from headrace.engine.attempt import Attempt, Outcome, failure_record
+from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_record
 from headrace.engine.clock import NS, Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
@@ -205,8 +205,7 @@ class Runner:
     def _forget(self, attempt: Attempt) -> None:
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
-            if attempt.parked:
-                self._parked -= 1
+            self._count(attempt, parked=False)
             self._left.send()
 
     async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
@@ -295,7 +294,7 @@ class Runner:
         """See `Executor`."""
         attempt = self._attempts.get(run_id)
         if attempt is not None:
-            attempt.stop("cancel", reason)
+            self._stop(attempt, "cancel", reason)
             return
         state = self.pipeline.kernel.state.runs.active.get(run_id)
         if state is not None:
@@ -315,16 +314,24 @@ class Runner:
         attempt = self._attempts.get(run.id)
         if attempt is None or attempt.run is not run:
             return
-        was = attempt.parked
-        attempt.parked += change
-        if was == 0:
-            self._parked += 1
+        attempt.waits += change
+        self._count(attempt, parked=attempt.waits > 0 and attempt.stopped is None)
+
+    def _count(self, attempt: Attempt, *, parked: bool) -> None:
+        if parked == attempt.is_parked:
+            return
+        attempt.is_parked = parked
+        self._parked += 1 if parked else -1
+        if parked:
             if self._queued:
                 self._let_work()
             if self.is_settled:
                 self.on_settled()
-        elif attempt.parked == 0:
-            self._parked -= 1
+
+    def _stop(self, attempt: Attempt, kind: StopReason, reason: str) -> None:
+        """Stop *attempt*; it has something to do from now on, though its code has no turn yet."""
+        attempt.stop(kind, reason)
+        self._count(attempt, parked=False)
 
     def logger_of(self, run_id: int) -> Any:
         """See `Executor`."""
@@ -359,7 +366,7 @@ class Runner:
         """Stop the attempts whose time is over at monotonic time *now_ns*."""
         while (due_ns := self.next_deadline_ns()) is not None and due_ns <= now_ns:
             _, _, attempt = heapq.heappop(self._deadlines)
-            attempt.stop("timeout", "timeout")
+            self._stop(attempt, "timeout", "timeout")
 
     async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
         """Run a sync task in a worker thread.
@@ -396,5 +403,5 @@ class Runner:
         """Interrupt all that executes; it stays open in the log, for the next start."""
         self.stopping = True
         for attempt in self._attempts.values():
-            attempt.stop("shutdown", "the engine stops")
+            self._stop(attempt, "shutdown", "the engine stops")
         self._left.send()
