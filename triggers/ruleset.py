@@ -260,17 +260,17 @@ class RuleSet:
         self, entry: Entry, sequence: int, event: EventStored, out: list[Verdict]
     ) -> Event[Any] | None:
         try:
-            return self.event_of(entry, sequence, event)
+            data = entry.decode(event.data)
         except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
             out.append(RuleMismatch(entry.automaton.name, sequence, last_line(error)))
             return None
+        return self._seen(sequence, event, data)
 
-    def event_of(self, entry: Entry, sequence: int, event: EventStored) -> Event[Any]:
-        """Return *event* as *entry*'s rule sees it."""
+    def _seen(self, sequence: int, event: EventStored, data: Any) -> Event[Any]:
         return Event(
             sequence,
             event.subject,
-            entry.decode(event.data),
+            data,
             event.at_ns,
             event.time_ns,
             event.id,
@@ -325,9 +325,10 @@ class RuleSet:
         for entry in () if automaton is None else automaton.entries:
             if matches(entry.subject, event.subject):
                 try:
-                    return self.event_of(entry, sequence, event)
+                    data = entry.decode(event.data)
                 except Exception:  # noqa: BLE001, S112 (as above: the next may fit)
                     continue
+                return self._seen(sequence, event, data)
         return None
 
 
