@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,9 +77,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
         started.append(process)
         return process
 
+    def kill() -> None:
+        for process in started:
+            process.kill()
+
+    # Whoever waits for a word that is never said gets the end of the stream instead.
+    watchdog = threading.Timer(WAIT_S, kill)
+    watchdog.start()
     yield call
+    watchdog.cancel()
+    kill()
     for process in started:
-        process.kill()
         process.communicate(timeout=WAIT_S)
 
 

@@ -42,14 +42,15 @@ class Stream:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._output == "json" and (kind is None or not issubclass(kind, BrokenPipeError)):
-            write("\n]" if self._count else "[]")
+            write("]" if self._count else "[]")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Write one row."""
         if self._output == "jsonl":
             write(to_json(row))
         elif self._output == "json":
-            sys.stdout.write((",\n" if self._count else "[\n") + to_json(row))
+            # The comma comes late, so that a reader of lines has each row at once.
+            write(f"{',' if self._count else '['}{to_json(row)}")
         else:
             if not self._count:
                 self._line({name: name.replace("_", " ").upper() for name in self._columns})

@@ -1,0 +1,110 @@
+"""Help is complete, and costs as little as an answer may."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.cli.command import HEADRACE, Call
+
+from headrace.cli import commands
+
+HEAVY = {
+    "anyio",
+    "asyncio",
+    "nats",
+    "rich_rst",
+    "structlog",
+    "tenacity",
+    "trio",
+    "uvloop",
+    "pygments",
+    "markdown_it",
+    "headrace.app",
+    "headrace.engine.engine",
+    "headrace.demo",
+}
+HELP_CPU_MS_MAX = 350
+CALLS = 7
+
+COMMANDS = [
+    ["run"],
+    ["check"],
+    ["demo"],
+    ["state"],
+    ["replay"],
+    ["version"],
+    ["log"],
+    ["log", "info"],
+    ["log", "cat"],
+    ["log", "verify"],
+    ["log", "salvage"],
+    ["events"],
+    ["events", "tail"],
+    ["runs"],
+    ["runs", "list"],
+    ["runs", "show"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help(headrace: Call, command: list[str]) -> None:
+    """What it does, what it takes, and how to get on from an error; no default is a riddle."""
+    done = headrace(*command, "--help")
+
+    assert done.code == 0
+    assert f"Usage: headrace {' '.join(command)}" in done.out
+    assert "Exit codes: 0 ok" in " ".join(done.out.split())
+    assert "[default: None]" not in done.out
+    assert "[default: []]" not in done.out
+
+
+def test_every_option_says_what_it_is_for(headrace: Call) -> None:
+    """An option without a word of help is one that nobody dares to use."""
+    for app in (commands.app, commands.log_app, commands.events_app, commands.runs_app):
+        for name in app:
+            if name.startswith("-") or app[name].default_command is None:
+                continue
+            for argument in app[name].assemble_argument_collection():
+                assert argument.parameter.help, (name, argument.name)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["nix"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    """What a command needs is imported when it is called."""
+    program = f"""
+import json, sys
+from headrace.cli import main
+sys.stdout, out = open("/dev/null", "w"), sys.stdout
+main({arguments!r})
+json.dump(sorted(sys.modules), out)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded: set[str] = set(json.loads(ran.stdout))
+
+    assert HEAVY & loaded == set()
+
+
+def test_help_is_quick(tmp_path: Path) -> None:
+    """Tools whose help takes a second are not asked for help."""
+    costs_ms: list[float] = []
+    for _ in range(CALLS):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([HEADRACE, "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        costs_ms.append(
+            (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+        )
+
+    assert min(costs_ms) < HELP_CPU_MS_MAX, costs_ms
+
+
+def test_without_arguments_it_prints_its_help(headrace: Call) -> None:
+    """The first thing that somebody types."""
+    assert headrace().out == headrace("--help").out
