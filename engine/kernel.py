@@ -20,7 +20,7 @@ from headrace.engine.decider import Decider, Verdict, thaw
 from headrace.engine.state import HOPS_MAX, EngineState
 
 RULE_DECISIONS: Final = (r.RuleFired, r.RuleMismatch, r.RuleError, r.RuleEvicted, r.RuleLoop)
-UNTIMED: Final = (r.TimerFired, r.EngineStarted, r.EngineStopped)
+UNTIMED: Final = (r.EngineStarted, r.EngineStopped)
 """Records before which timers that are due need not have fired."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -83,7 +83,7 @@ class Kernel:
         if owner and due_ns < self.state.started_at_ns:
             period_ns = self.state.decider.period_ns(owner, slot)
             if period_ns is not None:
-                missed = (self.state.started_at_ns - due_ns) // period_ns
+                missed = (self.state.started_at_ns - 1 - due_ns) // period_ns
         return r.TimerFired(max(now_ns, self.state.at_ns), due_ns, owner, slot, key, missed)
 
     # ------------------------------------------------------------ fold
@@ -104,7 +104,9 @@ class Kernel:
             self.state.carry_out(sequence, record, self._input)
         else:
             self.finish_fold()
-            if type(record) not in UNTIMED:
+            if type(record) is r.TimerFired:
+                self._expect_timer(sequence, record)
+            elif type(record) not in UNTIMED:
                 self._expect_no_timer_due(sequence, record.at_ns)
             self.sequence = sequence
             self._input = record
@@ -152,6 +154,13 @@ class Kernel:
                 self._derived += rest
                 return first
         return None
+
+    def _expect_timer(self, sequence: int, fired: r.TimerFired) -> None:
+        """Complain of a rule's timer that was not armed: it need not lead to a decision."""
+        due_ns = self.state.timers.due_ns((fired.owner, fired.slot, thaw(fired.key)))
+        if fired.owner in self.state.active and due_ns != fired.due_ns:
+            derived = "no timer" if due_ns is None else f"timer due at {due_ns}"
+            self._diverge(fired.owner, sequence, f"timer due at {fired.due_ns}", derived)
 
     def _expect_no_timer_due(self, sequence: int, at_ns: int) -> None:
         """Complain of timers that should have fired before a record at *at_ns* (law L3)."""

@@ -1,0 +1,545 @@
+"""Live running, run modes and time, as the kernel decides them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.reference.shell import Shell, ns, raw, rules
+
+from headrace import any_of, on, silent
+from headrace.engine import record as r
+from headrace.engine.decider import NoRules, RunMode
+from headrace.engine.kernel import Kernel
+from headrace.engine.runs import RunStatus
+from headrace.engine.state import Effect
+from headrace.triggers import stages
+from headrace.triggers.pattern import EveryNode, Pattern
+from headrace.triggers.ruleset import Rule
+
+a, b = on("a"), on("b")
+
+
+def every(seconds: float) -> Pattern[Any]:
+    return Pattern(EveryNode(ns(seconds)))
+
+
+def statuses(shell: Shell) -> dict[int, tuple[RunStatus, str | None]]:
+    """Open runs by id: their status, and why they are being cancelled."""
+    return {run.id: (run.status, run.cancelling) for run in shell.kernel.state.runs.active.values()}
+
+
+def outcomes(shell: Shell) -> list[str]:
+    return [fired.outcome for fired in shell.of_kind(r.RuleFired)]
+
+
+def effects(shell: Shell) -> list[tuple[str, int]]:
+    """Take what the shell has to carry out."""
+    taken = shell.kernel.state.effects
+    shell.kernel.state.effects = []
+    return [(effect.kind, effect.run) for effect in taken]
+
+
+def complete(shell: Shell, run: int) -> None:
+    shell.put(r.RunCompleted(shell.at_ns, run, raw(None)))
+
+
+def check(shell: Shell) -> None:
+    """What every test ends with: the bytes say all that the kernel knows."""
+    folded = shell.refold()
+    assert folded.divergences == []
+    assert folded.dump() == shell.kernel.dump()
+
+
+# ---------------------------------------------------------------- units
+
+
+def test_an_event_and_what_follows_from_it_are_one_unit() -> None:
+    """L7: after a crash the event is there with its firings, or nothing of it."""
+    shell = Shell(rules(a, b, a)).start(ns(1))
+    shell.emit(ns(2), "a")
+
+    kinds = [type(r.decode(stored)) for stored in shell.units[-1]]
+    assert kinds == [r.EventStored, r.RuleFired, r.RuleFired]
+    check(shell)
+
+
+def test_rules_fire_in_the_order_of_their_declaration() -> None:
+    """L5: several rules may fire on one event, in the order in which they were registered."""
+    named = [Rule(name, a, "parallel") for name in ("zebra", "ant", "mole")]
+    shell = Shell(rules(*named)).start(ns(1))
+    shell.emit(ns(2), "a")
+
+    assert [rule for rule, _, _ in shell.fired()] == ["zebra", "ant", "mole"]
+    check(shell)
+
+
+def test_a_firing_is_the_id_of_its_run() -> None:
+    """The sequence of the decision names the run, so no number has to be drawn."""
+    shell = Shell(rules(a)).start(ns(1))
+    event = shell.emit(ns(2), "a")
+
+    assert list(shell.kernel.state.runs.active) == [event + 1]
+    assert effects(shell) == [("start", event + 1)]
+
+
+def test_an_event_that_nobody_wants_is_kept() -> None:
+    """Rules that are written tomorrow may want it."""
+    shell = Shell(rules(a)).start(ns(1))
+    shell.emit(ns(2), "c", {"x": 1})
+
+    assert [e.subject for e in shell.of_kind(r.EventStored)] == ["c"]
+    assert (shell.kernel.state.events, shell.fired()) == (1, [])
+
+
+def test_no_rule_takes_part_before_the_first_start() -> None:
+    """What is in force is what a start has recorded, nothing else."""
+    shell = Shell(rules(a, every(1)))
+    shell.emit(ns(2), "a")
+
+    assert shell.fired() == []
+    assert shell.kernel.due_timer(ns(100)) is None
+
+
+# ---------------------------------------------------------------- run modes
+
+
+def test_parallel_starts_a_run_for_each_firing() -> None:
+    """The default: firings do not know of each other."""
+    shell = Shell(rules(a)).start(ns(1))
+    for _ in range(3):
+        shell.emit(ns(2), "a")
+
+    assert outcomes(shell) == ["run", "run", "run"]
+    assert len(statuses(shell)) == 3
+    check(shell)
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "cancelled"])
+def test_single_drops_while_a_run_is_open(ends: str) -> None:
+    """The new firing is recorded as dropped; when the run has ended, the next one runs."""
+    shell = Shell(rules(Rule("r", a, "single"))).start(ns(1))
+    shell.emit(ns(2), "a")
+    (run,) = statuses(shell)
+    shell.emit(ns(2), "a")
+    shell.put(r.AttemptFailed(ns(3), run, 1, "OSError", "", ns(9), []))
+    shell.emit(ns(3), "a")
+    record: dict[str, r.Input] = {
+        "completed": r.RunCompleted(ns(4), run, raw(1)),
+        "failed": r.RunFailed(ns(4), run, 2, "OSError", ""),
+        "cancelled": r.RunCancelled(ns(4), run, "on request"),
+    }
+    shell.put(record[ends])
+    shell.emit(ns(5), "a")
+
+    assert outcomes(shell) == ["run", "dropped", "dropped", "run"]
+    assert (shell.stats("r")["fired"], shell.stats("r")["dropped"]) == (4, 2)
+    assert effects(shell) == [("start", run), ("start", shell.kernel.sequence)]
+    check(shell)
+
+
+@pytest.mark.parametrize("mode", ["single", "restart"])
+def test_modes_count_runs_of_the_same_rule_and_key(mode: RunMode) -> None:
+    """Another key and another rule on the same event are none of its business."""
+    keyed = a.key(lambda e: e.data)
+    shell = Shell(rules(Rule("r", keyed, mode), Rule("s", keyed, mode))).start(ns(1))
+    for key in ("x", "y", 1, ("x", 1)):
+        shell.emit(ns(2), "a", key if not isinstance(key, tuple) else list(key))
+
+    assert outcomes(shell) == ["run"] * 6
+    check(shell)
+
+
+def test_restart_cancels_awaits_the_end_and_starts_anew() -> None:
+    """Two runs of one key never overlap."""
+    shell = Shell(rules(Rule("r", a, "restart"))).start(ns(1))
+    shell.emit(ns(2), "a")
+    (old,) = statuses(shell)
+    assert effects(shell) == [("start", old)]
+    shell.emit(ns(3), "a")
+    new = shell.kernel.sequence
+
+    assert statuses(shell) == {
+        old: ("active", "a newer firing restarts it"),
+        new: ("waiting", None),
+    }
+    assert effects(shell) == [("cancel", old)]
+    check(shell)
+
+    shell.put(r.RunCancelled(ns(5), old, "a newer firing restarts it"))
+    assert statuses(shell) == {new: ("active", None)}
+    assert effects(shell) == [("start", new)]
+    assert [x.run for x in shell.of_kind(r.RunReleased)] == [new]
+    check(shell)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_of_simultaneous_firings_exactly_the_last_survives(count: int) -> None:
+    """Firings while the old run is ending replace the waiting one."""
+    shell = Shell(rules(Rule("r", a, "restart"))).start(ns(1))
+    events = [shell.emit(ns(2), "a", number) for number in range(count)]
+    first, *_, last = (run for run in shell.kernel.state.runs.active)
+    assert [taken for taken in effects(shell) if taken[0] == "start"] == [("start", first)]
+
+    shell.put(r.RunCancelled(ns(3), first, "a newer firing restarts it"))
+    assert statuses(shell) == {last: ("active", None)}
+    assert shell.kernel.state.runs.active[last].events == [events[-1]]
+    assert effects(shell) == [("start", last)]
+    assert shell.kernel.state.runs.counts == {"r": {"cancelled": count - 1}}
+    assert len(shell.of_kind(r.RunCancelling)) == 1, "it is told once"
+    check(shell)
+
+
+def test_of_firings_of_one_event_exactly_the_last_survives() -> None:
+    """One event that completes two branches of a rule for one key fires it once."""
+    both = any_of(a.count(1, within=1), on("*").count(1, within=1))
+    shell = Shell(rules(Rule("r", both, "restart"))).start(ns(1))
+    shell.emit(ns(2), "a")
+
+    assert outcomes(shell) == ["run"]
+
+
+def test_a_run_that_completes_while_it_is_restarted_makes_way_too() -> None:
+    """The old run may just have been done: the new one starts all the same."""
+    shell = Shell(rules(Rule("r", a, "restart"))).start(ns(1))
+    shell.emit(ns(2), "a")
+    (old,) = statuses(shell)
+    shell.emit(ns(2), "a")
+    complete(shell, old)
+
+    (new,) = statuses(shell)
+    assert statuses(shell) == {new: ("active", None)}
+    check(shell)
+
+
+def test_a_waiting_run_can_be_cancelled_before_its_turn() -> None:
+    """Cancelling the newer one leaves the older one to end, and nothing starts."""
+    shell = Shell(rules(Rule("r", a, "restart"))).start(ns(1))
+    shell.emit(ns(2), "a")
+    shell.emit(ns(2), "a")
+    old, new = statuses(shell)
+    shell.put(r.CancelRequested(ns(3), new, "changed my mind"))
+    shell.put(r.RunCancelled(ns(3), new, "changed my mind"))
+    effects(shell)
+    shell.put(r.RunCancelled(ns(4), old, "a newer firing restarts it"))
+
+    assert statuses(shell) == {}
+    assert effects(shell) == []
+    check(shell)
+
+
+def test_a_firing_replaces_a_waiting_run_that_is_being_cancelled() -> None:
+    """Whatever is on its way out does not keep the newest firing from running."""
+    shell = Shell(rules(Rule("r", a, "restart"))).start(ns(1))
+    for _ in range(2):
+        shell.emit(ns(2), "a")
+    old, waiting = statuses(shell)
+    shell.put(r.CancelRequested(ns(3), waiting, "changed my mind"))
+    shell.emit(ns(3), "a")
+    newest = shell.kernel.sequence
+    shell.put(r.RunCancelled(ns(4), old, "a newer firing restarts it"))
+
+    assert statuses(shell) == {newest: ("active", None)}
+    check(shell)
+
+
+def test_a_rule_that_becomes_restart_clears_what_was_parallel() -> None:
+    """After a change of the mode several runs may be open; the new one awaits them all."""
+    shell = Shell(rules(Rule("r", a, "parallel"))).start(ns(1))
+    for _ in range(3):
+        shell.emit(ns(2), "a")
+    changed = Shell(rules(Rule("r", a, "restart")), shell.units).start(ns(3))
+    changed.emit(ns(4), "a")
+    *old, new = statuses(changed)
+    for run in old:
+        assert statuses(changed)[new] == ("waiting", None)
+        changed.put(r.RunCancelled(ns(5), run, "a newer firing restarts it"))
+
+    assert statuses(changed) == {new: ("active", None)}
+    check(changed)
+
+
+def test_cancelling_a_run_twice_tells_it_once() -> None:
+    """The second request changes nothing; the first reason counts."""
+    shell = Shell(rules(a)).start(ns(1))
+    shell.emit(ns(2), "a")
+    (run,) = statuses(shell)
+    for reason in ("first", "second"):
+        shell.put(r.CancelRequested(ns(3), run, reason))
+
+    assert statuses(shell) == {run: ("active", "first")}
+    assert effects(shell) == [("start", run), ("cancel", run)]
+    check(shell)
+
+
+# ---------------------------------------------------------------- timers first (L3)
+
+
+def test_timers_fire_in_the_order_of_due_time_then_arming() -> None:
+    """Whatever the rules are called, and in whatever order they are declared."""
+    named = [
+        Rule("z", silent(on("z"), for_=4), "parallel"),
+        Rule("y", silent(on("y"), for_=3), "parallel"),
+        Rule("x", silent(on("x"), for_=2), "parallel"),
+    ]
+    shell = Shell(rules(*named)).start(ns(0))
+    for at_s, subject in [(1, "y"), (2, "x"), (2, "z"), (2, "x")]:
+        shell.emit(ns(at_s), subject)
+    shell.emit(ns(50), "other")
+
+    fired = [(f.rule, f.due_ns) for f in shell.of_kind(r.RuleFired)]
+    assert fired == [("y", ns(4)), ("x", ns(4)), ("z", ns(6))]
+    check(shell)
+
+
+def test_a_timer_at_the_time_of_an_event_goes_first() -> None:
+    """The event at the due time comes too late to keep the watchdog quiet."""
+    shell = Shell(rules(silent(a, for_=5))).start(ns(0))
+    shell.emit(ns(1), "a")
+    shell.emit(ns(6), "a")
+
+    kinds = [type(r.decode(unit[0])) for unit in shell.units]
+    assert kinds == [r.EngineStarted, r.EventStored, r.TimerFired, r.EventStored]
+    (fired,) = shell.of_kind(r.TimerFired)
+    assert (fired.at_ns, fired.due_ns) == (ns(6), ns(6))
+    check(shell)
+
+
+def test_a_late_timer_carries_the_time_that_it_was_due() -> None:
+    """A firing's time for later stages is its due time, not when somebody looked."""
+    pattern = silent(silent(a, for_=2), for_=3)
+    shell = Shell(rules(pattern, silent(a, for_=4))).start(ns(0))
+    shell.emit(ns(1), "a")
+    shell.emit(ns(100), "b")
+
+    assert [(f.rule, f.due_ns) for f in shell.of_kind(r.RuleFired)] == [
+        ("r2", ns(5)),
+        ("r1", ns(6)),
+    ]
+    assert {f.at_ns for f in shell.of_kind(r.TimerFired)} == {ns(100)}
+    check(shell)
+
+
+def test_a_run_s_timers_go_by_the_same_order() -> None:
+    """Sleeps and retries are timers like any others."""
+    shell = Shell(rules(a, silent(a, for_=5))).start(ns(0))
+    shell.emit(ns(1), "a")
+    (run,) = statuses(shell)
+    shell.put(r.SleepRequested(ns(1), run, 1, ns(6)))
+    shell.put(r.AttemptFailed(ns(2), run, 1, "OSError", "", ns(6), []))
+    shell.tick(ns(10))
+
+    owners = [(f.owner, f.slot, f.key) for f in shell.of_kind(r.TimerFired)]
+    assert owners == [("r2", 0, None), ("", run, 1), ("", run, 0)]
+    check(shell)
+
+
+# ---------------------------------------------------------------- after downtime
+
+DOWNTIMES = [
+    # started at, due times that are recorded up to 40, and how many others each stands for
+    (14, [(10, 0), (20, 0), (30, 0), (40, 0)]),
+    (20, [(10, 0), (20, 0), (30, 0), (40, 0)]),
+    (21, [(10, 1), (30, 0), (40, 0)]),
+    (35, [(10, 2), (40, 0)]),
+    (9, [(10, 0), (20, 0), (30, 0), (40, 0)]),
+    (10, [(10, 0), (20, 0), (30, 0), (40, 0)]),
+]
+
+
+@pytest.mark.parametrize(("started_s", "expected"), DOWNTIMES)
+@pytest.mark.parametrize("kind", ["every", "silent"])
+def test_of_the_firings_in_a_downtime_one_happens(
+    kind: str, started_s: int, expected: list[tuple[int, int]]
+) -> None:
+    """A repeating timer that was due before the start fires once with `missed`, on its grid."""
+    pattern = every(10) if kind == "every" else silent(a, for_=10, repeat="every")
+    before = Shell(rules(pattern)).start(ns(0))
+    before.emit(ns(0), "a")
+    shell = before.crashed().start(ns(started_s))
+    shell.tick(ns(40))
+
+    fired = [(f.due_ns // ns(1), f.missed) for f in shell.of_kind(r.TimerFired)]
+    assert fired == expected
+    runs = shell.kernel.state.runs.active.values()
+    assert [(run.due_ns, run.missed) for run in runs] == [(ns(d), m) for d, m in expected]
+    check(shell)
+
+
+def test_a_timer_that_does_not_repeat_fires_after_the_downtime() -> None:
+    """It is late, and says for when it was scheduled; nothing is missed."""
+    before = Shell(rules(silent(a, for_=10))).start(ns(0))
+    before.emit(ns(0), "a")
+    shell = before.crashed().start(ns(1000))
+
+    (fired,) = shell.of_kind(r.TimerFired)
+    assert (fired.at_ns, fired.due_ns, fired.missed) == (ns(1000), ns(10), 0)
+    check(shell)
+
+
+def test_a_slow_engine_misses_no_beat() -> None:
+    """Only a downtime is summed up: what is late for other reasons still fires each time."""
+    shell = Shell(rules(every(10))).start(ns(0))
+    shell.emit(ns(45), "a")
+
+    assert [f.due_ns // ns(1) for f in shell.of_kind(r.TimerFired)] == [10, 20, 30, 40]
+    check(shell)
+
+
+def test_overdue_timers_fire_before_the_first_new_event() -> None:
+    """A sensor that comes back after the downtime does not hide that it was silent."""
+    before = Shell(rules(silent(a, for_=10))).start(ns(0))
+    before.emit(ns(0), "a")
+    shell = before.crashed().start(ns(1000))
+    shell.emit(ns(1000), "a")
+
+    kinds = [type(r.decode(unit[0])) for unit in shell.units[-3:]]
+    assert kinds == [r.EngineStarted, r.TimerFired, r.EventStored]
+    check(shell)
+
+
+@pytest.mark.parametrize("restarts", [1, 2, 7])
+def test_the_grid_outlives_any_number_of_restarts(restarts: int) -> None:
+    """A schedule does not drift because the process was restarted."""
+    shell = Shell(rules(every(10))).start(ns(0))
+    for number in range(1, restarts + 1):
+        shell = shell.crashed().start(ns(13 * number))
+    shell.tick(ns(13 * restarts + 10))
+
+    dues = [f.due_ns // ns(1) for f in shell.of_kind(r.TimerFired)]
+    assert all(due % 10 == 0 for due in dues)
+    assert dues[-1] == (13 * restarts + 10) // 10 * 10
+    check(shell)
+
+
+# ---------------------------------------------------------------- the bounds of L6
+
+
+def test_the_key_that_was_unheard_of_for_longest_is_evicted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A count over more keys than fit forgets the oldest, and says so."""
+    monkeypatch.setattr(stages, "KEYS_MAX", 3)
+    shell = Shell(rules(a.key(lambda e: e.data).count(2, within=100))).start(ns(0))
+    for at_s, key in enumerate(["w", "x", "y", "w", "z", "v", "x"], 1):
+        shell.emit(ns(at_s), "a", key)
+
+    # "w" fired at 4 and holds nothing any more; then "v" took the place of "x".
+    assert [(e.rule, e.key, e.what) for e in shell.of_kind(r.RuleEvicted)] == [
+        ("r1", "x", "key"),
+        ("r1", "y", "key"),
+    ]
+    assert shell.stats("r1")["evicted"] == 2
+    assert shell.kernel.state.decider.counters()["r1"]["keys"] == 3
+    check(shell)
+
+
+def test_a_key_without_state_is_not_evicted_but_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys whose window is empty make room without a record: nothing is lost with them."""
+    monkeypatch.setattr(stages, "KEYS_MAX", 3)
+    shell = Shell(rules(a.key(lambda e: e.data).count(2, within=10, mode="edge"))).start(ns(0))
+    for at_s in range(1, 200):
+        shell.emit(ns(5 * at_s), "a", f"k{at_s}")
+
+    assert shell.of_kind(r.RuleEvicted) == []
+    assert shell.kernel.state.decider.counters()["r1"]["keys"] <= 3
+    check(shell)
+
+
+def test_a_window_that_is_too_full_forgets_its_oldest_event(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory by key is bounded; the firing has the latest events, and says what was lost."""
+    monkeypatch.setattr(stages, "PARTIALS_MAX", 3)
+    shell = Shell(rules(a.count(2, within=100, mode="every"))).start(ns(0))
+    events = [shell.emit(ns(at_s), "a") for at_s in range(1, 6)]
+
+    assert [(e.key, e.what) for e in shell.of_kind(r.RuleEvicted)] == [(None, "event")] * 2
+    last = shell.fired()[-1]
+    assert len(last[2]) == 3
+    assert set(last[2]) <= {*events, *range(shell.kernel.sequence)}
+    check(shell)
+
+
+def test_an_evicted_watchdog_does_not_bark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its timer goes with it; the eviction is what is recorded instead."""
+    monkeypatch.setattr(stages, "KEYS_MAX", 2)
+    shell = Shell(rules(silent(a.key(lambda e: e.data), for_=10))).start(ns(0))
+    for at_s, key in enumerate(["x", "y", "x", "z"], 1):
+        shell.emit(ns(at_s), "a", key)
+    shell.tick(ns(100))
+
+    assert [e.key for e in shell.of_kind(r.RuleEvicted)] == ["y"]
+    assert [
+        (key, f.due_ns)
+        for (_, key, _), f in zip(shell.fired(), shell.of_kind(r.RuleFired), strict=True)
+    ] == [("x", ns(13)), ("z", ns(14))]
+    assert len(shell.kernel.state.timers) == 0
+    check(shell)
+
+
+def test_automata_without_state_are_deleted() -> None:
+    """What has fired or been answered leaves nothing behind."""
+    shell = Shell(
+        rules(a.key(lambda e: e.data).count(2, within=9), silent(a.key(lambda e: e.data), for_=5))
+    ).start(ns(0))
+    for number in range(20):
+        for _ in range(2):
+            shell.emit(ns(number), "a", number)
+    shell.tick(ns(100))
+
+    assert {name: c["keys"] for name, c in shell.kernel.state.decider.counters().items()} == {
+        "r1": 0,
+        "r2": 0,
+    }
+    check(shell)
+
+
+# ---------------------------------------------------------------- without an app
+
+
+def test_a_log_can_be_folded_without_its_app() -> None:
+    """Recorded decisions hold: runs and counts are there, and nothing is derived."""
+    shell = Shell(rules(a, silent(a, for_=5), Rule("s", a, "restart"))).start(ns(0))
+    for at_s in (1, 2, 9):
+        shell.emit(ns(at_s), "a", id=f"e{at_s}")
+    shell.put(r.RunCompleted(ns(9), next(iter(statuses(shell))), raw(1)))
+    shell.tick(ns(50))
+
+    kernel = Kernel(NoRules())
+    for sequence, stored in enumerate(shell.records, 1):
+        kernel.fold(sequence, r.decode(stored))
+    kernel.finish_fold()
+    bare, whole = kernel.state, shell.kernel.state
+    assert kernel.divergences == []
+    assert bare.runs.dump() == whole.runs.dump()
+    assert (bare.stats, bare.events, bare.at_ns) == (whole.stats, whole.events, whole.at_ns)
+    assert bare.dedupe.dump() == whole.dedupe.dump()
+    assert bare.active == set()
+
+
+def test_records_of_the_future_do_not_stop_a_fold() -> None:
+    """A newer headrace's records between ours are counted and passed over."""
+    shell = Shell(rules(a)).start(ns(0))
+    shell.emit(ns(1), "a")
+    newer = [b"\x93\x2f\x01\x02", b"\x92\x64\x01"]  # an input of kind 47, a decision of kind 100
+    records = [*shell.records, *newer]
+    kernel = Kernel(shell.make_rules())
+    for sequence, stored in enumerate(records, 1):
+        kernel.fold(sequence, r.decode(stored))
+    kernel.finish_fold()
+
+    assert (kernel.sequence, kernel.unknown, kernel.divergences) == (len(records), 2, [])
+    later = Shell(shell.make_rules, [*shell.units, newer]).start(ns(5))
+    later.emit(ns(6), "a")
+    assert [events for _, _, events in later.fired()] == [[later.kernel.sequence - 1]]
+    check(later)
+
+
+def test_effects_name_what_to_do_once() -> None:
+    """What the shell takes is gone; a fold collects the same for whoever wants it."""
+    shell = Shell(rules(a)).start(ns(0))
+    shell.emit(ns(1), "a")
+    folded = shell.refold().state.effects
+
+    assert folded == shell.kernel.state.effects == [Effect("start", 3)]
