@@ -53,6 +53,8 @@ class Attempt:
         """How many of its waits are for children or timers."""
         self.is_parked = False
         """Whether the runner counts it as waiting: not from the moment it is stopped."""
+        self.depth = 0
+        """How many callers are on the stack of the same worker."""
         self.thread_left = False
         """Its thread did not end within the grace period and was disowned."""
 

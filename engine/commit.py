@@ -61,6 +61,7 @@ class Pipeline:
         self._groups: deque[_Group] = deque()
         self._commit_is_due = False
         self._is_paying = False
+        self._is_broken = False
         self._freed = Signal()
 
     # ------------------------------------------------------------ time
@@ -123,8 +124,13 @@ class Pipeline:
         sequence = kernel.sequence + 1
         # What cannot be stored is refused here, before the kernel has seen it.
         encoded = check_record(encode(record))
-        unit = kernel.submit(record)
+        if not self._commit_is_due:
+            # At the end of this turn of the loop, so that all who store something in it
+            # share one group.  Before the rest, which may fail for want of stack.
+            self.backend.call_soon(self._commit)
+            self._commit_is_due = True
         try:
+            unit = kernel.submit(record)
             if len(unit) == 1:
                 self.log.append((encoded,))
             else:
@@ -132,14 +138,17 @@ class Pipeline:
         except LogError as error:
             self.fail(error)  # the kernel is ahead of the log: it can only be rebuilt
             raise
+        except BaseException as error:
+            # So it is when it has applied a part.  `_commit` tells all others.
+            self._is_broken = True
+            self.failure = EngineClosed(
+                f"the engine stopped, since it could not apply {type(record).__name__}: "
+                f"{type(error).__name__}: {error}; the log is intact: open it again"
+            )
+            raise
         if kernel.state.effects:
             self._effects.append((kernel.sequence, kernel.state.effects))
             kernel.state.effects = []
-        if not self._commit_is_due:
-            # At the end of this turn of the loop, so that all who store something in it
-            # share one group.
-            self._commit_is_due = True
-            self.backend.call_soon(self._commit)
         if kernel.state.timers.moved:
             kernel.state.timers.moved = False
             self.on_change()
@@ -173,6 +182,9 @@ class Pipeline:
 
     def _commit(self) -> None:
         self._commit_is_due = False
+        if self._is_broken and self.failure is not None:
+            self._is_broken = False
+            self.fail(self.failure)
         if self._open is not None:
             self._groups.append(self._open)
             self._open = None

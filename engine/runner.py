@@ -35,6 +35,8 @@ from headrace.engine.task import TaskSpec
 
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
+DEPTH_MAX: Final = 16
+"""Calls below this are executed by a worker of their own: each needs some of the stack."""
 THREADS_MAX: Final = 64
 DEADLINES_SPARE: Final = 64
 CANCEL_GRACE_S: Final = 10.0
@@ -175,11 +177,12 @@ class Runner:
 
     # ------------------------------------------------------------ one attempt
 
-    async def _execute(self, state: RunState) -> int:
+    async def _execute(self, state: RunState, depth: int = 0) -> int:
         """Carry out one attempt and record what came of it; return that record's sequence."""
         spec = self._specs[state.task]
         run = Run(self, state, log_id=self.pipeline.log.log_id)
         attempt = Attempt(run, state, spec)
+        attempt.depth = depth
         self._attempts[state.id] = attempt
         if state.cancelling is not None:
             attempt.stop("cancel", state.cancelling)
@@ -270,13 +273,18 @@ class Runner:
         state = runs.get(run_id)
         assert state is not None, run_id
         sequence = 0
-        if state.status == "active" and run_id not in self._attempts:
+        assert isinstance(parent, Run)
+        caller = self._attempts.get(parent.id)
+        depth = 1 if caller is None else caller.depth + 1
+        if state.status == "active" and depth > DEPTH_MAX:
+            self.start(run_id)
+        elif state.status == "active" and run_id not in self._attempts:
             if run_id in self._queued:
                 self._queue.discard((state.rule, state.key), run_id)
                 self._queued.discard(run_id)
             self.park(parent, +1)
             try:
-                sequence = await self._execute(state)
+                sequence = await self._execute(state, depth)
             finally:
                 self.park(parent, -1)
         if run_id in runs:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 from tests.engine.stand import of_kind, opened
 
-from headrace import App, EngineClosed, MemoryLog, on
-from headrace.engine.record import RuleError, RunCompleted, RunFailed
+from headrace import App, EngineClosed, MemoryLog, Run, on
+from headrace.engine.record import EventStored, RuleError, RunCompleted, RunFailed
+from headrace.engine.state import EngineState
 
 pytestmark = pytest.mark.anyio
 
@@ -131,3 +134,52 @@ async def test_an_engine_that_is_not_open_says_so() -> None:
         await engine.drain()
     with pytest.raises(EngineClosed, match="use it with `async with`"):
         await engine.cancel(1)
+
+
+async def test_calls_may_be_nested_deeper_than_the_stack() -> None:
+    """Chains of steps go to any depth; Python's own stack does not."""
+    app = App("t")
+
+    @app.task
+    async def down(run: Run, left: int) -> int:
+        return 0 if left == 0 else 1 + await run.call(down, left - 1)
+
+    @app.rule(on("go"))
+    async def deep(run: Run) -> int:
+        return await run.call(down, 600)
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("go")
+        await engine.drain()
+        assert {run.status for run in engine.runs()} == {"completed"}
+    assert len(of_kind(log, RunCompleted)) == 602
+
+
+async def test_a_kernel_that_fails_half_way_ends_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is applied in part can only be rebuilt from the log: nobody waits for it in vain."""
+    app, log = App("t"), MemoryLog()
+    apply = EngineState.apply
+
+    def overflow(self: EngineState, sequence: int, record: Any) -> Any:
+        if isinstance(record, EventStored) and record.subject == "bad":
+            raise RecursionError("no stack left")
+        return apply(self, sequence, record)
+
+    monkeypatch.setattr(EngineState, "apply", overflow)
+
+    async def host() -> None:
+        async with opened(app, log) as engine:
+            await engine.emit("good")
+            with pytest.raises(RecursionError):
+                await engine.emit("bad")
+            await anyio.sleep_forever()
+
+    with pytest.raises(EngineClosed, match="EventStored: RecursionError: no stack left; the log"):
+        await host()
+    assert [event.subject for event in of_kind(log, EventStored)] == ["good"]
+
+    async with opened(app, log) as engine:
+        assert await engine.emit("good") == log.committed_sequence
