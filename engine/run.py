@@ -49,6 +49,7 @@ class Run:
         self._host = self._current_task()
         self._now_ns = state.attempt_at_ns
         self._random: Random | None = None
+        self._idempotency_key: str | None = None
         self._handles: list[Handle[Any]] = []
         self._shown: dict[int, int] = {}
         """The failed steps that the code knows of, each with the last ordinal by then."""
@@ -94,8 +95,20 @@ class Run:
 
     @property
     def idempotency_key(self) -> str:
-        """A text that is the same for all attempts and after a crash, and for no other run."""
-        return f"{self._log_id.hex()}/{self.id}"
+        """A text that is the same for all attempts and after a crash, and for no other run.
+
+        ``log/run``, and for a step the way down to it: ``/attempt.ordinal`` of each parent.
+        Not the step's own id: a step begins before its request is durable, and after a
+        crash its sequence may be another's.
+        """
+        if self._idempotency_key is None:
+            runs = self._pipeline.kernel.state.runs.active
+            state, way = self._state, ""
+            while state.parent:
+                parent = runs[state.parent]
+                state, way = parent, f"/{parent.attempt}.{state.ordinal}{way}"
+            self._idempotency_key = f"{self._log_id.hex()}/{state.id}{way}"
+        return self._idempotency_key
 
     @property
     def logger(self) -> Any:
