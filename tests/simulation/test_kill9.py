@@ -1,0 +1,237 @@
+"""A loaded engine is killed with SIGKILL, again and again, and goes on each time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from tests.simulation import victim
+
+from headrace import MemoryLog
+from headrace.engine import record as r
+from headrace.engine.log import LogReader
+
+ROOT = Path(__file__).parents[2]
+LIFE_S_MAX = 60.0
+
+Records = list[tuple[int, r.Record]]
+
+
+class Lives:
+    """A log, the lives that were lived over it, and what they said."""
+
+    def __init__(self, folder: Path, backend: str) -> None:
+        """Begin with no log."""
+        self.path = folder / "log"
+        self.side = folder / "side"
+        self.backend = backend
+        self.count = 0
+        self.acknowledged: dict[tuple[str, int], int] = {}
+        """Sequence by source and number."""
+
+    def live(self, *, last: int, kill_after: int | None = None, delay_s: float = 0.0) -> bool:
+        """Start a child; kill it *delay_s* after so many acknowledgements; say if it ended.
+
+        With 0 acknowledgements the delay counts from the start of the process.
+        """
+        self.count += 1
+        command = [sys.executable, victim.__file__, self.backend, self.path, self.side]
+        with subprocess.Popen(
+            [*map(str, command), str(self.count), str(last)],
+            stdin=subprocess.PIPE,  # its end is the child's end
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            text=True,
+        ) as child:
+            watchdog = threading.Timer(LIFE_S_MAX, child.kill)
+            watchdog.start()
+            assert child.stdout is not None
+            killer = threading.Timer(delay_s, child.send_signal, [signal.SIGKILL])
+            try:
+                if kill_after == 0:
+                    killer.start()
+                ended = False
+                for number, line in enumerate(child.stdout, 1):
+                    ended = line == "end\n" or self._take(line)
+                    if number == kill_after:
+                        killer.start()
+                child.wait()
+            finally:
+                watchdog.cancel()
+                killer.cancel()
+                child.kill()
+        assert child.returncode in (0, -signal.SIGKILL), child.returncode
+        return ended
+
+    def _take(self, line: str) -> bool:
+        # A line that the kill has cut says nothing.
+        if line.endswith("\n"):
+            source, number, sequence = line.split()
+            self.acknowledged[source, int(number)] = int(sequence)
+        return False
+
+    def records(self) -> Records:
+        """Read the log as it lies there, checking that sequences have no gap and no repeat."""
+        found: Records = []
+        if not self.path.exists() or not (self.path / "MANIFEST").exists():
+            return found  # killed before there was a log
+        for first, batch in LogReader(self.path).read():
+            assert first == len(found) + 1, "a gap or a repeat"
+            found += [(s, r.decode(raw)) for s, raw in enumerate(batch, first)]
+        return found
+
+
+def check_acknowledged(lives: Lives, records: Records) -> None:
+    """Nothing that was acknowledged is lost, and no job is stored twice."""
+    stored: dict[tuple[str, int], int] = {}
+    for sequence, record in records:
+        if isinstance(record, r.EventStored) and record.subject.startswith("job."):
+            job = msgspec.msgpack.decode(record.data, type=victim.Job)
+            assert (job.source, job.number) not in stored, f"stored twice: {job}"
+            stored[job.source, job.number] = sequence
+    for job, sequence in lives.acknowledged.items():
+        assert stored.get(job) == sequence, f"{job} was acknowledged as {sequence}"
+    for source in victim.SOURCES:
+        numbers = [number for name, number in stored if name == source]
+        assert numbers == list(range(len(numbers))), f"{source} has gaps or another order"
+
+
+def lives_of(records: Records) -> list[int]:
+    """Return the number of the life that each start in the log belongs to, or a later one.
+
+    A life says its number in an event.  One that was killed before it could is numbered as
+    late as it can have been.
+    """
+    numbers: list[int] = []
+    for _, record in records:
+        if isinstance(record, r.EngineStarted):
+            numbers.append(0)
+        elif isinstance(record, r.EventStored) and record.subject == "life":
+            numbers[-1] = msgspec.msgpack.decode(record.data, type=int)
+    for n in range(len(numbers) - 2, -1, -1):
+        numbers[n] = numbers[n] or numbers[n + 1] - 1
+    return numbers
+
+
+def check_executions(lives: Lives, records: Records) -> int:
+    """What was recorded as ended in one life was not executed in a later one.
+
+    Returns how many executions were repeated because their results were not recorded.
+    """
+    numbers = iter(lives_of(records))
+    life = 0
+    keys: dict[int, str] = {}
+    attempts: Counter[int] = Counter()
+    ended_in: dict[str, int] = {}
+    for sequence, record in records:
+        if isinstance(record, r.EngineStarted):
+            life = next(numbers)
+        elif isinstance(record, r.RuleFired):
+            keys[sequence] = str(sequence)
+        elif isinstance(record, r.StepRequested):
+            attempt = attempts[record.parent] + 1
+            keys[sequence] = f"{keys[record.parent]}/{attempt}.{record.ordinal}"
+        elif isinstance(record, r.AttemptFailed):
+            attempts[record.run] += 1
+        elif isinstance(record, (r.RunCompleted, r.RunFailed)):
+            ended_in[keys[record.run]] = life
+    executed_in: dict[str, set[int]] = {}
+    for line in lives.side.read_text().splitlines():
+        number, key, _ = line.split()
+        executed_in.setdefault(key.partition("/")[2], set()).add(int(number))
+    # The same keys as in the log: no execution under a key that came to nothing, which
+    # whoever was asked could not tell from another.
+    assert set(executed_in) == set(ended_in)
+    for key, executed in executed_in.items():
+        assert max(executed) <= ended_in[key], f"run {key} was executed after its end"
+    return sum(len(executed) - 1 for executed in executed_in.values())
+
+
+def results_of(records: Records) -> Counter[str]:
+    """Return what came of it, without sequences and times."""
+    names: dict[int, str] = {}
+    results: Counter[str] = Counter()
+    for sequence, record in records:
+        if isinstance(record, r.EventStored):
+            if record.subject == "life":
+                continue
+            names[sequence] = f"{record.subject} {msgspec.msgpack.decode(record.data)}"
+            results[names[sequence]] += 1
+        elif isinstance(record, r.RuleFired):
+            names[sequence] = f"{record.rule} by {[names[event] for event in record.events]}"
+        elif isinstance(record, r.StepRequested):
+            args = msgspec.msgpack.decode(record.args)
+            names[sequence] = f"{record.task}{args} of ({names[record.parent]})"
+        elif isinstance(record, r.RunCompleted):
+            result: Any = msgspec.msgpack.decode(record.result)
+            results[f"{names[record.run]}: {result}"] += 1
+        elif isinstance(record, r.RunFailed):
+            results[f"{names[record.run]}: {record.error} in attempt {record.attempt}"] += 1
+    return results
+
+
+async def undisturbed(last: int, backend: str) -> Counter[str]:
+    """Return the results of the same jobs without any kill."""
+    log = MemoryLog()
+    async with victim.make_app(lambda _: None).open(log) as engine:
+        for source in victim.SOURCES:
+            await engine.emit_many(victim.jobs(source, 0, last))
+        await engine.drain()
+    return results_of(
+        [
+            (sequence, r.decode(raw))
+            for first, batch in log.read()
+            for sequence, raw in enumerate(batch, first)
+        ]
+    )
+
+
+def kill_and_compare(folder: Path, backend: str, *, seed: int, kills: int) -> str:
+    """Kill *kills* times, let the last life end, check everything; return the figures."""
+    rng = Random(seed)
+    lives = Lives(folder, backend)
+    for number in range(kills):
+        if number % 5 == 3:  # in the middle of recovery, or before it
+            ended = lives.live(last=10**6, kill_after=0, delay_s=rng.uniform(0.0, 0.8))
+        else:
+            ended = lives.live(
+                last=10**6, kill_after=rng.randrange(1, 40), delay_s=rng.uniform(0.0, 0.05)
+            )
+        assert not ended
+        check_acknowledged(lives, lives.records())
+    last = max(number for _, number in lives.acknowledged) + 10
+    assert lives.live(last=last)
+    records = lives.records()
+    check_acknowledged(lives, records)
+    assert len(lives.acknowledged) <= len(victim.SOURCES) * (last + 1)
+    repeated = check_executions(lives, records)
+    expected = anyio.run(undisturbed, last, backend, backend=backend)
+    found = results_of(records)
+    assert found == expected, [*(expected - found), "…", *(found - expected)][:20]
+    return (
+        f"{kills} kills, {len(lives.acknowledged)} events acknowledged, {len(records)} records, "
+        f"{repeated} invocations repeated whose end was not recorded, 0 lost"
+    )
+
+
+@pytest.mark.parametrize(("backend", "kills"), [("asyncio", 10), ("trio", 3)])
+def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, backend: str, kills: int) -> None:
+    """The result is that of a run that nobody killed, and no completed step ran again."""
+    print(kill_and_compare(tmp_path, backend, seed=1, kills=kills))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_acknowledged_is_lost_by_100_kills(tmp_path: Path, seed: int) -> None:
+    """As above, ten logs with ten kills each."""
+    print(kill_and_compare(tmp_path, "trio" if seed % 5 == 4 else "asyncio", seed=seed, kills=10))
