@@ -1,0 +1,149 @@
+"""What type checkers infer of what users write.  They read it; nobody runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from datetime import timedelta
+from typing import Any, assert_type
+
+from msgspec import Struct
+
+from headrace import (
+    App,
+    Engine,
+    Event,
+    Firing,
+    Handle,
+    MemoryLog,
+    Pattern,
+    Retry,
+    Run,
+    any_of,
+    on,
+    silent,
+)
+from headrace.testing import Fired, firings
+
+app = App("plant")
+
+
+class Reading(Struct):
+    celsius: float
+
+
+class Door(Struct):
+    is_open: bool
+
+
+# ---------------------------------------------------------------- patterns
+
+readings = on("sensors.*.temperature", Reading)
+assert_type(readings, Pattern[Reading])
+assert_type(on("sensors.>"), Pattern[Any])
+assert_type(readings.where(lambda e: e.data.celsius > 90), Pattern[Reading])
+assert_type(readings.key(lambda e: e.tokens[1]), Pattern[Reading])
+assert_type(readings.key(lambda e: (e.subject, round(e.data.celsius))), Pattern[Reading])
+assert_type(readings.count(3, within=60), Pattern[Reading])
+assert_type(readings.count(3, within=timedelta(minutes=1), mode="edge"), Pattern[Reading])
+assert_type(silent(readings, for_=60, repeat="every", expect=["t1"]), Pattern[Reading])
+assert_type(any_of(readings, on("other", Reading)), Pattern[Reading])
+
+hot = readings.where(lambda e: e.data.celsius > 90).key(lambda e: e.tokens[1]).count(3, within=60)
+assert_type(hot, Pattern[Reading])
+
+mixed: Pattern[Reading | Door] = any_of(readings, on("doors.*", Door))
+anything: Pattern[object] = readings
+
+
+def is_hot(event: Event[Reading]) -> bool:
+    assert_type(event.data, Reading)
+    assert_type(event.time, float)
+    return event.data.celsius > 90
+
+
+assert_type(readings.where(is_hot), Pattern[Reading])
+
+
+# ---------------------------------------------------------------- tasks keep their type
+
+
+@app.task
+async def page(sensor: str, peak: float = 0.0) -> str:
+    return f"{sensor} {peak}"
+
+
+@app.task(retry=Retry(attempts=5, on=OSError), timeout=20)
+async def ask(run: Run, sensor: str) -> list[int]:
+    return [run.attempt, len(sensor)]
+
+
+@app.task(name="summed")
+def add_up(values: list[int]) -> int:
+    return sum(values)
+
+
+@app.task
+def look(run: Run, depth: int) -> bytes:
+    return bytes(depth) * run.attempt
+
+
+@app.every(60)
+async def beat(run: Run) -> None:
+    assert_type(run.id, int)
+
+
+async def unit_tests(run: Run) -> None:
+    """A task is an ordinary function: it is called, and refuses, as if it had no decorator."""
+    started: Coroutine[Any, Any, str] = page(sensor="t1", peak=3)
+    assert_type(await started, str)
+    assert_type(await page("t1"), str)
+    assert_type(add_up([1, 2]), int)
+    await beat(run=run)
+
+
+# ---------------------------------------------------------------- runs
+
+
+@app.rule(hot, mode="single")
+async def cool_down(run: Run, firing: Firing[Reading]) -> None:
+    assert_type(firing.events, list[Event[Reading]])
+    assert_type(max(e.data.celsius for e in firing.events), float)
+
+    assert_type(await run.call(page, "t1"), str)
+    assert_type(await run.call(page, sensor="t1", peak=2.5), str)
+    assert_type(await run.call(ask, "t1"), list[int])
+    assert_type(await run.call(add_up, [1]), int)
+    assert_type(await run.call(look, 3), bytes)
+
+    handle = assert_type(run.spawn(page, "t1"), Handle[str])
+    assert_type(await handle, str)
+    assert_type(await run.spawn(look, depth=3), bytes)
+    assert_type(await run.spawn(ask, "t1"), list[int])
+    assert_type(await run.spawn(add_up, [1]).result(), int)
+
+    assert_type(await run.map(page, ["t1", "t2"]), list[str])
+    assert_type(await run.map(ask, ["t1"], max_concurrency=2), list[list[int]])
+    assert_type(await run.map(look, range(3)), list[bytes])
+    assert_type(await run.map(add_up, [[1], [2]]), list[int])
+
+    assert_type(await run.launch(page, "t1"), int)
+    assert_type(await run.launch(ask, "t1"), int)
+    assert_type(await run.emit("fans.start", {"speed": 1.0}), int)
+    await run.sleep(5)
+
+
+# ---------------------------------------------------------------- engine and tests
+
+
+async def embed() -> None:
+    async with app.open(MemoryLog()) as engine:
+        assert_type(engine, Engine)
+        assert_type(await engine.emit("sensors.t1.temperature", Reading(93.5)), int)
+        assert_type(await engine.emit_many([("a", 1), ("b", Reading(1))]), list[int])
+        assert_type(engine.cursor("feed"), int | None)
+
+
+fired = firings(hot, [(0, "sensors.t1.temperature", Reading(95))], until=60)
+assert_type(fired, list[Fired[Reading]])
+assert_type(fired[0].events[0].data.celsius, float)
+assert_type(fired[0].at, float)

@@ -1,0 +1,66 @@
+"""Mistakes that type checkers find: each line that they do not complain of fails the test."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from headrace import App, Firing, Run, any_of, on, silent
+
+app = App("plant")
+
+
+class Reading(Struct):
+    celsius: float
+
+
+readings = on("sensors.*.temperature", Reading)
+
+readings.where(lambda e: e.data.fahrenheit > 90)  # type: ignore[attr-defined]
+readings.key(lambda e: e.tokens[1].celsius)  # type: ignore[attr-defined]
+readings.key(lambda e: [e.subject])  # type: ignore[arg-type, return-value]
+readings.where("celsius > 90")  # type: ignore[arg-type]
+readings.count("3", within=60)  # type: ignore[arg-type]
+readings.count(3)  # type: ignore[call-arg]
+readings.count(3, within="60")  # type: ignore[arg-type]
+readings.count(3, within=60, mode="first")  # type: ignore[arg-type]
+silent(readings)  # type: ignore[call-arg]
+silent(readings, for_=60, repeat="twice")  # type: ignore[arg-type]
+any_of("sensors")  # type: ignore[arg-type]
+on(5)  # type: ignore[call-overload]
+
+
+def is_open(event: str) -> bool:
+    return bool(event)
+
+
+readings.where(is_open)  # type: ignore[arg-type]
+
+
+@app.task
+async def page(sensor: str, peak: float) -> str:
+    return f"{sensor} {peak}"
+
+
+app.task(timeout="soon")  # type: ignore[call-overload]
+app.task(page, retry=3)  # type: ignore[call-overload]
+
+
+@app.rule("sensors.*")  # type: ignore[arg-type]
+async def cool(run: Run, firing: Firing[Reading]) -> None:
+    await run.call(page, 5, 2.5)  # type: ignore[call-overload]
+    await run.call(page)  # type: ignore[call-overload]
+    await run.call(page, "t1", 2.5, 3)  # type: ignore[call-overload]
+    run.spawn(page, sensor="t1", peek=2.5)  # type: ignore[call-overload]
+    await run.map(page, ["t1"])  # type: ignore[arg-type]
+    answer = await run.call(page, "t1", 2.5)
+    answer += 1  # type: ignore[operator]
+    answer = firing.events[0].data.fahrenheit  # type: ignore[attr-defined]
+
+
+@app.rule(readings, mode="twice")  # type: ignore[arg-type]
+async def warm() -> None: ...
+
+
+async def unit_test() -> None:
+    await page("t1")  # type: ignore[call-arg]
+    await page(peak="high", sensor="t1")  # type: ignore[arg-type]
