@@ -26,7 +26,8 @@ from anyio import to_thread
 from msgspec import Struct
 
 from headrace.engine.clock import NS, seconds_to_ns
-from headrace.engine.engine import Emission, Engine
+from headrace.engine.emission import Emission
+from headrace.engine.engine import Engine
 from headrace.engine.errors import EventRefused, HeadraceError
 from headrace.engine.payload import check_labels, encode_event
 from headrace.engine.subject import check_emit

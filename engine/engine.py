@@ -16,23 +16,19 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
-from msgspec import Raw, Struct
 
 from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
+from headrace.engine.emission import Checked, Emission, checked, time_ns_of
 from headrace.engine.errors import EngineClosed, LogError, LogMismatch, RunNotFound
 from headrace.engine.event import Firing
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import (
-    LABELS_CHARS_MAX,
-    check_labels,
-    check_numbers,
     check_text,
-    encode_event,
 )
 from headrace.engine.record import (
     CancelRequested,
@@ -46,7 +42,6 @@ from headrace.engine.record import (
 from headrace.engine.runner import Runner
 from headrace.engine.runs import RunState, RunView
 from headrace.engine.signal import Signal
-from headrace.engine.subject import check_emit
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
 from headrace.engine.views import StateView, runs_of, state_of
@@ -57,21 +52,6 @@ REASON_CHARS_MAX: Final = 1000
 EMIT_BATCH: Final = 2000
 NOT_OPEN: Final = "the engine is not open; use it with `async with`"
 """Events that `emit_many` stores before it lets other tasks run."""
-
-
-class Emission(Struct, frozen=True):
-    """One event for `Engine.emit_many`, with all that `Engine.emit` takes."""
-
-    subject: str
-    data: Any = None
-    id: str | None = None
-    source: str = ""
-    position: int | None = None
-    time: float | None = None
-    """The event's own time in seconds since the epoch."""
-    key: str | None = None
-    time_ns: int | None = None
-    """The same in nanoseconds, if it is known that exactly; wins over `time`."""
 
 
 class Engine:
@@ -318,7 +298,7 @@ class Engine:
         Raises:
             As `emit`.
         """
-        checked = [_checked(event) for event in events]
+        todo = [checked(event) for event in events]
         if self._is_stopping or not self._is_open:
             raise EngineClosed(
                 "the engine is stopping and takes no more events" if self._is_stopping else NOT_OPEN
@@ -326,14 +306,14 @@ class Engine:
         sequences: list[int] = []
         if self._clock_kind == "input":
             async with self._input.lock:
-                for event in checked:
+                for event in todo:
                     await self._pipeline.room()
                     at_ns = await self._let_time_come(event[2])
                     sequences.append(self._store(event, at_ns))
         else:
             await self._pipeline.room(runs_max=RUNS_OPEN_MAX)
             at_ns = self._pipeline.tick()
-            for number, event in enumerate(checked, 1):
+            for number, event in enumerate(todo, 1):
                 sequences.append(self._store(event, at_ns))
                 if number % EMIT_BATCH == 0:
                     await checkpoint()
@@ -343,7 +323,7 @@ class Engine:
             await self._pipeline.committed(max(sequences))
         return sequences
 
-    def _store(self, event: _Checked, at_ns: int) -> int:
+    def _store(self, event: Checked, at_ns: int) -> int:
         subject, payload, full = event
         if full is None:
             return self._pipeline.put(EventStored(at_ns, subject, payload))
@@ -353,13 +333,13 @@ class Engine:
             if first is not None:
                 return first
         record = EventStored(
-            at_ns, subject, payload, source, full.position, full.id, _time_ns(full), full.key
+            at_ns, subject, payload, source, full.position, full.id, time_ns_of(full), full.key
         )
         return self._pipeline.put(record)
 
     async def _let_time_come(self, event: Emission | None) -> int:
         """By input: move log time on to the event's own; return the time of its record."""
-        time_ns = None if event is None else _time_ns(event)
+        time_ns = None if event is None else time_ns_of(event)
         state = self._kernel.state
         at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
         if self._start_is_due:
@@ -468,29 +448,3 @@ class Engine:
         if source not in state.sources:
             return None
         return state.cursors.get(state.sources.index(source) + 1)
-
-
-_Checked = tuple[str, Raw, Emission | None]
-
-
-def _checked(event: Emission | tuple[str, Any]) -> _Checked:
-    """Refuse what cannot be stored, before anything is; encode the data.
-
-    From here on it does not matter what the caller does with the object.
-    """
-    if isinstance(event, Emission):
-        check_emit(event.subject)
-        check_labels(event.subject, event.id, event.source, event.key)
-        check_numbers(event.subject, event.position, _time_ns(event))
-        return event.subject, encode_event(event.data, event.subject), event
-    subject, data = event
-    check_emit(subject)
-    if len(subject) > LABELS_CHARS_MAX or not subject.isascii():
-        check_labels(subject)
-    return subject, encode_event(data, subject), None
-
-
-def _time_ns(event: Emission) -> int | None:
-    if event.time_ns is not None:
-        return event.time_ns
-    return None if event.time is None else seconds_to_ns(event.time)

@@ -16,7 +16,8 @@ from headrace.version import __version__
 
 if TYPE_CHECKING:
     from headrace.app import App
-    from headrace.engine.engine import Emission, Engine
+    from headrace.engine.emission import Emission
+    from headrace.engine.engine import Engine
     from headrace.engine.errors import (
         AppNotFound,
         ConcurrentSteps,
@@ -85,7 +86,7 @@ _HOMES = {
     "ConcurrentSteps": "headrace.engine.errors",
     "Diverged": "headrace.engine.errors",
     "DurabilityLost": "headrace.engine.errors",
-    "Emission": "headrace.engine.engine",
+    "Emission": "headrace.engine.emission",
     "Engine": "headrace.engine.engine",
     "EngineClosed": "headrace.engine.errors",
     "Event": "headrace.engine.event",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -128,7 +128,7 @@ def borders(log: MemoryLog) -> list[int]:
 @asynccontextmanager
 async def opened(
     app: App, log: MemoryLog | None = None, clock: VirtualClock | None = None, **options: Any
-) -> AsyncIterator[Engine]:
+) -> AsyncGenerator[Engine]:
     """Open *app* in virtual time, with no grace, and never hang."""
     options.setdefault("grace_s", 0)
     with anyio.fail_after(HANG_S):

@@ -389,7 +389,7 @@ async def test_code_that_asks_for_something_else_diverges(
         assert gate.arrived == 1
     async with opened(new, log) as engine:
         await engine.drain()
-        (top,) = [run for run in engine.runs("dead")]
+        (top,) = engine.runs("dead")
 
     assert top.attempt == 1
     assert str(top.error).startswith("Diverged")

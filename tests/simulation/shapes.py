@@ -204,7 +204,7 @@ def _add_failures(app: App, trail: Trail) -> None:
     @app.rule(on("doomed"))
     async def doomed(run: Run) -> None:
         trail.step(run)
-        run.spawn(steady, 5)
+        _ = run.spawn(steady, 5)
         raise RuntimeError("as it had to come")
 
 
