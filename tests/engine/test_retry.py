@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -34,7 +35,7 @@ async def waits_of(policy: Any, *, error: Exception | None = None) -> tuple[list
         await engine.emit("a")
         await clock.step(engine, 100_000)
         assert engine.runs("active") == []
-    return [later - first for first, later in zip(began, began[1:], strict=False)], log
+    return [later - first for first, later in itertools.pairwise(began)], log
 
 
 # ---------------------------------------------------------------- our own policy
@@ -114,7 +115,7 @@ def test_policy_that_cannot_work_is_refused_where_it_is_written(wrong: dict[str,
 def test_what_is_no_policy_is_refused(wrong: Any) -> None:
     """The message names the task and what would be right."""
     app = App("t")
-    with pytest.raises(TypeError, match="'act'.*expected Retry"):
+    with pytest.raises(TypeError, match=r"'act'.*expected Retry"):
 
         @app.task(retry=wrong)
         async def act() -> None: ...
@@ -287,9 +288,7 @@ async def test_back_off_is_neither_restarted_nor_forgotten_by_a_crash() -> None:
         asked.append(state.attempt_number)
         return 100.0
 
-    @app.rule(
-        on("a"), retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(2), wait=wait)
-    )
+    @app.rule(on("a"), retry=tenacity.Retrying(stop=tenacity.stop_after_attempt(2), wait=wait))
     async def act(run: Run) -> None:
         tried.append(run.now())
         raise OSError
@@ -386,7 +385,7 @@ async def test_retry_keeps_failures_that_the_code_went_past() -> None:
     async def act(run: Run) -> None:
         for task in (bad, slow):
             try:
-                await run.call(task)  # type: ignore[arg-type]
+                await run.call(task)
             except StepCancelled:
                 trail.append("cancelled")
             except StepFailed:

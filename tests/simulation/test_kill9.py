@@ -99,10 +99,10 @@ def check_acknowledged(lives: Lives, records: Records) -> None:
             job = msgspec.msgpack.decode(record.data, type=victim.Job)
             assert (job.source, job.number) not in stored, f"stored twice: {job}"
             stored[job.source, job.number] = sequence
-    for job, sequence in lives.acknowledged.items():
-        assert stored.get(job) == sequence, f"{job} was acknowledged as {sequence}"
+    for name, sequence in lives.acknowledged.items():
+        assert stored.get(name) == sequence, f"{name} was acknowledged as {sequence}"
     for source in victim.SOURCES:
-        numbers = [number for name, number in stored if name == source]
+        numbers = [number for origin, number in stored if origin == source]
         assert numbers == list(range(len(numbers))), f"{source} has gaps or another order"
 
 
