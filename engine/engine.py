@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -110,15 +109,23 @@ class Engine:
         def notify() -> None:
             backend.call_from_thread(self._progress)
 
-        await in_own_thread(backend, partial(self.log.open, notify))
+        has_log = False
+
+        def take_log() -> None:
+            nonlocal has_log
+            self.log.open(notify)
+            has_log = True
+
         try:
+            await in_own_thread(backend, take_log)
             self._kernel = await in_own_thread(backend, self._recover)
             self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
             self._runner = Runner(self._pipeline, self._specs, self._clock, self._load_firing)
             self._input = InputTime(self._pipeline, self._runner)
             self._timekeeper = Timekeeper(self._pipeline, self._runner, self._clock)
         except BaseException:
-            await in_own_thread(backend, self.log.close)
+            if has_log:  # also if asyncio's own cancellation came while it was opened
+                await in_own_thread(backend, self.log.close)
             raise
         self._pipeline.on_effects = self._runner.carry_out
         self._pipeline.on_change = self._timekeeper.replan
@@ -198,8 +205,13 @@ class Engine:
         self._is_stopping = True
         swallowed: bool | None = False
         try:
-            with CancelScope(shield=True):
-                await self._wind_up()
+            try:
+                with CancelScope(shield=True):
+                    await self._wind_up()
+            except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as hurry:
+                # Ctrl-C once more, in the grace period: what still runs is ended at once.
+                exc_type, exc, traceback = type(hurry), hurry, hurry.__traceback__
+                self._runner.stop()
             self._shelter.cancel()
             self._group.cancel_scope.cancel()
             # An ordinary exception of the body goes on as it is, not wrapped in a group.
