@@ -176,8 +176,13 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 
 def _hints_of(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+    written: Any = function
+    while isinstance(written, partial):
+        written = written.func
+    if not isinstance(written, type) and not hasattr(written, "__name__"):
+        written = type(written).__call__  # an object that can be called
     try:
-        return get_type_hints(function)
+        return get_type_hints(written)
     except NameError as error:
         raise TypeError(
             f"task {name!r}: an annotation cannot be resolved: {error}; "
