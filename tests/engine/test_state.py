@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -60,14 +61,17 @@ def test_an_unchanged_rule_keeps_its_state_and_a_changed_one_starts_empty() -> N
 
 def test_a_change_and_its_reversal_start_empty_twice() -> None:
     """What a rule saw before it was another one does not come back."""
-    first, second = named(r=a.count(2, within=100)), named(r=a.count(3, within=100))
+    keyed = a.key(lambda e: e.data)
+    first, second = named(r=keyed.count(2, within=100)), named(r=keyed.count(3, within=100))
     shell = Shell(first).start(ns(1))
-    shell.emit(ns(2), "a")
+    shell.emit(ns(2), "a", "k")
+    shell.emit(ns(2), "a", None)
     shell = Shell(second, shell.units).start(ns(3))
     shell = Shell(first, shell.units).start(ns(4))
-    shell.emit(ns(5), "a")
+    assert shell.kernel.state.decider.counters()["r"] == {"keys": 0, "unkeyed": 0}
+    shell.emit(ns(5), "a", "k")
     assert fired_by(shell) == []
-    shell.emit(ns(6), "a")
+    shell.emit(ns(6), "a", "k")
 
     assert fired_by(shell) == ["r"]
     check(shell)
@@ -376,6 +380,26 @@ def test_counters_are_rebuilt_by_the_fold() -> None:
     assert folded.state.stats == shell.kernel.state.stats
     assert folded.state.stats["failing"].errors == 5
     check(shell)
+
+
+def test_a_dump_shows_what_a_rule_holds() -> None:
+    """Every event that changes what a rule will do, or has counted, changes its dump."""
+    patterns: dict[str, Pattern[Any]] = {
+        "reset": a.count(3, within=50),
+        "edge": a.count(2, within=5, mode="edge"),
+        "every": a.count(2, within=50, mode="every"),
+        "keyed": a.key(lambda e: e.data).count(9, within=None),
+        "quiet": silent(a.key(lambda e: e.data), for_=50, repeat="every"),
+    }
+    shell = Shell(named(**patterns)).start(ns(0))
+    dumps = [shell.kernel.dump()]
+    for at_s, data in enumerate(["x", None, "x", "y"], 1):
+        shell.emit(ns(at_s), "a", data)
+        dumps.append(shell.kernel.dump())
+
+    automata = [msgspec.msgpack.decode(dump)["automata"] for dump in dumps]
+    for before, after in pairwise(automata):
+        assert [name for name in patterns if after[name] == before[name]] == []
 
 
 def test_a_dump_is_not_changed_by_what_is_only_a_cache() -> None:

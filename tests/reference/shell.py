@@ -21,6 +21,9 @@ from headrace.triggers.ruleset import Rule, RuleSet
 R = TypeVar("R", bound=r.Record)
 MakeRules = Callable[[], RuleSet]
 
+UNITS_MAX = 5000
+"""More than any test needs: an endless loop is a failure, and does not fill the memory."""
+
 
 def rules(*declared: Rule | Pattern[Any]) -> MakeRules:
     """Return what makes a rule set of *declared*; a bare pattern is rule ``r1``, ``r2`` …."""
@@ -115,6 +118,7 @@ class Shell:
         return sequence
 
     def _put(self, record: r.Input) -> int:
+        assert len(self.units) < UNITS_MAX, "the kernel never stops talking to itself"
         sequence = self.kernel.sequence + 1
         unit = self.kernel.submit(record)
         self.units.append([r.encode(part) for part in unit])
