@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -127,7 +127,10 @@ def borders(log: MemoryLog) -> list[int]:
 
 @asynccontextmanager
 async def opened(
-    app: App, log: MemoryLog | None = None, clock: VirtualClock | None = None, **options: Any
+    app: App,
+    log: MemoryLog | None = None,
+    clock: VirtualClock | Literal["input", "system"] | None = None,
+    **options: Any,
 ) -> AsyncGenerator[Engine]:
     """Open *app* in virtual time, with no grace, and never hang."""
     options.setdefault("grace_s", 0)

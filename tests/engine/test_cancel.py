@@ -29,8 +29,6 @@ from headrace.engine.record import (
     StepRequested,
 )
 
-pytestmark = pytest.mark.anyio
-
 
 def status_of(engine: Engine) -> dict[str, str]:
     """Return the last status of each task."""
@@ -369,9 +367,9 @@ async def test_cancelled_child_is_an_error_that_its_parent_may_catch() -> None:
 
     @app.rule(on("a"))
     async def act(run: Run) -> None:
-        for ask in (lambda: run.call(child), lambda: run.spawn(child).result()):
+        for how in ("call", "spawn"):
             try:
-                await ask()
+                await (run.call(child) if how == "call" else run.spawn(child))
             except StepCancelled as error:
                 got.append(error.error)
 

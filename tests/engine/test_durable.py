@@ -34,8 +34,6 @@ from headrace import (
 )
 from headrace.engine.record import EventStored, RunCompleted, RunFailed, StepRequested
 
-pytestmark = pytest.mark.anyio
-
 ROOT = Path(__file__).parents[2]
 
 

@@ -35,8 +35,6 @@ from headrace import (
 )
 from headrace.engine.record import EngineStarted, EngineStopped, EventStored
 
-pytestmark = pytest.mark.anyio
-
 
 def subjects(log: MemoryLog) -> list[str]:
     return [event.subject for event in of_kind(log, EventStored)]
@@ -474,7 +472,7 @@ async def test_drain_of_an_idle_engine_returns() -> None:
     """There may be nothing to wait for."""
     async with opened(App("t")) as engine:
         await engine.drain()
-    async with opened(App("t"), clock="input") as engine:  # type: ignore[arg-type]
+    async with opened(App("t"), clock="input") as engine:
         await engine.drain()
 
 

@@ -17,8 +17,6 @@ from headrace import App, EventRefused, Firing, MemoryLog, Retry, Run, StepCance
 from headrace.engine.record import AttemptFailed, RunFailed, TimerFired
 from headrace.engine.retry import retry_after_ns
 
-pytestmark = pytest.mark.anyio
-
 NS = 10**9
 
 

@@ -24,8 +24,6 @@ from headrace import (
 )
 from headrace.engine.record import EventStored, RunCompleted, StepRequested
 
-pytestmark = pytest.mark.anyio
-
 
 class Point(msgspec.Struct):
     x: int

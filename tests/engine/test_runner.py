@@ -26,8 +26,6 @@ import headrace.engine.runner as runner_module
 from headrace import App, DurabilityLost, MemoryLog, Retry, Run, StepFailed, on
 from headrace.engine.record import RunCancelled, RunCompleted, RunFailed
 
-pytestmark = pytest.mark.anyio
-
 
 def completed(log: MemoryLog) -> int:
     return len(of_kind(log, RunCompleted))
@@ -358,16 +356,15 @@ async def test_grace_period_lets_runs_end() -> None:
         await gate.wait()
         await run.emit("b")
 
-    async with anyio.create_task_group() as group:
-        async with opened(app, log, grace_s=15) as engine:
-            await engine.emit("a")
+    async with anyio.create_task_group() as group, opened(app, log, grace_s=15) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+
+        async def open_later() -> None:
             await quiet(engine)
+            gate.open()
 
-            async def open_later() -> None:
-                await quiet(engine)
-                gate.open()
-
-            group.start_soon(open_later)
+        group.start_soon(open_later)
 
     assert completed(log) == 1
 
@@ -414,24 +411,18 @@ async def test_exception_of_the_body_is_raised_as_it_is() -> None:
     async def act() -> None:
         await gate.wait()
 
-    error = LookupError("of the host")
-    try:
-        async with opened(app, log) as engine:
-            await engine.emit("a")
-            await quiet(engine)
-            raise error
-    except LookupError as caught:
-        assert caught is error
-    group = ExceptionGroup("of the host", [ValueError()])
-    try:
-        async with opened(app, log):
-            raise group
-    except ExceptionGroup as caught_group:
-        assert caught_group is group
+    errors = [LookupError("of the host"), ExceptionGroup("of the host", [ValueError()])]
+    for error in errors:
+        with pytest.raises(type(error)) as caught:
+            async with opened(app, log) as engine:
+                await engine.emit("a")
+                await quiet(engine)
+                raise error
+        assert caught.value is error
     gate.open()
     async with opened(app, log) as engine:
         await engine.drain()
-    assert completed(log) == 1
+    assert completed(log) == 2
 
 
 @pytest.mark.parametrize("grace_s", [0, 0.02])
@@ -463,7 +454,7 @@ async def test_host_that_is_cancelled_closes_the_engine_in_good_order(grace_s: f
 
 
 async def test_native_cancellation_goes_through(anyio_backend_name: str) -> None:
-    """asyncio's own `Task.cancel` and `timeout` end the host, and are not swallowed."""
+    """Asyncio's own `Task.cancel` and `timeout` end the host, and are not swallowed."""
     if anyio_backend_name != "asyncio":
         pytest.skip("asyncio")
     app, gate, log = App("t"), Gate(), MemoryLog()
@@ -559,7 +550,7 @@ def test_ctrl_c_in_a_task_leaves_its_run_open(
 async def test_cancellation_of_something_else_is_an_error_like_any_other(
     anyio_backend_name: str,
 ) -> None:
-    """asyncio says with one exception that this task or that another one was cancelled."""
+    """Asyncio says with one exception that this task or that another one was cancelled."""
     if anyio_backend_name != "asyncio":
         pytest.skip("asyncio")
     app, log = App("t"), MemoryLog()

@@ -33,8 +33,6 @@ from headrace.engine.record import (
 )
 from headrace.engine.runs import RUNS_ENDED_MAX
 
-pytestmark = pytest.mark.anyio
-
 
 def keyed(subject: str) -> Any:
     return on(subject).key(lambda e: e.tokens[1])
@@ -171,7 +169,7 @@ async def test_modes_hold_over_a_crash_at_any_place() -> None:
             await quiet(engine)
     for upto in borders(log):
         left, finished[:] = log.copy(upto), []
-        stored = [event for event in of_kind(left, EventStored)]
+        stored = of_kind(left, EventStored)
         async with opened(app, left) as engine:
             for n in range(len(stored), 2):
                 await engine.emit("a", n)
@@ -245,7 +243,9 @@ async def test_failure_of_a_step_names_the_way_down() -> None:
         await engine.emit("a")
         await engine.drain()
         (dead,) = engine.runs("dead")
-        assert [word in str(dead.error) for word in ("middle", "lowest", "the reason")] == [True] * 3
+        assert [word in str(dead.error) for word in ("middle", "lowest", "the reason")] == [
+            True
+        ] * 3
         assert engine.state().runs_ended == {"failed": 2, "dead": 1}
 
 

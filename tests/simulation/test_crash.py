@@ -26,8 +26,6 @@ from tests.simulation.shapes import (
 from headrace import MemoryLog
 from headrace.engine.record import is_decision
 
-pytestmark = pytest.mark.anyio
-
 HANG_S = 30.0
 
 
