@@ -34,6 +34,7 @@ from headrace.triggers.stages import (
     Where,
     key_of,
     last_line,
+    where_holds,
 )
 
 RECENT_MAX: Final = 16_384
@@ -99,6 +100,16 @@ class Entry:
         trace = record.trace or sequence
         hit = Hit(event, key, record.at_ns, (sequence,), trace, record.hops)
         self.then.push(hit, out)
+
+    def accepts(self, event: Event[Any]) -> bool:
+        """Say whether *event* passes the conditions and has a key here."""
+        name, out = self.automaton.name, list[Verdict]()
+        return all(
+            key_of(name, function, event, out) is not None
+            if is_key
+            else where_holds(name, function, event, out)
+            for is_key, function in self.head
+        )
 
 
 class Automaton:
@@ -322,14 +333,20 @@ class RuleSet:
     def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
         automaton = self._automata.get(rule)
-        for entry in () if automaton is None else automaton.entries:
-            if matches(entry.subject, event.subject):
-                try:
-                    data = entry.decode(event.data)
-                except Exception:  # noqa: BLE001, S112 (as above: the next may fit)
-                    continue
-                return self._seen(sequence, event, data)
-        return None
+        entries = [] if automaton is None else automaton.entries
+        fallback: Event[Any] | None = None
+        for entry in entries:
+            if not matches(entry.subject, event.subject):
+                continue
+            try:
+                data = entry.decode(event.data)
+            except Exception:  # noqa: BLE001, S112 (as above: the next may fit)
+                continue
+            seen = self._seen(sequence, event, data)
+            if len(entries) == 1 or entry.accepts(seen):
+                return seen
+            fallback = fallback or seen
+        return fallback
 
 
 @lru_cache(maxsize=1024)

@@ -84,6 +84,7 @@ def test_a_rule_that_was_removed_leaves_its_runs_and_nothing_else() -> None:
     before.emit(ns(1), "a")
     before.tick(ns(8))
     shell = Shell(named(other=b), before.units).start(ns(9))
+    assert shell.kernel.changed == [(1, rule) for rule in ("beat", "quiet", "work")]
     shell.tick(ns(1000))
 
     assert len(shell.kernel.state.timers) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import Struct
 
 from headrace import any_of, on, silent
 from headrace.testing import Fired, Seen, firings
@@ -57,6 +58,26 @@ def test_any_of_counts_an_event_once() -> None:
     pattern = any_of(on("a"), on("*"), on(">")).count(2, within=10)
 
     assert windows(firings(pattern, at(1, 2, 3, 4))) == [[1, 2], [3, 4]]
+
+
+class Celsius(Struct):
+    value: float
+
+
+class Fahrenheit(Struct):
+    value: float
+
+
+def test_any_of_reads_an_event_as_the_branch_that_it_met() -> None:
+    """Where branches have types of the same shape, the firing has the one that matched."""
+    hot = on("a", Celsius).where(lambda e: e.data.value > 40)
+    pattern: Pattern[Celsius | Fahrenheit] = any_of(hot, on("a", Fahrenheit))
+    fired = firings(pattern, [(1, "a", {"value": 39.0}), (2, "a", {"value": 41.0})])
+
+    assert [(f.branches, f.events[0].data) for f in fired] == [
+        ([1], Fahrenheit(39)),
+        ([0, 1], Celsius(41)),
+    ]
 
 
 def test_any_of_joins_keys_by_key() -> None:
