@@ -256,6 +256,7 @@ def test_a_rule_that_becomes_restart_clears_what_was_parallel() -> None:
         changed.put(r.RunCancelled(ns(5), run, "a newer firing restarts it"))
 
     assert statuses(changed) == {new: ("active", None)}
+    assert [released.run for released in changed.of_kind(r.RunReleased)] == [new]
     check(changed)
 
 
