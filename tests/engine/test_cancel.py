@@ -132,6 +132,29 @@ async def test_cancel_returns_when_the_request_is_durable() -> None:
         assert status_of(engine) == {"act": "cancelled"}
 
 
+async def test_run_that_fails_while_it_is_being_cancelled_is_not_tried_again() -> None:
+    """The request is on its way to the disk; what comes first does not matter."""
+    app, gate, log = App("t"), Gate(), GatedLog()
+
+    @app.rule(on("a"), retry=Retry(attempts=5, wait_first=1))
+    async def act() -> None:
+        await gate.wait()
+        raise OSError
+
+    async with opened(app, log) as engine, anyio.create_task_group() as group:
+        await engine.emit("a")
+        await quiet(engine)
+        log.hold = True
+        group.start_soon(engine.cancel, id_of(engine, "act"), "enough")
+        await quiet(engine)
+        gate.open()
+        await quiet(engine)
+        log.release()
+        await engine.drain()
+        assert [run.error for run in engine.runs("cancelled")] == ["enough"]
+        assert engine.state().retries == 0
+
+
 @pytest.mark.parametrize("reason", ["\udcff", "half a \ud800"])
 async def test_reason_that_cannot_be_stored_is_refused(reason: str) -> None:
     """And nothing else is disturbed by it."""

@@ -18,6 +18,7 @@ from headrace import (
     EventRefused,
     Firing,
     MemoryLog,
+    Retry,
     Run,
     StepFailed,
     on,
@@ -75,6 +76,38 @@ async def test_result_is_durable_before_the_caller_goes_on() -> None:
     async with opened(app, log) as engine:
         await engine.emit("a")
         await quiet(engine)
+        assert went_on == []
+        log.release()
+        await engine.drain()
+
+    assert went_on == [1]
+
+
+@pytest.mark.parametrize("how", ["spawn", "map", "second attempt"])
+async def test_end_of_a_child_is_durable_before_its_parent_knows(how: str) -> None:
+    """Also of one that somebody else executes."""
+    app, clock, log, went_on = App("t"), StepClock(), GatedLog(), list[int]()
+
+    @app.task(retry=Retry(attempts=2, wait_first=1, jitter=0))
+    async def step(run: Run, n: int) -> None:
+        if how == "second attempt" and run.attempt == 1:
+            raise OSError
+        log.hold = True
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        if how == "spawn":
+            await run.spawn(step, 1)
+        elif how == "map":
+            await run.map(step, [1])
+        else:
+            await run.call(step, 1)
+        went_on.append(1)
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a")
+        await clock.step(engine, 5)
+        assert log.hold
         assert went_on == []
         log.release()
         await engine.drain()
