@@ -105,7 +105,10 @@ async def test_a_firing_is_an_event_and_the_engine_goes_on() -> None:
             await engine.drain()
             fired = {rule.name: rule.fired for rule in engine.state().rules}
 
+    stored = [r.decode(x) for _, batch in log.read() for x in batch]
+    events = {s for s, x in enumerate(stored, 1) if isinstance(x, r.EventStored) and not x.hops}
     assert fired == {"first": 2, "second": 2}
+    assert {x.trace for x in stored if isinstance(x, r.RuleFired)} == events
     assert [subject for subject, _ in lifecycle_events(log)] == ["rule.fired.first"] * 2
     assert divergences_of(app, log) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -401,6 +402,50 @@ def test_a_dump_shows_what_a_rule_holds() -> None:
     automata = [msgspec.msgpack.decode(dump)["automata"] for dump in dumps]
     for before, after in pairwise(automata):
         assert [name for name in patterns if after[name] == before[name]] == []
+
+
+SECTIONS: dict[str, Callable[[Shell], object]] = {
+    "at_ns": lambda s: s.put(r.ClockStepped(ns(9), 1)),
+    "started_at_ns": lambda s: s.start(ns(9)),
+    "clock": lambda s: s.put(r.EngineStarted(ns(9), "", "input", s.kernel.state.rules)),
+    "sources": lambda s: s.put(r.SourceOpened(ns(1), 2, "other")),
+    "cursors": lambda s: s.emit(ns(1), "c", source=1, position=7),
+    "events": lambda s: s.emit(ns(1), "c"),
+    "rules": lambda s: s.put(r.EngineStarted(ns(1), "", "system", {"r": "another"})),
+    "active": lambda s: s.put(r.EngineStarted(ns(1), "", "system", {})),
+    "stats": lambda s: s.emit(ns(1), "a"),
+    "timers": lambda s: s.emit(ns(1), "b"),
+    "runs": lambda s: s.emit(ns(1), "a"),
+    "dedupe": lambda s: s.emit(ns(1), "c", id="e1"),
+    "lifecycle": lambda s: s.kernel.submit(r.EventStored(ns(1), "a", raw(1))),
+    "automata": lambda s: s.emit(ns(1), "b"),
+}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_dump_shows_all_that_the_engine_knows(section: str) -> None:
+    """A comparison of dumps is worth as much as what is in them."""
+    make = named(r=a, quiet=silent(b, for_=5), told=on("rule.fired.r"))
+    shell = Shell(make).start(ns(1))
+    shell.put(r.SourceOpened(ns(1), 1, "press"))
+    before = msgspec.msgpack.decode(shell.kernel.dump(), strict=False)
+    SECTIONS[section](shell)
+    after = msgspec.msgpack.decode(shell.kernel.dump(), strict=False)
+
+    assert set(before) == {*SECTIONS, "sequence"}
+    assert after[section] != before[section]
+
+
+def test_a_source_s_cursor_is_that_of_its_last_event() -> None:
+    """A file that was read half-way is gone on with from where it was."""
+    shell = Shell(named(r=a)).start(ns(1))
+    for number, name in enumerate(["press", "oven"], 1):
+        shell.put(r.SourceOpened(ns(1), number, name))
+    for source, position in [(1, 10), (2, 7), (1, 30), (1, None)]:
+        shell.emit(ns(2), "c", source=source, position=position)
+
+    assert shell.crashed().kernel.state.cursors == {1: 30, 2: 7}
+    assert shell.crashed().kernel.state.sources == ["press", "oven"]
 
 
 def test_a_dump_is_not_changed_by_what_is_only_a_cache() -> None:

@@ -14,6 +14,7 @@ from msgspec import Raw
 from headrace.engine import record as r
 from headrace.engine.clock import NS
 from headrace.engine.kernel import Kernel
+from headrace.engine.runs import RunStatus
 from headrace.engine.state import HOPS_MAX
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule, RuleSet
@@ -146,3 +147,32 @@ class Shell:
 def ns(seconds: float) -> int:
     """Return *seconds* after second 0 as log time."""
     return round(seconds * NS)
+
+
+def statuses(shell: Shell) -> dict[int, tuple[RunStatus, str | None]]:
+    """Open runs by id: their status, and why they are being cancelled."""
+    return {run.id: (run.status, run.cancelling) for run in shell.kernel.state.runs.active.values()}
+
+
+def outcomes(shell: Shell) -> list[str]:
+    """Return what became of each firing."""
+    return [fired.outcome for fired in shell.of_kind(r.RuleFired)]
+
+
+def effects(shell: Shell) -> list[tuple[str, int]]:
+    """Take what the shell has to carry out."""
+    taken = shell.kernel.state.effects
+    shell.kernel.state.effects = []
+    return [(effect.kind, effect.run) for effect in taken]
+
+
+def complete(shell: Shell, run: int) -> None:
+    """Let a run return."""
+    shell.put(r.RunCompleted(shell.at_ns, run, raw(None)))
+
+
+def check(shell: Shell) -> None:
+    """Make sure that the bytes say all that the kernel knows, and that nothing diverges."""
+    folded = shell.refold()
+    assert folded.divergences == []
+    assert folded.dump() == shell.kernel.dump()
