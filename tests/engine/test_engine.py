@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 from tests.engine.stand import (
+    HANG_S,
     Gate,
     GatedLog,
     StepClock,
@@ -30,6 +32,7 @@ from headrace import (
     LogLocked,
     LogMismatch,
     MemoryLog,
+    Run,
     RunNotFound,
     on,
 )
@@ -494,3 +497,98 @@ async def test_state_counts_what_there_is() -> None:
         assert state.rules[0].fired == 1
         assert engine.runs("active")[0].task == "act"
         assert engine.runs("dead") == []
+
+
+# ---------------------------------------------------------------- interruption
+
+
+@pytest.mark.parametrize("wait", ["emit", "emit_many", "drain", "cancel"])
+async def test_cancellation_at_any_turn_of_a_call_leaves_the_engine_whole(wait: str) -> None:
+    """Whoever waits may be cancelled at any moment; others do not notice, nothing is torn."""
+    app, log = App("t"), MemoryLog()
+
+    @app.task
+    async def step(n: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return n
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        await run.map(step, range(3))
+
+    @app.rule(on("long"))
+    async def long() -> None:
+        await anyio.sleep_forever()
+
+    async with opened(app, log) as engine:
+        for turns in range(25):
+            await engine.emit("long")
+            await quiet(engine)
+            calls: dict[str, Callable[[], Any]] = {
+                "emit": lambda: engine.emit("a"),
+                "emit_many": lambda: engine.emit_many([("a", 1), ("a", 2)]),
+                "drain": engine.drain,
+                "cancel": lambda: engine.cancel(engine.runs("active")[0].id),
+            }
+            async with anyio.create_task_group() as group:
+                group.start_soon(calls[wait])
+                for _ in range(turns):
+                    await anyio.lowlevel.checkpoint()
+                group.cancel_scope.cancel()
+            await quiet(engine)
+            for run in engine.runs("active"):
+                await engine.cancel(run.id)
+            await engine.drain()
+            assert engine.state().runs_active == 0
+            assert await engine.emit("c") == log.committed_sequence
+
+    async with opened(app, log) as engine:
+        assert engine.kernel.divergences == []
+
+
+@pytest.mark.parametrize("phase", ["opening", "open", "closing"])
+async def test_cancellation_at_any_turn_of_a_life_leaves_the_log_whole(phase: str) -> None:
+    """Also while the engine opens or closes: the log is given back, and no task stays."""
+    app, log = App("t"), MemoryLog()
+
+    @app.task
+    async def step(n: int) -> int:
+        await anyio.lowlevel.checkpoint()
+        return n
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        await run.map(step, range(3))
+        await run.emit("done")
+
+    before = len(anyio.get_running_tasks())
+    acknowledged = 0
+    reached = ""
+
+    async def live() -> None:
+        nonlocal acknowledged, reached
+        reached = "opening"
+        async with opened(app, log, grace_s=HANG_S) as engine:
+            reached = "open"
+            await engine.emit("a")
+            acknowledged += 1
+            await engine.drain()
+            await engine.emit("a")
+            reached = "closing"
+
+    for turns in range(40):
+        reached = ""
+        async with anyio.create_task_group() as group:
+            group.start_soon(live)
+            while reached != phase:
+                await anyio.lowlevel.checkpoint()
+            for _ in range(turns):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        assert log._notify is None
+        assert len(anyio.get_running_tasks()) == before
+    assert phase == "opening" or acknowledged
+    async with opened(app, log) as engine:
+        assert engine.kernel.divergences == []
+        await engine.drain()
+        assert subjects(log).count("a") == subjects(log).count("done") >= acknowledged
