@@ -220,6 +220,33 @@ async def test_timers_go_before_the_record_of_a_step() -> None:
     assert divergences_of(app, log) == []
 
 
+OUTSIDE = {"open": True}
+
+
+async def test_a_divergence_is_recorded_after_the_timers_that_are_overdue() -> None:
+    """What a start has to say about one rule does not look like silence of another (L3)."""
+    app, log, clock = App("plant"), MemoryLog(), VirtualClock()
+
+    @app.rule(subject("a").where(lambda e: OUTSIDE["open"]))
+    async def impure() -> None: ...
+
+    @app.rule(silent(subject("a"), for_=10))
+    async def quiet() -> None: ...
+
+    OUTSIDE["open"] = True
+    async with app.open(log, clock=clock) as engine:
+        await engine.emit("a")
+    OUTSIDE["open"] = False
+    await clock.advance(60)
+    async with app.open(log, clock=clock) as engine:
+        await engine.drain()
+
+    records = [r.decode(x) for _, batch in log.read() for x in batch]
+    kinds = [type(x) for x in records if isinstance(x, (r.TimerFired, r.RuleDiverged))]
+    assert kinds == [r.TimerFired, r.RuleDiverged]
+    assert [found.rule for found in divergences_of(app, log)] == ["impure"]
+
+
 # ---------------------------------------------------------------- virtual time
 
 

@@ -54,7 +54,7 @@ def meant(event: r.EventStored) -> r.EventStored:
     """Return *event* without what means nothing and is not stored."""
     if event.run == event.hops == 0:
         event = msgspec.structs.replace(event, ordinal=0, trace=0)
-        if not event.source and event.id is event.time_ns is event.key is None:
+        if not event.source and (event.id, event.time_ns, event.key) == (None, None, None):
             event = msgspec.structs.replace(event, position=None)
     return event
 
