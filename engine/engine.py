@@ -316,7 +316,7 @@ class Engine:
                 "the engine is stopping and takes no more events" if self._is_stopping else NOT_OPEN
             )
         sequences: list[int] = []
-        if self._clock_kind == "input":
+        if self._waits_for_time(todo):
             async with self._input.lock:
                 for event in todo:
                     await self._pipeline.room()
@@ -349,6 +349,16 @@ class Engine:
         )
         return self._pipeline.put(record)
 
+    def _waits_for_time(self, todo: list[Checked]) -> bool:
+        """Say whether any event has to take its turn: by input, those with times of their own.
+
+        One without is the program's own, perhaps that of a run which another waits for.
+        """
+        return self._clock_kind == "input" and (
+            self._start_is_due
+            or any(full is not None and time_ns_of(full) is not None for _, _, full in todo)
+        )
+
     async def _let_time_come(self, event: Emission | None) -> int:
         """By input: move log time on to the event's own; return the time of its record."""
         time_ns = None if event is None else time_ns_of(event)
@@ -356,7 +366,7 @@ class Engine:
         at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
         if self._start_is_due:
             self._record_start(at_ns)
-        if self._input.is_due(at_ns):
+        if time_ns is not None and self._input.is_due(at_ns):
             await self._input.advance(at_ns)
         return max(at_ns, self._pipeline.tick())
 

@@ -85,9 +85,11 @@ class InputTime:
             await self._changed.wait()
 
     def is_due(self, at_ns: int) -> bool:
-        """Say whether an event at *at_ns* has to wait: for runs, or for timers before it."""
-        if at_ns <= self._pipeline.kernel.state.at_ns:
-            return False
+        """Say whether an event at *at_ns* has to wait: for runs, or for timers before it.
+
+        For runs also if time does not move: whether it comes before or after what they do
+        would depend on the machine, and be another after a crash.
+        """
         if not self.is_settled:
             return True
         first = self._pipeline.kernel.state.timers.first()

@@ -10,7 +10,13 @@ import pytest
 from tests.engine.stand import Gate, borders, of_kind, opened, quiet, records_of
 
 from headrace import App, Emission, Engine, Firing, MemoryLog, Retry, Run, on, silent
-from headrace.engine.record import EngineStarted, EngineStopped, EventStored, TimerFired
+from headrace.engine.record import (
+    EngineStarted,
+    EngineStopped,
+    EventStored,
+    RuleFired,
+    TimerFired,
+)
 
 T0 = 1_400_000_000
 
@@ -256,6 +262,50 @@ async def test_cancelled_sleeper_does_not_let_time_slip_by() -> None:
 
     (ended,) = [event for event in of_kind(log, EventStored) if event.subject == "ended"]
     assert ended.at_ns == (T0 + 3) * 10**9
+
+
+async def test_event_at_the_time_of_a_timer_comes_after_what_the_timer_leads_to() -> None:
+    """Also if a crash came between the two: time does not move then, and still it waits."""
+    app, log = App("t"), MemoryLog()
+
+    @app.task
+    async def step() -> None: ...
+
+    @app.rule(on("a"), mode="single")
+    async def act(run: Run) -> None:
+        await run.sleep(4)
+        await run.call(step)
+
+    async def play(log: MemoryLog) -> list[str]:
+        async with opened(app, log, clock="input") as engine:
+            done = engine.cursor("file")
+            for position, at in enumerate((0, 4, 4, 8)):
+                if done is None or position > done:
+                    await engine.emit_many(
+                        [Emission("a", source="file", position=position, time=T0 + at)]
+                    )
+            await engine.drain()
+        return [fired.outcome for fired in of_kind(log, RuleFired)]
+
+    assert await play(log) == ["run", "run", "dropped", "run"]
+    for upto in borders(log):
+        assert await play(log.copy(upto)) == ["run", "run", "dropped", "run"], upto
+
+
+async def test_code_of_a_run_may_emit_through_the_engine() -> None:
+    """Without a time of its own the event does not wait for the run that emits it."""
+    app, log, engines = App("t"), MemoryLog(), list[Engine]()
+
+    @app.rule(on("a"))
+    async def act() -> None:
+        await engines[0].emit("b")
+
+    async with opened(app, log, clock="input") as engine:
+        engines.append(engine)
+        await emit(engine, "a", 0)
+        await emit(engine, "c", 1)
+
+    assert [event.subject for event in of_kind(log, EventStored)] == ["a", "b", "c"]
 
 
 async def test_reopened_log_goes_on_at_its_own_time() -> None:

@@ -1,7 +1,7 @@
 """An app of many shapes of workflow, the input that drives it, and what came of it.
 
 What comes of it must not depend on where a crash cut it: log time comes from the input,
-waits have no chance in them, and runs that meddle with each other do so at different times.
+and waits have no chance in them.
 """
 
 from __future__ import annotations
@@ -308,11 +308,12 @@ INPUT: Input = [
 
 
 def random_input(rng: Random) -> Input:
-    """Return the same kinds of events at other times, no two of them at once."""
+    """Return the same kinds of events at other times, some at once or when a timer is due."""
     kinds = [(subject, data) for _, subject, data in INPUT]
     chosen = [rng.choice(kinds) for _ in range(15)]
-    times = sorted(rng.sample(range(400), 15))
-    return [(at / 4, subject, data) for at, (subject, data) in zip(times, chosen, strict=True)]
+    step_s = rng.choice([0.25, 4.0])
+    times = sorted(step_s * rng.randrange(int(60 / step_s)) for _ in chosen)
+    return [(at, subject, data) for at, (subject, data) in zip(times, chosen, strict=True)]
 
 
 async def feed(engine: Engine, events: Input) -> None:
