@@ -12,6 +12,8 @@ from anyio.lowlevel import checkpoint
 NS: Final = 1_000_000_000
 STEP_NS_MAX: Final = 1 * NS
 """A wall clock that moves by more than this against the monotonic one was set."""
+TURNS: Final = 30
+"""Turns of the loop in which what a deadline has woken usually blocks again."""
 
 
 def seconds_to_ns(seconds: float) -> int:
@@ -88,16 +90,23 @@ class VirtualClock:
     async def advance(self, seconds: float) -> None:
         """Move the time forward by *seconds*, stopping at every deadline on the way."""
         end_ns = self._now_ns + seconds_to_ns(seconds)
-        await anyio.wait_all_tasks_blocked()
+        await _all_blocked()
         while self._sleepers and self._sleepers[0][0] <= end_ns:
             self._now_ns, _, woken = heapq.heappop(self._sleepers)
             woken.set()
-            await anyio.wait_all_tasks_blocked()
+            await _all_blocked()
         self._now_ns = end_ns
 
     def step_wall(self, seconds: float) -> None:
         """Set the wall clock forward or back, as an operator or NTP would."""
         self._start_wall_ns += seconds_to_ns(seconds)
+
+
+async def _all_blocked() -> None:
+    # anyio sleeps for 0.1 s wherever a task is not blocked yet: give them turns before that.
+    for _ in range(TURNS):
+        await checkpoint()
+    await anyio.wait_all_tasks_blocked()
 
 
 class LogTime:

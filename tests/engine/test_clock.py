@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.reference.shell import fold
 
-from headrace import App, MemoryLog, silent
+from headrace import App, MemoryLog, Run, silent
 from headrace import on as subject
 from headrace.engine import record as r
 from headrace.engine.clock import NS, STEP_NS_MAX, LogTime, SystemClock, seconds_to_ns
@@ -285,6 +285,22 @@ async def test_virtual_time_stops_at_deadlines_that_come_up_on_the_way() -> None
 
     assert woken == [1, 2, 3, 4]
     assert clock.monotonic_ns() == 10 * NS
+
+
+async def test_a_day_of_deadlines_takes_no_real_time() -> None:
+    """A thousand runs that sleep are waited for in their turns, not in tenths of seconds."""
+    app, clock = App("plant"), VirtualClock()
+
+    @app.every(60)
+    async def beat(run: Run) -> None:
+        await run.sleep(30)
+
+    with anyio.fail_after(60):  # without the turns it takes minutes
+        async with app.open(MemoryLog(), clock=clock) as engine:
+            await clock.advance(60 * 500)
+            fired = engine.state().rules[0].fired
+
+    assert fired == 500
 
 
 async def test_a_deadline_in_the_past_does_not_wait() -> None:
