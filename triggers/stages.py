@@ -345,6 +345,10 @@ class AnyOf:
 
     def __init__(self, then: Stage) -> None:
         self._then = then
+        behind = then
+        while isinstance(behind, Where):
+            behind = behind.then
+        self._is_rekeyed = isinstance(behind, Key)  # so the branches' own keys do not count
         self._hits: list[tuple[int, Hit]] = []
 
     def collect(self, branch: int, hit: Hit) -> None:
@@ -358,7 +362,8 @@ class AnyOf:
         hits, self._hits = self._hits, []
         by_key: dict[Any, list[tuple[int, Hit]]] = {}
         for branch, hit in hits:
-            by_key.setdefault(hit.key, []).append((branch, hit))
+            key = None if self._is_rekeyed else hit.key
+            by_key.setdefault(key, []).append((branch, hit))
         for key, met in by_key.items():
             first = met[0][1]
             events = first.events

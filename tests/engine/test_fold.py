@@ -366,4 +366,4 @@ TestLiveIsFold = Life.TestCase
 @pytest.mark.soak
 def test_live_is_fold_at_length() -> None:
     """The same for long lives, until rare coincidences have had their chance."""
-    run_state_machine_as_test(Life, settings=settings(max_examples=3000, stateful_step_count=120))
+    run_state_machine_as_test(Life, settings=settings(max_examples=1000, stateful_step_count=120))

@@ -123,8 +123,11 @@ class Model:
         self._stages = 0
         return sorted(self.happened(spec), key=lambda made: made.place)
 
-    def happened(self, spec: Spec) -> list[Happened]:
-        """Return all that *spec* makes of the timeline, in order of place."""
+    def happened(self, spec: Spec, *, is_rekeyed: bool = False) -> list[Happened]:
+        """Return all that *spec* makes of the timeline, in order of place.
+
+        *is_rekeyed*: a `.key` follows, so the keys that it has so far do not count.
+        """
         if isinstance(spec, On):
             made = [
                 Happened(event.at, (event.at, 1, number), None, (number,))
@@ -132,16 +135,21 @@ class Model:
                 if matches(spec.subject, event.subject)
             ]
         elif isinstance(spec, Where):
-            made = [x for x in self.happened(spec.source) if spec.condition(self.last_data(x))]
+            source = self.happened(spec.source, is_rekeyed=is_rekeyed)
+            made = [x for x in source if spec.condition(self.last_data(x))]
         elif isinstance(spec, Key):
-            made = [x._replace(key=spec.key(self.last_data(x))) for x in self.happened(spec.source)]
+            source = self.happened(spec.source, is_rekeyed=True)
+            made = [x._replace(key=spec.key(self.last_data(x))) for x in source]
             made = [x for x in made if x.key is not None]
         elif isinstance(spec, Count):
             made = self.by_key(self.happened(spec.source), lambda xs: counted(xs, spec))
         elif isinstance(spec, Silent):
             made = self.silences(spec)
         elif isinstance(spec, AnyOf):
-            made = merged([self.happened(branch) for branch in spec.branches])
+            branches = [self.happened(branch) for branch in spec.branches]
+            if is_rekeyed:
+                branches = [[x._replace(key=None) for x in branch] for branch in branches]
+            made = merged(branches)
         else:
             made = self.beats(spec)
         return sorted(made, key=lambda x: x.place)

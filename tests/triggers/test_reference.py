@@ -174,6 +174,7 @@ def declared(*specs: Spec) -> Shell:
 TWO_SILENCES = AnyOf((Silent(On("a.x"), 3, "once"), Silent(On("a.x"), 3, "every")))
 
 
+@settings(max_examples=400)
 @given(spec=SPECS, timeline=timelines())
 @example(spec=TWO_SILENCES, timeline=[Given(0, "a.x", 1), Given(3, "a.x", 1)])
 @example(

@@ -88,6 +88,15 @@ def test_any_of_joins_keys_by_key() -> None:
     assert [(f.key, f.branches) for f in fired] == [("x", [0, 2]), ("y", [1])]
 
 
+def test_a_key_behind_any_of_is_the_only_one() -> None:
+    """One event advances an automaton once (L5), whatever keys the branches gave it before."""
+    either = any_of(a, a.key(lambda e: "x"), on("*").key(lambda e: "y"))
+
+    assert [f.branches for f in firings(either.key(lambda e: "k"), at(1))] == [[0, 1, 2]]
+    for pattern in (either.key(lambda e: "k"), either.where(lambda e: True).key(lambda e: "k")):
+        assert windows(firings(pattern.count(2, within=9), at(1, 2, 3))) == [[1, 2]]
+
+
 def len_key(event: Any) -> str:
     return str(event.data)
 
