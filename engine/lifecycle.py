@@ -1,7 +1,7 @@
 """Lifecycle events: what happens to runs and rules, as events that a rule can react to.
 
 ``run.completed.<task>``, ``run.failed.<task>``, ``run.cancelled.<task>``,
-``rule.fired.<rule>``, ``rule.mismatch.<rule>``, ``rule.error.<rule>``, ``rule.loop.<rule>``.
+``rule.fired.<rule>``, ``rule.mismatch.<rule>``, ``rule.error.<rule>``.
 They are stored only if a rule wants them, and as later inputs, never inside the unit that
 made them.  Until then they wait here, in the kernel's state, so a crash loses none.
 """
