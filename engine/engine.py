@@ -433,7 +433,8 @@ class Engine:
         """Return once no run is open and all is durable.
 
         Runs of tasks that the app no longer declares are not waited for.  By input, log
-        time moves on to let retries and sleeps come.
+        time moves on to let retries and sleeps come; runs that a clock or a silence starts
+        on the way are not waited for, and stay open if they wait themselves.
 
         Raises:
             DurabilityLost, LogFull: the log has failed.

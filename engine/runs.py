@@ -69,6 +69,13 @@ class RunState(Struct):
     """Why it is being cancelled, if it is."""
     steps: dict[int, Step] = {}
 
+    @property
+    def waits_for_time(self) -> bool:
+        """Whether a timer of its own will make it go on: a retry or a sleep."""
+        return self.status == "retrying" or any(
+            step.kind == "sleep" and step.status == "pending" for step in self.steps.values()
+        )
+
 
 class RunView(Struct, frozen=True):
     """A run as people see it."""

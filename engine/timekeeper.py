@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import anyio
 from anyio import CancelScope
 
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.runner import Runner
+from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
 
 
@@ -110,16 +113,36 @@ class InputTime:
             self._pipeline.put(fired)
 
     async def finish_runs(self) -> None:
-        """Move time on until no run waits for it any more."""
+        """Move time on until no run that is open now, or follows from one, waits for it.
+
+        What a clock or a silence starts on the way is not waited for: it could go on for
+        ever.  It stays open.
+        """
+        state = self._pipeline.kernel.state
+        runs = state.runs.active
+        others: set[int] = set()  # what rules' timers have started on the way, and its like
         while True:
             await self.settled()
             if self._pipeline.failure is not None:
                 raise self._pipeline.failure
-            timers = self._pipeline.kernel.state.timers
-            if not timers.of_runs:
+            if not any(run.waits_for_time for run in runs.values() if run.id not in others):
                 return
-            first = timers.first()
-            assert first is not None
+            first = state.timers.first()
+            assert first is not None, "a run that waits has a timer"
             fired = self._pipeline.next_timer(first[0])
             assert fired is not None
-            self._pipeline.put(fired)
+            sequence = self._pipeline.put(fired)
+            is_other = bool(fired.owner) or fired.slot in others
+            # Time stands still until all that follows from this timer has happened, so
+            # whatever is new by then is its doing, or that of a timer due at the same time.
+            await self.settled()
+            others.intersection_update(runs)
+            for run in _since(runs, sequence):
+                if is_other or run.due_ns is not None or run.parent in others:
+                    others.add(run.id)
+
+
+def _since(runs: dict[int, RunState], sequence: int) -> list[RunState]:
+    """Return the runs made after *sequence*, oldest first."""
+    newest = itertools.takewhile(lambda run: run.id > sequence, reversed(runs.values()))
+    return list(newest)[::-1]

@@ -24,8 +24,6 @@ class Timers:
         self._order = 0
         self.moved = False
         """Whether the first may be due earlier than before; whoever acts on it puts it back."""
-        self.of_runs = 0
-        """How many of them are runs': their owner is empty."""
 
     def __len__(self) -> int:
         return len(self._armed)
@@ -33,8 +31,6 @@ class Timers:
     def arm(self, timer: TimerId, due_ns: int) -> None:
         """Let *timer* fire at *due_ns*; if it was armed, it moves."""
         self._order += 1
-        if not timer[0] and timer not in self._armed:
-            self.of_runs += 1
         self._armed[timer] = (due_ns, self._order)
         queued_ns = self._queued.get(timer)
         if queued_ns is None or due_ns < queued_ns:
@@ -44,8 +40,7 @@ class Timers:
 
     def disarm(self, timer: TimerId) -> None:
         """Forget *timer*; nothing happens if it was not armed."""
-        if self._armed.pop(timer, None) is not None and not timer[0]:
-            self.of_runs -= 1
+        self._armed.pop(timer, None)
 
     def due_ns(self, timer: TimerId) -> int | None:
         """Return when *timer* is due, or ``None`` if it is not armed."""

@@ -319,7 +319,7 @@ class Life(RuleBasedStateMachine):
         }
         armed = {tuple(timer[:3]) for timer in state.timers.dump()[1] if not timer[0]}
         assert armed == waits
-        assert state.timers.of_runs == len(waits)
+        assert {run.id for run in self.open_runs if run.waits_for_time} == {w[1] for w in waits}
 
     def steps_and_children_agree(self) -> None:
         runs = self.shell.kernel.state.runs.active

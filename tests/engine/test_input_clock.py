@@ -363,3 +363,37 @@ async def test_play_is_the_same_whatever_the_pace() -> None:
     contents = [[raw for _, batch in log.read() for raw in batch] for log in logs]
     assert contents[0] == contents[1] == contents[2]
     assert len(borders(logs[0])) > 30
+
+
+@pytest.mark.parametrize("kind", ["every", "silent"])
+async def test_drain_ends_though_the_clock_goes_on_starting_runs_that_wait(kind: str) -> None:
+    """The end of the input is the end of the command, whatever beats on; what it left resumes."""
+    app, done = App("t"), list[str]()
+
+    async def beat(run: Run) -> None:
+        await run.sleep(5)  # longer than the beat, so that some run always waits
+
+    if kind == "every":
+        app.every(1, name="beat")(beat)
+    else:
+        app.rule(silent(on("a"), for_=1, repeat="every"), name="beat")(beat)
+
+    @app.rule(on("a"))
+    async def work(run: Run) -> None:
+        await run.sleep(7)
+        done.append("slept")
+        await run.launch(later)
+
+    @app.task
+    async def later(run: Run) -> None:
+        await run.sleep(3)
+        done.append("launched")
+
+    log = MemoryLog()
+    async with app.open(log, clock="input", grace_s=0) as engine:
+        await engine.emit_many([Emission("a", time=1000.0), Emission("b", time=1003.0)])
+        with anyio.fail_after(5):
+            await engine.drain()
+
+        assert done == ["slept", "launched"]
+        assert {run.task for run in engine.runs() if run.ended_at_ns is None} == {"beat"}
