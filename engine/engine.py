@@ -22,24 +22,22 @@ from headrace.engine.commit import Pipeline
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
 from headrace.engine.emission import Checked, Emission, checked, time_ns_of
-from headrace.engine.errors import EngineClosed, LogError, LogMismatch, RunNotFound
-from headrace.engine.event import Firing
+from headrace.engine.errors import EngineClosed, LogError, RunNotFound
+from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.payload import (
-    check_text,
-)
+from headrace.engine.payload import check_text
 from headrace.engine.record import (
     CancelRequested,
     EngineStarted,
     EngineStopped,
     EventStored,
     RuleDiverged,
-    decode,
     encode,
 )
+from headrace.engine.restore import restore
 from headrace.engine.runner import Runner
-from headrace.engine.runs import RunState, RunView
+from headrace.engine.runs import RunView
 from headrace.engine.signal import Signal
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
@@ -118,9 +116,13 @@ class Engine:
 
         try:
             await in_own_thread(backend, take_log)
-            self._kernel = await in_own_thread(backend, self._recover)
+            self._kernel = await in_own_thread(
+                backend, lambda: restore(self.log, self._decider, clock=self._clock_kind)
+            )
             self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
-            self._runner = Runner(self._pipeline, self._specs, self._clock, self._load_firing)
+            self._runner = Runner(
+                self._pipeline, self._specs, self._clock, FiringLoader(self._decider, self.log)
+            )
             self._input = InputTime(self._pipeline, self._runner)
             self._timekeeper = Timekeeper(self._pipeline, self._runner, self._clock)
         except BaseException:
@@ -149,22 +151,6 @@ class Engine:
             async with anyio.create_task_group() as workers:
                 self._runner.run_in(workers)
                 workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
-
-    def _recover(self) -> Kernel:
-        """Fold the log.  In a thread, since it may be long."""
-        kernel = Kernel(self._decider)
-        for first, records in self.log.read():
-            for sequence, raw in enumerate(records, first):
-                kernel.fold(sequence, decode(raw))
-        kernel.finish_fold()
-        kernel.state.effects.clear()
-        recorded = kernel.state.clock
-        if recorded and recorded != self._clock_kind:
-            raise LogMismatch(
-                f"the log goes by clock={recorded!r}, and it was opened with "
-                f"clock={self._clock_kind!r}; open it with clock={recorded!r}, or use another log"
-            )
-        return kernel
 
     def _start(self) -> None:
         """Record the start; resume.  By input, a new log starts with its first event's time."""
@@ -371,41 +357,6 @@ class Engine:
         return max(at_ns, self._pipeline.tick())
 
     # ------------------------------------------------------------ runs
-
-    def _load_firing(self, run: RunState) -> Firing[Any]:
-        """Return the firing of a run, with its events from memory or from the log."""
-        decider = self._decider
-        records = {sequence: decider.recent(sequence) for sequence in run.events}
-        missing = [sequence for sequence, record in records.items() if record is None]
-        if missing:
-            for sequence, raw in self.log.fetch(missing).items():
-                record = decode(raw)
-                assert isinstance(record, EventStored), record
-                records[sequence] = record
-        events = []
-        for sequence in run.events:
-            found = records[sequence]
-            event = None if found is None else decider.view(run.rule, sequence, found)
-            if event is None:
-                raise LogMismatch(
-                    f"run {run.id}: event {sequence} is not there or does not fit rule "
-                    f"{run.rule!r} as it is declared now"
-                )
-            events.append(event)
-        by_timer = run.due_ns is not None
-        at_ns = run.due_ns if run.due_ns is not None else run.created_at_ns
-        return Firing(
-            run.id,
-            run.rule,
-            run.key,
-            run.events,
-            events,
-            at_ns,
-            run.due_ns,
-            run.branches,
-            run.created_at_ns - at_ns if by_timer else 0,
-            run.missed,
-        )
 
     def runs(self, status: str | None = None) -> list[RunView]:
         """Return the open runs and the last 1 000 that ended, newest first.

@@ -10,10 +10,11 @@ import msgspec
 
 from headrace.engine.clock import Clock
 from headrace.engine.errors import DurabilityLost, LogFull
-from headrace.engine.log import manifest as manifests
+from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import NO_SPACE, Files, opened
 from headrace.engine.log.frame import CLOSE
 from headrace.engine.log.head import HeadFile
+from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.neighbours import next_segment
 from headrace.engine.log.recovery import Opened
 from headrace.engine.log.segment import Gap
@@ -40,7 +41,7 @@ class Store:
         self._segment_bytes_max = segment_bytes_max
         self._reserve_bytes = reserve_bytes
         self._clock = clock
-        self.manifest = recovered.manifest
+        self.catalog = Catalog(files, folder, recovered.manifest)
         self.active = recovered.active
         self.written_sequence = self.active.sequence - 1
         self.durable_sequence = self.written_sequence
@@ -50,6 +51,11 @@ class Store:
             undo.callback(self._head.close)
             self._write_head()
             undo.pop_all()
+
+    @property
+    def manifest(self) -> Manifest:
+        """The list of segments as it is on disk."""
+        return self.catalog.manifest
 
     def _write_head(self) -> None:
         active = self.active
@@ -139,14 +145,11 @@ class Store:
         )
         with contextlib.ExitStack() as undo:
             undo.callback(following.close)
-            listed = [*self.manifest.segments[:-1], sealed, following.entry()]
-            manifest = msgspec.structs.replace(self.manifest, segments=listed)
             # Listed before it is used: a segment that is listed and missing is a loss.
-            manifests.store(self._files, self._folder, manifest)
+            self.catalog.change(lambda manifest: _grown(manifest, sealed, following.entry()))
             undo.pop_all()
         self.active.close()
         # In this order: who reads the log finds each segment in one of the two.
-        self.manifest = manifest
         self.active = following
         self._write_head()
 
@@ -197,3 +200,9 @@ class Store:
             self._head.close()
         finally:
             self.active.close()
+
+
+def _grown(manifest: Manifest, sealed: Segment, following: Segment) -> Manifest:
+    """Return *manifest* with its last segment *sealed* and one more after it."""
+    segments = [*manifest.segments[:-1], sealed, following]
+    return msgspec.structs.replace(manifest, segments=segments)
