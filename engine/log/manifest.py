@@ -65,6 +65,12 @@ class Manifest(Struct, array_like=True, frozen=True):
     parent: Parent | None = None
     config: dict[str, Any] = {}
     """How it was opened last, for readers and for people."""
+    holds: dict[str, int] = {}
+    """What may not be removed, by who asked for it: everything from this sequence on."""
+
+
+_FIELDS_OF_FORMAT_1: Final = {Segment: 10, Manifest: 7}
+"""How many fields are always written."""
 
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -72,9 +78,21 @@ _decode = msgspec.msgpack.Decoder(Manifest).decode
 _decode_any = msgspec.msgpack.Decoder(list[Any]).decode
 
 
+def _plain(struct: Manifest | Segment) -> list[Any]:
+    """Return the fields without those at the end that are empty, as their defaults are.
+
+    So a log that does not use what later versions added has the bytes that it always had.
+    """
+    fields = list(msgspec.structs.astuple(struct))
+    while len(fields) > _FIELDS_OF_FORMAT_1[type(struct)] and not fields[-1]:
+        fields.pop()
+    return fields
+
+
 def encode(manifest: Manifest) -> bytes:
     """Return the file's bytes: msgpack ``[checksum, body]``."""
-    body = _encode(manifest)
+    segments: Any = list(map(_plain, manifest.segments))
+    body = _encode(_plain(msgspec.structs.replace(manifest, segments=segments)))
     return _PREFIX + zlib.crc32(body).to_bytes(4, "big") + _encode(body)
 
 
