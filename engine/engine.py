@@ -14,41 +14,25 @@ from typing import Any, Final, Literal, Self
 import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
-from headrace.engine.commit import Pipeline
+from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
-from headrace.engine.emission import Checked, Emission, checked, time_ns_of
+from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, LogError, RunNotFound
-from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_text
-from headrace.engine.record import (
-    CancelRequested,
-    EngineStarted,
-    EngineStopped,
-    EventStored,
-    RuleDiverged,
-    encode,
-)
+from headrace.engine.record import EngineStopped, encode
 from headrace.engine.restore import restore
-from headrace.engine.runner import Runner
 from headrace.engine.runs import RunView
-from headrace.engine.signal import Signal
 from headrace.engine.task import TaskSpec
-from headrace.engine.timekeeper import InputTime, Timekeeper
 from headrace.engine.views import StateView, runs_of, state_of
 
-RUNS_OPEN_MAX: Final = 50_000
-"""While more runs than this are open, `emit` waits."""
 REASON_CHARS_MAX: Final = 1000
-EMIT_BATCH: Final = 2000
 NOT_OPEN: Final = "the engine is not open; use it with `async with`"
-"""Events that `emit_many` stores before it lets other tasks run."""
 
 
 class Engine:
@@ -73,23 +57,19 @@ class Engine:
         """Made by `App.open`."""
         self.log = log
         self._decider = decider
-        self._specs = specs
-        self._clock_kind = "input" if clock == "input" else "system"
-        self._clock: Clock = SystemClock() if isinstance(clock, str) else clock
+        self._settings = Settings(
+            specs,
+            SystemClock() if isinstance(clock, str) else clock,
+            "input" if clock == "input" else "system",
+            seconds_to_ns(dedupe_window_s),
+            version,
+        )
         self._grace_s = grace_s
-        self._dedupe_window_ns = seconds_to_ns(dedupe_window_s)
-        self._version = version
         self._is_open = False
         self._is_stopping = False
-        self._start_is_due = False
+        self._core: Core
         self._group: TaskGroup
         self._shelter: CancelScope
-        self._kernel: Kernel
-        self._pipeline: Pipeline
-        self._runner: Runner
-        self._input: InputTime
-        self._timekeeper: Timekeeper
-        self._changed = Signal()
 
     # ------------------------------------------------------------ open and close
 
@@ -116,29 +96,21 @@ class Engine:
 
         try:
             await in_own_thread(backend, take_log)
-            self._kernel = await in_own_thread(
-                backend, lambda: restore(self.log, self._decider, clock=self._clock_kind)
+            kind = self._settings.clock_kind
+            kernel = await in_own_thread(
+                backend, lambda: restore(self.log, self._decider, clock=kind)
             )
-            self._pipeline = Pipeline(self._kernel, self.log, self._clock, backend)
-            self._runner = Runner(
-                self._pipeline, self._specs, self._clock, FiringLoader(self._decider, self.log)
-            )
-            self._input = InputTime(self._pipeline, self._runner)
-            self._timekeeper = Timekeeper(self._pipeline, self._runner, self._clock)
+            self._core = Core(kernel, self.log, self._settings, backend)
         except BaseException:
             if has_log:  # also if asyncio's own cancellation came while it was opened
                 await in_own_thread(backend, self.log.close)
             raise
-        self._pipeline.on_effects = self._runner.carry_out
-        self._pipeline.on_change = self._timekeeper.replan
-        self._pipeline.on_commit = self._note_change
-        self._pipeline.on_failure = self._abort
-        self._runner.on_settled = self._note_change
+        self._core.on_failure = self._abort
         self._group = await anyio.create_task_group().__aenter__()
         self._shelter = CancelScope(shield=True)
         self._group.start_soon(self._live, name="headrace engine")
         self._is_open = True
-        self._start()
+        self._core.start()
         return self
 
     async def _live(self) -> None:
@@ -148,38 +120,7 @@ class Engine:
         what a time-out of the host interrupts stays open for the next start.
         """
         with self._shelter:
-            async with anyio.create_task_group() as workers:
-                self._runner.run_in(workers)
-                workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
-
-    def _start(self) -> None:
-        """Record the start; resume.  By input, a new log starts with its first event's time."""
-        state = self._kernel.state
-        if self._clock_kind == "system":
-            self._record_start(self._pipeline.now_ns())
-        elif state.clock:
-            self._record_start(state.at_ns)
-        else:
-            self._start_is_due = True
-
-    def _record_start(self, at_ns: int) -> None:
-        self._start_is_due = False
-        kernel, pipeline = self._kernel, self._pipeline
-        rules = self._decider.fingerprints()
-        pipeline.put(
-            EngineStarted(
-                at_ns, self._version, self._clock_kind, dict(rules), self._dedupe_window_ns
-            )
-        )
-        at_ns = pipeline.tick()
-        for rule in list(kernel.diverged):
-            divergence = kernel.diverged.pop(rule)
-            pipeline.put(
-                RuleDiverged(
-                    at_ns, rule, divergence.sequence, divergence.recorded, divergence.derived
-                )
-            )
-        self._runner.resume()
+            await self._core.work()
 
     async def __aexit__(
         self,
@@ -193,11 +134,11 @@ class Engine:
         try:
             try:
                 with CancelScope(shield=True):
-                    await self._wind_up()
+                    await self._core.wind_up(self._grace_s)
             except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as hurry:
                 # Ctrl-C once more, in the grace period: what still runs is ended at once.
                 exc_type, exc, traceback = type(hurry), hurry, hurry.__traceback__
-                self._runner.stop()
+                self._core.runner.stop()
             self._shelter.cancel()
             self._group.cancel_scope.cancel()
             # An ordinary exception of the body goes on as it is, not wrapped in a group.
@@ -214,21 +155,13 @@ class Engine:
             await self._close_log()
         return bool(swallowed)
 
-    async def _wind_up(self) -> None:
-        if self._pipeline.failure is None and self._grace_s > 0:
-            with anyio.move_on_after(self._grace_s):
-                await self._input.settled()
-        self._runner.stop()
-        if self._pipeline.failure is None:
-            await self._runner.ended()
-
     async def _close_log(self) -> None:
-        pipeline = self._pipeline
+        core, pipeline = self._core, self._core.pipeline
         failure = pipeline.failure or self.log.failure
-        if failure is None and not self._start_is_due:
+        if failure is None and not core.start_is_due:
             stopped = EngineStopped(pipeline.now_ns())
             with suppress(LogError):  # the log has failed just now: closing it says so
-                self.log.append([encode(part) for part in self._kernel.submit(stopped)])
+                self.log.append([encode(part) for part in core.kernel.submit(stopped)])
         pipeline.close(EngineClosed("the engine is closed"))
         try:
             await in_own_thread(pipeline.backend, self.log.close)
@@ -244,18 +177,12 @@ class Engine:
 
     def _abort(self) -> None:
         """The log has failed: end the body of ``async with`` and everything else."""
-        self._runner.stop()
-        self._note_change()
         self._shelter.cancel()
         self._group.cancel_scope.cancel()
 
     def _progress(self) -> None:
         if self._is_open:
-            self._pipeline.progress()
-
-    def _note_change(self) -> None:
-        self._input.note_settled()
-        self._changed.send()
+            self._core.pipeline.progress()
 
     # ------------------------------------------------------------ events
 
@@ -301,60 +228,7 @@ class Engine:
             raise EngineClosed(
                 "the engine is stopping and takes no more events" if self._is_stopping else NOT_OPEN
             )
-        sequences: list[int] = []
-        if self._waits_for_time(todo):
-            async with self._input.lock:
-                for event in todo:
-                    await self._pipeline.room()
-                    at_ns = await self._let_time_come(event[2])
-                    sequences.append(self._store(event, at_ns))
-        else:
-            await self._pipeline.room(runs_max=RUNS_OPEN_MAX)
-            at_ns = self._pipeline.tick()
-            for number, event in enumerate(todo, 1):
-                sequences.append(self._store(event, at_ns))
-                if number % EMIT_BATCH == 0:
-                    await checkpoint()
-                    await self._pipeline.room(runs_max=RUNS_OPEN_MAX)
-                    at_ns = self._pipeline.tick()
-        if sequences:
-            await self._pipeline.committed(max(sequences))
-        return sequences
-
-    def _store(self, event: Checked, at_ns: int) -> int:
-        subject, payload, full = event
-        if full is None:
-            return self._pipeline.put(EventStored(at_ns, subject, payload))
-        source = self._pipeline.source(full.source, at_ns) if full.source else 0
-        if full.id is not None:
-            first = self._kernel.state.dedupe.find(source, full.id, at_ns)
-            if first is not None:
-                return first
-        record = EventStored(
-            at_ns, subject, payload, source, full.position, full.id, time_ns_of(full), full.key
-        )
-        return self._pipeline.put(record)
-
-    def _waits_for_time(self, todo: list[Checked]) -> bool:
-        """Say whether any event has to take its turn: by input, those with times of their own.
-
-        One without is the program's own, perhaps that of a run which another waits for.
-        """
-        return self._clock_kind == "input" and (
-            self._start_is_due
-            or any(full is not None and time_ns_of(full) is not None for _, _, full in todo)
-        )
-
-    async def _let_time_come(self, event: Emission | None) -> int:
-        """By input: move log time on to the event's own; return the time of its record."""
-        time_ns = None if event is None else time_ns_of(event)
-        state = self._kernel.state
-        at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
-        if self._start_is_due:
-            self._record_start(at_ns)
-        if time_ns is not None and self._input.is_due(at_ns):
-            await self._input.advance(at_ns)
-        return max(at_ns, self._pipeline.tick())
+        return await self._core.store(todo)
 
     # ------------------------------------------------------------ runs
 
@@ -377,8 +251,7 @@ class Engine:
         check_text(reason, "the reason of a cancellation")
         if run_id not in self.kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
-        sequence = self._pipeline.put(CancelRequested(self._pipeline.tick(), run_id, reason))
-        await self._pipeline.committed(sequence)
+        await self._core.cancel(run_id, reason)
 
     async def drain(self) -> None:
         """Return once no run is open and all is durable.
@@ -390,16 +263,14 @@ class Engine:
         Raises:
             DurabilityLost, LogFull: the log has failed.
         """
-        kernel = self.kernel
-        if self._clock_kind == "input":
-            async with self._input.lock:
-                await self._input.finish_runs()
-        else:
-            while self._pipeline.failure is None and self._runner.has_open_runs:
-                await self._changed.wait()
-        await self._pipeline.committed(kernel.sequence)
+        await self._opened().drain()
 
     # ------------------------------------------------------------ views
+
+    def _opened(self) -> Core:
+        if not hasattr(self, "_core"):
+            raise EngineClosed(NOT_OPEN)
+        return self._core
 
     @property
     def kernel(self) -> Kernel:
@@ -408,9 +279,7 @@ class Engine:
         Raises:
             EngineClosed: the engine was never open.
         """
-        if not hasattr(self, "_kernel"):
-            raise EngineClosed(NOT_OPEN)
-        return self._kernel
+        return self._opened().kernel
 
     def state(self) -> StateView:
         """Return the engine's state in numbers."""

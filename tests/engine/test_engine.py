@@ -20,7 +20,7 @@ from tests.engine.stand import (
 )
 
 import headrace.engine.commit as commit_module
-import headrace.engine.engine as engine_module
+import headrace.engine.core as core_module
 from headrace import (
     App,
     Emission,
@@ -327,7 +327,7 @@ async def test_emit_cancelled_after_it_was_stored_stays_stored() -> None:
 
 async def test_too_many_open_runs_make_emit_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events that only pile up runs are not let in."""
-    monkeypatch.setattr(engine_module, "RUNS_OPEN_MAX", 3)
+    monkeypatch.setattr(core_module, "RUNS_OPEN_MAX", 3)
     app, gate, got = App("t"), Gate(), list[Any]()
 
     @app.rule(on("a"))

@@ -280,7 +280,7 @@ async def test_deadlines_of_ended_attempts_take_no_memory() -> None:
         for _ in range(20):
             await engine.emit_many([("short", None)] * 100)
             await quiet(engine)
-        assert len(engine._runner._deadlines) < 300
+        assert len(engine._core.runner._deadlines) < 300
         gate.open()
         await engine.drain()
 
@@ -310,7 +310,7 @@ async def test_nothing_of_ended_runs_is_kept() -> None:
         await engine.drain()
         await quiet(engine)
         gc.collect()
-        runner = engine._runner
+        runner = engine._core.runner
         assert len(refs) == 20 * 11
         # Deadlines of ended attempts are thrown away once there are too many of them.
         assert sum(ref() is not None for ref in refs) <= runner_module.DEADLINES_SPARE

@@ -1,0 +1,211 @@
+"""`Core`: one life of the kernel, with all that works on it.
+
+It begins with a kernel that `restore` made of the log and ends when the log fails or the
+engine closes.  Nothing in it is kept beyond that: what counts is in the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import anyio
+from anyio.lowlevel import checkpoint
+from msgspec import Struct
+
+from headrace.engine.backend import Backend
+from headrace.engine.clock import Clock
+from headrace.engine.commit import Pipeline
+from headrace.engine.emission import Checked, Emission, time_ns_of
+from headrace.engine.firings import FiringLoader
+from headrace.engine.kernel import Kernel
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.record import CancelRequested, EngineStarted, EventStored, RuleDiverged
+from headrace.engine.runner import Runner
+from headrace.engine.signal import Signal
+from headrace.engine.task import TaskSpec
+from headrace.engine.timekeeper import InputTime, Timekeeper
+
+RUNS_OPEN_MAX: Final = 50_000
+"""While more runs than this are open, `Core.store` waits."""
+EMIT_BATCH: Final = 2000
+"""Events that are stored before other tasks get their turn."""
+
+
+class Settings(Struct, frozen=True):
+    """What an engine was opened with."""
+
+    specs: dict[str, TaskSpec]
+    clock: Clock
+    clock_kind: Literal["system", "input"]
+    dedupe_window_ns: int
+    version: str
+
+
+class Core:
+    """The kernel at work.  All methods belong to the event loop that made it."""
+
+    def __init__(self, kernel: Kernel, log: EventLog, settings: Settings, backend: Backend) -> None:
+        """Take *kernel* as it is; nothing happens before `start`."""
+        clock = settings.clock
+        loader = FiringLoader(kernel.state.decider, log)
+        self.kernel = kernel
+        self.pipeline = Pipeline(kernel, log, clock, backend)
+        self.runner = Runner(self.pipeline, settings.specs, clock, loader)
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called once the log has failed: `end` is due."""
+        self.start_is_due = False
+        """Whether the start is not recorded yet, since log time has not begun."""
+        self._settings = settings
+        self._input = InputTime(self.pipeline, self.runner)
+        self._timekeeper = Timekeeper(self.pipeline, self.runner, clock)
+        self._changed = Signal()
+        self.pipeline.on_effects = self.runner.carry_out
+        self.pipeline.on_change = self._timekeeper.replan
+        self.pipeline.on_commit = self._note_change
+        self.pipeline.on_failure = self._note_failure
+        self.runner.on_settled = self._note_change
+
+    def _note_change(self) -> None:
+        self._input.note_settled()
+        self._changed.send()
+
+    def _note_failure(self) -> None:
+        self.runner.stop()
+        self._note_change()
+        self.on_failure()
+
+    # ------------------------------------------------------------ begin and end
+
+    def start(self) -> None:
+        """Record the start; resume.  By input, a new log starts with its first event's time."""
+        state = self.kernel.state
+        if self._settings.clock_kind == "system":
+            self._record_start(self.pipeline.now_ns())
+        elif state.clock:
+            self._record_start(state.at_ns)
+        else:
+            self.start_is_due = True
+
+    def _record_start(self, at_ns: int) -> None:
+        self.start_is_due = False
+        kernel, pipeline, settings = self.kernel, self.pipeline, self._settings
+        rules = kernel.state.decider.fingerprints()
+        pipeline.put(
+            EngineStarted(
+                at_ns,
+                settings.version,
+                settings.clock_kind,
+                dict(rules),
+                settings.dedupe_window_ns,
+            )
+        )
+        at_ns = pipeline.tick()
+        for rule in list(kernel.diverged):
+            divergence = kernel.diverged.pop(rule)
+            pipeline.put(
+                RuleDiverged(
+                    at_ns, rule, divergence.sequence, divergence.recorded, divergence.derived
+                )
+            )
+        self.runner.resume()
+
+    async def work(self) -> None:
+        """Execute runs and fire timers, until cancelled."""
+        async with anyio.create_task_group() as workers:
+            self.runner.run_in(workers)
+            workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
+
+    async def wind_up(self, grace_s: float) -> None:
+        """Let runs finish for *grace_s*, then interrupt what still executes."""
+        if self.pipeline.failure is None and grace_s > 0:
+            with anyio.move_on_after(grace_s):
+                await self._input.settled()
+        self.runner.stop()
+        if self.pipeline.failure is None:
+            await self.runner.ended()
+
+    # ------------------------------------------------------------ events
+
+    async def store(self, todo: list[Checked]) -> list[int]:
+        """Store the events in their order; return their sequences once they are committed.
+
+        Raises:
+            DurabilityLost, LogFull: they may or may not be stored.
+        """
+        pipeline = self.pipeline
+        sequences: list[int] = []
+        if self._waits_for_time(todo):
+            async with self._input.lock:
+                for event in todo:
+                    await pipeline.room()
+                    at_ns = await self._let_time_come(event[2])
+                    sequences.append(self._put(event, at_ns))
+        else:
+            await pipeline.room(runs_max=RUNS_OPEN_MAX)
+            at_ns = pipeline.tick()
+            for number, event in enumerate(todo, 1):
+                sequences.append(self._put(event, at_ns))
+                if number % EMIT_BATCH == 0:
+                    await checkpoint()
+                    await pipeline.room(runs_max=RUNS_OPEN_MAX)
+                    at_ns = pipeline.tick()
+        if sequences:
+            await pipeline.committed(max(sequences))
+        return sequences
+
+    def _put(self, event: Checked, at_ns: int) -> int:
+        subject, payload, full = event
+        if full is None:
+            return self.pipeline.put(EventStored(at_ns, subject, payload))
+        source = self.pipeline.source(full.source, at_ns) if full.source else 0
+        if full.id is not None:
+            first = self.kernel.state.dedupe.find(source, full.id, at_ns)
+            if first is not None:
+                return first
+        record = EventStored(
+            at_ns, subject, payload, source, full.position, full.id, time_ns_of(full), full.key
+        )
+        return self.pipeline.put(record)
+
+    def _waits_for_time(self, todo: list[Checked]) -> bool:
+        """Say whether any event has to take its turn: by input, those with times of their own.
+
+        One without is the program's own, perhaps that of a run which another waits for.
+        """
+        return self._settings.clock_kind == "input" and (
+            self.start_is_due
+            or any(full is not None and time_ns_of(full) is not None for _, _, full in todo)
+        )
+
+    async def _let_time_come(self, event: Emission | None) -> int:
+        """By input: move log time on to the event's own; return the time of its record."""
+        time_ns = None if event is None else time_ns_of(event)
+        state = self.kernel.state
+        at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
+        if self.start_is_due:
+            self._record_start(at_ns)
+        if time_ns is not None and self._input.is_due(at_ns):
+            await self._input.advance(at_ns)
+        return max(at_ns, self.pipeline.tick())
+
+    # ------------------------------------------------------------ runs
+
+    async def cancel(self, run_id: int, reason: str) -> None:
+        """Ask for an open run to be cancelled; return once the request is committed."""
+        sequence = self.pipeline.put(CancelRequested(self.pipeline.tick(), run_id, reason))
+        await self.pipeline.committed(sequence)
+
+    async def drain(self) -> None:
+        """See `Engine.drain`.
+
+        Raises:
+            DurabilityLost, LogFull: the log has failed.
+        """
+        if self._settings.clock_kind == "input":
+            async with self._input.lock:
+                await self._input.finish_runs()
+        else:
+            while self.pipeline.failure is None and self.runner.has_open_runs:
+                await self._changed.wait()
+        await self.pipeline.committed(self.kernel.sequence)
