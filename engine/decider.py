@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleError, RuleEvicted, RuleMismatch
+from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
 
 RunMode = Literal["parallel", "single", "restart"]
@@ -91,6 +92,22 @@ class Decider(Protocol):
         """Return the state of all automata as data that msgspec encodes."""
         ...
 
+    def write_out(self) -> tuple[dict[str, int], dict[tuple[str, int], Writing]]:
+        """Begin to write out the state of all active rules.
+
+        Returns for each rule how many events had no key, and its stages' state by
+        ``(rule, number)``.
+        """
+        ...
+
+    def resume(self, rule: str, unkeyed: int) -> None:
+        """Let *rule* take events from now on; its state is loaded, its timers are armed."""
+        ...
+
+    def load(self, rule: str, stage: int, entries: list[Any]) -> None:
+        """Take in state of *rule* that was written out."""
+        ...
+
 
 class NoRules:
     """A `Decider` without rules: recorded decisions hold and nothing is derived."""
@@ -142,7 +159,12 @@ class NoRules:
         """See `Decider`."""
         return []
 
+    def write_out(self) -> tuple[dict[str, int], dict[tuple[str, int], Writing]]:
+        """See `Decider`."""
+        return {}, {}
 
-def thaw(key: Any) -> Any:
-    """Return a key as it was before msgpack made a list of each tuple in it."""
-    return tuple(thaw(part) for part in key) if isinstance(key, list) else key
+    def resume(self, rule: str, unkeyed: int) -> None:
+        """See `Decider`."""
+
+    def load(self, rule: str, stage: int, entries: list[Any]) -> None:
+        """See `Decider`."""

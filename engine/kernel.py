@@ -16,12 +16,15 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine.decider import Decider, Verdict, thaw
+from headrace.engine.decider import Decider, Verdict
 from headrace.engine.state import HOPS_MAX, EngineState
 
 RULE_DECISIONS: Final = (r.RuleFired, r.RuleMismatch, r.RuleError, r.RuleEvicted, r.RuleLoop)
-UNTIMED: Final = (r.EngineStarted, r.EngineStopped)
-"""Records before which timers that are due need not have fired."""
+UNTIMED: Final = (r.EngineStarted, r.EngineStopped, r.EventOffered, r.CancelRequested)
+"""Records before which timers that are due need not have fired.
+
+The last two may be written while no engine runs, and so none that fires timers.
+"""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -157,7 +160,7 @@ class Kernel:
 
     def _expect_timer(self, sequence: int, fired: r.TimerFired) -> None:
         """Complain of a rule's timer that was not armed: it need not lead to a decision."""
-        due_ns = self.state.timers.due_ns((fired.owner, fired.slot, thaw(fired.key)))
+        due_ns = self.state.timers.due_ns((fired.owner, fired.slot, r.thaw(fired.key)))
         if fired.owner in self.state.active and due_ns != fired.due_ns:
             derived = "no timer" if due_ns is None else f"timer due at {due_ns}"
             self._diverge(fired.owner, sequence, f"timer due at {fired.due_ns}", derived)
@@ -199,7 +202,7 @@ def _text_of(decision: r.Decision) -> str:
     """Return *decision* as it is compared and shown: all but the words of an error."""
     kind = r.KIND_BY_TYPE[type(decision)]
     fields = [
-        f"{name}={thaw(value) if name == 'key' else value!r}"
+        f"{name}={r.thaw(value) if name == 'key' else value!r}"
         for name in decision.__struct_fields__
         if name != "error" and (value := getattr(decision, name)) is not None
     ]

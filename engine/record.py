@@ -13,6 +13,7 @@ at the time of their input.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -52,6 +53,8 @@ class EventStored(Struct, array_like=True, frozen=True, gc=False, tag=1):
     """Sequence of the outside event that began it all; 0: this one."""
     hops: int = 0
     """Runs between that outside event and this one."""
+    offer: int = 0
+    """Sequence of the `EventOffered` that this pays; 0: it pays none."""
 
 
 class TimerFired(Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -188,6 +191,25 @@ class ClockStepped(Struct, array_like=True, frozen=True, tag=14):
     step_ns: int
 
 
+class EventOffered(Struct, array_like=True, frozen=True, gc=False, tag=15):
+    """An event that was put into the log while no engine ran: the next one stores it.
+
+    Nothing but that follows from it.  See `headrace.engine.offers`.
+    """
+
+    at_ns: int
+    """Log time, which stands still while no engine runs: that of the last record before."""
+    offered_at_ns: int
+    """The wall clock's time, for people."""
+    subject: str
+    data: Raw
+    source: str = ""
+    """By its name: a number is given to it when the event is stored."""
+    id: str | None = None
+    time_ns: int | None = None
+    key: str | None = None
+
+
 # ---------------------------------------------------------------- decisions
 
 
@@ -285,6 +307,7 @@ Input = (
     | SourceOpened
     | RuleDiverged
     | ClockStepped
+    | EventOffered
 )
 Decision = (
     RuleFired
@@ -313,6 +336,7 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     SourceOpened: "source.opened",
     RuleDiverged: "rule.diverged",
     ClockStepped: "clock.stepped",
+    EventOffered: "event.offered",
     RuleFired: "rule.fired",
     RunReleased: "run.released",
     RunReplaced: "run.replaced",
@@ -347,11 +371,14 @@ _TAGS: Final = frozenset(
 
 
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
+_CAUSED_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:12])
 
 
 def encode(record: Record) -> bytes:
     """Return *record* as msgpack.  Trailing defaults of an event are left out."""
     if type(record) is EventStored:
+        if record.offer:
+            return _encode(record)
         if not record.run and not record.hops:
             # From outside: what lies behind the last field that says something is left out,
             # up to 8 bytes less for each of many million.
@@ -365,6 +392,7 @@ def encode(record: Record) -> bytes:
                     fields = (*fields, record.source, record.position)
                 return _encode(fields)
             return _encode((1, *(getattr(record, name) for name in _OUTSIDE_FIELDS)))
+        return _encode((1, *_CAUSED_FIELDS(record)))
     elif type(record) is UnknownRecord:
         return record.raw
     return _encode(record)
@@ -394,6 +422,11 @@ def text_for_record(text: str, chars_max: int) -> str:
     The message of an error may hold half a character, as of a file name that is no UTF-8.
     """
     return text[:chars_max].encode(errors="backslashreplace").decode()
+
+
+def thaw(key: Any) -> Any:
+    """Return a key as it was before msgpack made a list of each tuple in it."""
+    return tuple(thaw(part) for part in key) if isinstance(key, list) else key
 
 
 def is_decision(record: Record) -> bool:

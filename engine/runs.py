@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import RuleFired, StepKind, StepRequested
+from headrace.engine.record import RuleFired, StepKind, StepRequested, thaw
+from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
@@ -124,11 +125,20 @@ class RunTable:
 
     def __init__(self) -> None:
         self.active: dict[int, RunState] = {}
+        """By id, oldest first.  What is changed is to be had from `touch`."""
         self.ended: deque[RunView] = deque(maxlen=RUNS_ENDED_MAX)
         self.counts: dict[str, dict[str, int]] = {}
         """How many runs ended how, by task and status."""
         self.retries = 0
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
+        self._writing: RunsWriting | None = None
+
+    def touch(self, run_id: int) -> RunState | None:
+        """Return a run that has not ended, to be changed; or ``None``."""
+        run = self.active.get(run_id)
+        if run is not None and self._writing is not None:
+            self._writing.save(run)
+        return run
 
     def of_rule(self, rule: str, key: Any) -> list[int]:
         """Return the ids of the runs of *rule* for *key* that have not ended, oldest first."""
@@ -153,18 +163,17 @@ class RunTable:
             trace=fired.trace,
             hops=fired.hops,
         )
-        self.active[run_id] = run
-        place = (fired.rule, fired.key)
-        ids = self._by_rule.get(place)
-        if ids is None:
-            self._by_rule[place] = [run_id]
-        else:
-            ids.append(run_id)
+        self._add(run)
         return run
+
+    def _add(self, run: RunState) -> None:
+        self.active[run.id] = run
+        if run.rule:
+            self._by_rule.setdefault((run.rule, run.key), []).append(run.id)
 
     def make_from_step(self, run_id: int, asked: StepRequested) -> RunState | None:
         """Add the child run that *asked* makes, or return ``None`` if the parent has ended."""
-        parent = self.active.get(asked.parent)
+        parent = self.touch(asked.parent)
         if parent is None:
             return None
         launched = asked.kind == "launch"
@@ -183,7 +192,7 @@ class RunTable:
             trace=parent.trace,
             hops=parent.hops + (1 if launched else 0),
         )
-        self.active[run_id] = run
+        self._add(run)
         parent.steps[asked.ordinal] = Step(
             asked.kind,
             asked.task,
@@ -204,6 +213,7 @@ class RunTable:
         error: str | None = None,
     ) -> None:
         """Remove *run*, tell its parent, and count it.  Children that are left go with it."""
+        self.touch(run.id)
         if run.steps:
             self._end_children(run, at_ns=at_ns)
         del self.active[run.id]
@@ -217,7 +227,7 @@ class RunTable:
         by_status = self.counts.setdefault(run.task, {})
         by_status[status] = by_status.get(status, 0) + 1
         self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
-        parent = self.active.get(run.parent) if run.parent else None
+        parent = self.touch(run.parent) if run.parent else None
         if parent is not None:
             step = parent.steps.get(run.ordinal)
             if step is not None and step.sequence == run.id:
@@ -249,3 +259,68 @@ class RunTable:
             "counts": self.counts,
             "retries": self.retries,
         }
+
+    def write_out(self) -> RunsWriting:
+        """Begin to write out `active`; the rest is for the caller to keep."""
+        assert self._writing is None, "one at a time"
+        self._writing = RunsWriting(self)
+        return self._writing
+
+    def written(self) -> None:
+        """Note that no writing needs to know of changes any more."""
+        self._writing = None
+
+    def load(self, entries: list[Raw]) -> None:
+        """Take in runs that were written out."""
+        for raw in entries:
+            run = _decode_run(raw)
+            run.key = thaw(run.key)
+            # The raw parts would keep all that was read with them in memory.
+            run.args = None if run.args is None else run.args.copy()
+            for step in run.steps.values():
+                step.result = None if step.result is None else step.result.copy()
+            self._add(run)
+
+
+_decode_run = msgspec.msgpack.Decoder(RunState).decode
+
+
+class RunsWriting:
+    """`headrace.engine.table.Writing` of the runs that have not ended."""
+
+    def __init__(self, table: RunTable) -> None:
+        self.oldest: int | None = None
+        self._table = table
+        self._ids = iter(list(table.active))
+        self._last = next(reversed(table.active), 0)
+        self._saved: dict[int, Raw] = {}
+
+    def save(self, run: RunState) -> None:
+        """Encode *run*, for it is about to change."""
+        if run.id <= self._last and run.id not in self._saved:
+            self._saved[run.id] = Raw(ENCODE(run))
+            self._note(run)
+
+    def _note(self, run: RunState) -> None:
+        oldest = min(run.id, *run.events[:1])
+        if self.oldest is None or oldest < self.oldest:
+            self.oldest = oldest
+
+    def step(self, count: int) -> list[Any]:
+        """See `Writing`."""
+        entries: list[Any] = []
+        for run_id in self._ids:
+            saved = self._saved.pop(run_id, None)
+            if saved is None:
+                run = self._table.active[run_id]
+                self._note(run)
+                saved = Raw(ENCODE(run))
+            entries.append(saved)
+            if len(entries) >= count:
+                break
+        return entries
+
+    def settle(self, count: int) -> bool:
+        """See `Writing`."""
+        self._table.written()
+        return True

@@ -14,9 +14,10 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine.decider import Decider, Matched, Verdict, thaw
+from headrace.engine.decider import Decider, Matched, Verdict
 from headrace.engine.dedupe import Dedupe
 from headrace.engine.lifecycle import Lifecycle
+from headrace.engine.offers import Offers
 from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of
 from headrace.engine.subject import is_reserved
 from headrace.engine.timers import Timers
@@ -66,6 +67,7 @@ class EngineState:
         self.runs = RunTable()
         self.dedupe = Dedupe()
         self.lifecycle = Lifecycle(decider.wants)
+        self.offers = Offers()
         self.declared = decider.fingerprints()
         self.rules: dict[str, str] = {}
         """Fingerprint by rule, as the last start recorded them."""
@@ -83,7 +85,13 @@ class EngineState:
         self.at_ns = record.at_ns
         if type(record) is r.EventStored:  # by far the most frequent
             self.events += 1
-            if record.run or record.hops or record.source or record.id is not None:
+            if (
+                record.run
+                or record.hops
+                or record.source
+                or record.id is not None
+                or record.offer
+            ):
                 self._note_origin(sequence, record)
             return self.decider.on_event(sequence, record)
         return _INPUTS[type(record)](self, sequence, record)
@@ -93,16 +101,19 @@ class EngineState:
             self.cursors[event.source] = event.position
         if event.id is not None:
             self.dedupe.store(event.source, event.id, sequence, event.at_ns)
-        if not event.ordinal:
+        if event.offer:
+            source = self.sources[event.source - 1] if event.source else ""
+            self.offers.paid(event.offer, source, event.id)
+        elif not event.ordinal:
             if is_reserved(event.subject):
                 self.lifecycle.paid(event.subject)
-        elif (run := self.runs.active.get(event.run)) is not None:
+        elif (run := self.runs.touch(event.run)) is not None:
             run.steps[event.ordinal] = Step(
                 "emit", event.subject, digest_of(event.data), sequence, "done", event.at_ns
             )
 
     def _timer_fired(self, _: int, fired: r.TimerFired) -> Sequence[Verdict]:
-        key = thaw(fired.key)
+        key = r.thaw(fired.key)
         timer = (fired.owner, fired.slot, key)
         if self.timers.due_ns(timer) != fired.due_ns:
             return ()  # of a rule that has changed since
@@ -111,7 +122,8 @@ class EngineState:
             return self.decider.on_timer(
                 fired.owner, fired.slot, key, due_ns=fired.due_ns, missed=fired.missed
             )
-        run = self.runs.active[fired.slot]
+        run = self.runs.touch(fired.slot)
+        assert run is not None
         if key == RETRY:
             run.status = "active"
             run.attempt += 1
@@ -183,7 +195,7 @@ class EngineState:
                     self._disarm(child)
 
     def _attempt_failed(self, _: int, failed: r.AttemptFailed) -> Sequence[Verdict]:
-        run = self.runs.active.get(failed.run)
+        run = self.runs.touch(failed.run)
         if run is None:
             return ()
         for ordinal in failed.forget:
@@ -204,7 +216,7 @@ class EngineState:
         return ()
 
     def _sleep_requested(self, sequence: int, asked: r.SleepRequested) -> Sequence[Verdict]:
-        run = self.runs.active.get(asked.run)
+        run = self.runs.touch(asked.run)
         if run is not None:
             run.steps[asked.ordinal] = Step("sleep", "", b"", sequence, "pending", asked.at_ns)
             self.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
@@ -255,6 +267,14 @@ class EngineState:
     def _clock_stepped(self, _: int, stepped: r.ClockStepped) -> Sequence[Verdict]:
         return ()
 
+    def _event_offered(self, sequence: int, offered: r.EventOffered) -> Sequence[Verdict]:
+        if offered.id is not None and offered.source in ("", *self.sources):
+            number = self.sources.index(offered.source) + 1 if offered.source else 0
+            if self.dedupe.find(number, offered.id, offered.at_ns) is not None:
+                return ()
+        self.offers.owe(sequence, offered.source, offered.id)
+        return ()
+
     # ------------------------------------------------------------ decisions
 
     def decide(self, verdict: Verdict | r.Decision) -> Iterable[r.Decision]:
@@ -301,7 +321,8 @@ class EngineState:
         if type(decision) is r.RuleFired:
             self._fire(sequence, decision, cause)
         elif type(decision) is r.RunReleased:
-            run = self.runs.active[decision.run]
+            run = self.runs.touch(decision.run)
+            assert run is not None
             run.status = "active"
             run.attempt_at_ns = self.at_ns
             self.effects.append(Effect("start", run.id))
@@ -309,7 +330,9 @@ class EngineState:
             run = self.runs.active[decision.run]
             self.runs.end(run, "cancelled", at_ns=self.at_ns, error="a newer firing replaced it")
         elif type(decision) is r.RunCancelling:
-            self.runs.active[decision.run].cancelling = decision.reason
+            run = self.runs.touch(decision.run)
+            assert run is not None
+            run.cancelling = decision.reason
             self.effects.append(Effect("cancel", decision.run))
         elif type(decision) is r.RuleMismatch:
             self._stats_of(decision.rule).mismatched += 1
@@ -328,7 +351,7 @@ class EngineState:
         stats.fired += 1
         stats.last_fired_at_ns = self.at_ns
         if type(fired.key) is list:
-            fired = msgspec.structs.replace(fired, key=thaw(fired.key))
+            fired = msgspec.structs.replace(fired, key=r.thaw(fired.key))
         if fired.outcome == "dropped":
             stats.dropped += 1
         else:
@@ -382,6 +405,7 @@ class EngineState:
             "runs": self.runs.dump(),
             "dedupe": self.dedupe.dump(),
             "lifecycle": self.lifecycle.dump(),
+            "offers": self.offers.dump(),
             "automata": self.decider.dump(),
         }
 
@@ -400,4 +424,5 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.SourceOpened: EngineState._source_opened,
     r.RuleDiverged: EngineState._rule_diverged,
     r.ClockStepped: EngineState._clock_stepped,
+    r.EventOffered: EngineState._event_offered,
 }

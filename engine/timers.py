@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
+from headrace.engine.record import thaw
+from headrace.engine.table import Table, Writing
+
 TimerId = tuple[str, int, Any]
 """``(owner, slot, key)``, as in the record `TimerFired`."""
 
@@ -18,7 +21,7 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._armed: dict[TimerId, tuple[int, int]] = {}
+        self._armed: Table[TimerId, tuple[int, int]] = Table()
         self._queued: dict[TimerId, int] = {}  # the due time of an id's one live heap entry
         self._heap: list[tuple[int, int, TimerId]] = []
         self._order = 0
@@ -31,7 +34,7 @@ class Timers:
     def arm(self, timer: TimerId, due_ns: int) -> None:
         """Let *timer* fire at *due_ns*; if it was armed, it moves."""
         self._order += 1
-        self._armed[timer] = (due_ns, self._order)
+        self._armed.store(timer, (due_ns, self._order))
         queued_ns = self._queued.get(timer)
         if queued_ns is None or due_ns < queued_ns:
             self._queued[timer] = due_ns
@@ -40,18 +43,18 @@ class Timers:
 
     def disarm(self, timer: TimerId) -> None:
         """Forget *timer*; nothing happens if it was not armed."""
-        self._armed.pop(timer, None)
+        self._armed.pop(timer)
 
     def due_ns(self, timer: TimerId) -> int | None:
         """Return when *timer* is due, or ``None`` if it is not armed."""
-        armed = self._armed.get(timer)
+        armed = self._armed.peek(timer)
         return None if armed is None else armed[0]
 
     def first(self) -> tuple[int, TimerId] | None:
         """Return ``(due_ns, timer)`` of the timer that fires next; it stays armed."""
         while self._heap:
             due_ns, order, timer = self._heap[0]
-            armed = self._armed.get(timer)
+            armed = self._armed.peek(timer)
             if armed == (due_ns, order):
                 return due_ns, timer
             heapq.heappop(self._heap)
@@ -66,10 +69,37 @@ class Timers:
 
     def disarm_owner(self, owner: str) -> None:
         """Forget all timers of *owner*."""
-        for timer in [timer for timer in self._armed if timer[0] == owner]:
+        for timer in [timer for timer, _ in self._armed.items() if timer[0] == owner]:
             self.disarm(timer)
 
     def dump(self) -> list[Any]:
         """Return the whole state as plain data: ``[order, [[timer, due_ns, order], …]]``."""
         armed = sorted(self._armed.items(), key=lambda item: item[1])
         return [self._order, [[*timer, due_ns, order] for timer, (due_ns, order) in armed]]
+
+    @property
+    def order(self) -> int:
+        """How many times a timer was armed."""
+        return self._order
+
+    def write_out(self) -> Writing:
+        """Begin to write out the timers; `order` is for the caller to keep."""
+        return self._armed.write_out(_packed)
+
+    def load(self, entries: list[Any]) -> None:
+        """Take in timers that were written out; `loaded` comes after the last of them."""
+        for owner, slot, key, due_ns, nth in entries:
+            timer = (owner, slot, thaw(key))
+            self._armed.store(timer, (due_ns, nth))
+            self._queued[timer] = due_ns
+            self._heap.append((due_ns, nth, timer))
+
+    def loaded(self, order: int) -> None:
+        """Go on from where `order` was *order*."""
+        heapq.heapify(self._heap)
+        self._order = order
+        self.moved = True
+
+
+def _packed(timer: TimerId, armed: tuple[int, int]) -> tuple[Any, None]:
+    return [*timer, *armed], None

@@ -18,6 +18,7 @@ from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleError, RuleMismatch
 from headrace.engine.subject import matches
 from headrace.engine.subject_index import SubjectIndex
+from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
 from headrace.triggers import pattern as p
 from headrace.triggers.stages import (
@@ -195,6 +196,16 @@ class Automaton:
         """Return the period of the timer in *slot*, if it repeats."""
         return self._timed[slot].period_ns
 
+    def resume(self, unkeyed: int) -> None:
+        """Take events again as if never stopped; `stages` are loaded next."""
+        self.active = True
+        self.unkeyed = unkeyed
+
+    @property
+    def stages(self) -> list[Count | Silent]:
+        """The stages that have state of their own, in an order that the pattern gives."""
+        return self._stateful
+
     def keys_count(self) -> int:
         """Return how many keys have state."""
         return sum(len(stage) for stage in self._stateful)
@@ -315,6 +326,24 @@ class RuleSet:
     def dump(self) -> Any:
         """See `Decider`."""
         return {name: automaton.dump() for name, automaton in self._automata.items()}
+
+    def write_out(self) -> tuple[dict[str, int], dict[tuple[str, int], Writing]]:
+        """See `Decider`."""
+        active = {name: automaton for name, automaton in self._automata.items() if automaton.active}
+        writings = {
+            (name, number): stage.write_out()
+            for name, automaton in active.items()
+            for number, stage in enumerate(automaton.stages)
+        }
+        return {name: automaton.unkeyed for name, automaton in active.items()}, writings
+
+    def resume(self, rule: str, unkeyed: int) -> None:
+        """See `Decider`."""
+        self._automata[rule].resume(unkeyed)
+
+    def load(self, rule: str, stage: int, entries: list[Any]) -> None:
+        """See `Decider`."""
+        self._automata[rule].stages[stage].load(entries)
 
     # ------------------------------------------------------------ events of firings
 

@@ -7,7 +7,7 @@ kernel hands back, so a fold of the log rebuilds every state exactly.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from headrace.engine.decider import Matched, RunMode, Verdict
 from headrace.engine.event import Event
-from headrace.engine.record import RuleError, RuleEvicted, text_for_record
+from headrace.engine.record import RuleError, RuleEvicted, text_for_record, thaw
+from headrace.engine.table import OrderedTable, Writing
 from headrace.engine.timers import Timers
 from headrace.triggers.pattern import KEY_EXPECTED, KEYS_MAX, PARTIALS_MAX, CountNode, is_key
 
@@ -186,7 +187,7 @@ class Count:
         self._mode = node.mode
         self._then = then
         # Ordered by the latest hit, so that the first is the one to evict.
-        self._windows: OrderedDict[Any, _Window] = OrderedDict()
+        self._windows: OrderedTable[Any, _Window] = OrderedTable()
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -194,15 +195,14 @@ class Count:
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`."""
         windows = self._windows
-        window = windows.get(hit.key)
+        window = windows.touch(hit.key)
         if window is None:
             self._forget(hit.at_ns)
-            if len(windows) >= KEYS_MAX:
-                oldest, _ = windows.popitem(last=False)
-                out.append(RuleEvicted(self._rule, oldest, "key"))
-            window = windows[hit.key] = _Window(deque())
-        else:
-            windows.move_to_end(hit.key)
+            if len(windows) >= KEYS_MAX and (oldest := windows.first()) is not None:
+                windows.pop(oldest[0])
+                out.append(RuleEvicted(self._rule, oldest[0], "key"))
+            window = _Window(deque())
+            windows.store(hit.key, window)
         hits = window.hits
         if self._within_ns is not None:
             after_ns = hit.at_ns - self._within_ns
@@ -220,16 +220,15 @@ class Count:
     def _forget(self, at_ns: int) -> None:
         """Drop the keys whose window is empty by now: they are no state any more (law L6)."""
         windows, within_ns = self._windows, self._within_ns
-        while windows and within_ns is not None:
-            oldest = next(iter(windows.values()))
-            if oldest.hits[-1][0] > at_ns - within_ns:
+        while within_ns is not None and (oldest := windows.first()) is not None:
+            if oldest[1].hits[-1][0] > at_ns - within_ns:
                 break
-            windows.popitem(last=False)
+            windows.pop(oldest[0])
 
     def _fire(self, hit: Hit, window: _Window, out: list[Verdict]) -> None:
         window.armed = False
         if self._mode == "reset":
-            del self._windows[hit.key]
+            self._windows.pop(hit.key)
         events = tuple(sequence for _, sequences in window.hits for sequence in sequences)
         self._then.push(
             Hit(
@@ -251,7 +250,22 @@ class Count:
 
     def dump(self) -> list[Any]:
         """Return the state as data that msgspec encodes."""
-        return [[key, list(w.hits), w.armed] for key, w in self._windows.items()]
+        return [_packed_window(*entry)[0] for entry in self._windows.items()]
+
+    def write_out(self) -> Writing:
+        """Begin to write the state out."""
+        return self._windows.write_out(_packed_window)
+
+    def load(self, entries: list[Any]) -> None:
+        """Take in what was written out."""
+        for key, hits, armed in entries:
+            kept = deque((at_ns, tuple(sequences)) for at_ns, sequences in hits)
+            self._windows.store(thaw(key), _Window(kept, armed))
+
+
+def _packed_window(key: Any, window: _Window) -> tuple[Any, int | None]:
+    hits = list(window.hits)
+    return [key, hits, window.armed], (hits[0][1][0] if hits and hits[0][1] else None)
 
 
 class Silent:
@@ -274,7 +288,7 @@ class Silent:
         self.period_ns = for_ns if repeats else None
         self._expect = expect
         # Key → (sequences, trace, hops) of its last hit, ordered by that.
-        self._watched: OrderedDict[Any, tuple[tuple[int, ...], int, int]] = OrderedDict()
+        self._watched: OrderedTable[Any, tuple[tuple[int, ...], int, int]] = OrderedTable()
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -282,25 +296,27 @@ class Silent:
     def start(self, at_ns: int) -> None:
         """See `TimedStage`."""
         for key in self._expect:
-            self._watched[key] = ((), 0, 0)
+            self._watched.store(key, ((), 0, 0))
             self._timers.arm((self._rule, self._slot, key), at_ns + self._for_ns)
 
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`."""
         watched = self._watched
-        if watched.pop(hit.key, None) is None and len(watched) >= KEYS_MAX:
-            oldest, _ = watched.popitem(last=False)
-            self._timers.disarm((self._rule, self._slot, oldest))
-            out.append(RuleEvicted(self._rule, oldest, "key"))
-        watched[hit.key] = (hit.events, hit.trace, hit.hops)
+        if len(watched) >= KEYS_MAX and watched.peek(hit.key) is None:
+            oldest = watched.first()
+            assert oldest is not None
+            watched.pop(oldest[0])
+            self._timers.disarm((self._rule, self._slot, oldest[0]))
+            out.append(RuleEvicted(self._rule, oldest[0], "key"))
+        watched.store(hit.key, (hit.events, hit.trace, hit.hops))
         self._timers.arm((self._rule, self._slot, hit.key), hit.at_ns + self._for_ns)
 
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
         """See `TimedStage`."""
-        if self.period_ns is None:
-            events, trace, hops = self._watched.pop(key)
-        else:
-            events, trace, hops = self._watched[key]
+        last = self._watched.pop(key) if self.period_ns is None else self._watched.peek(key)
+        assert last is not None, "a timer is of a key that is watched"
+        events, trace, hops = last
+        if self.period_ns is not None:
             next_ns = due_ns + (missed + 1) * self.period_ns
             self._timers.arm((self._rule, self._slot, key), next_ns)
         self._then.push(Hit(None, key, due_ns, events, trace, hops, due_ns), out)
@@ -311,7 +327,20 @@ class Silent:
 
     def dump(self) -> list[Any]:
         """Return the state as data that msgspec encodes."""
-        return [[key, *last] for key, last in self._watched.items()]
+        return [_packed_last(*entry)[0] for entry in self._watched.items()]
+
+    def write_out(self) -> Writing:
+        """Begin to write the state out; its timers are written with all others."""
+        return self._watched.write_out(_packed_last)
+
+    def load(self, entries: list[Any]) -> None:
+        """Take in what was written out."""
+        for key, events, trace, hops in entries:
+            self._watched.store(thaw(key), (tuple(events), trace, hops))
+
+
+def _packed_last(key: Any, last: tuple[tuple[int, ...], int, int]) -> tuple[Any, int | None]:
+    return [key, *last], (last[0][0] if last[0] else None)
 
 
 class Every:
