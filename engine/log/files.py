@@ -1,4 +1,4 @@
-# ruff: noqa: PTH105, PTH108, PTH102, PTH208, PTH116
+# ruff: noqa: PTH102, PTH105, PTH106, PTH108, PTH116, PTH208
 # pathlib stands above what this module is about: one system call, one method.
 """File operations: the only way in which the log touches a disk.
 
@@ -88,6 +88,10 @@ class Files(Protocol):
 
     def mkdir(self, path: str) -> None:
         """Make the directory *path*; its parent must exist."""
+        ...
+
+    def rmdir(self, path: str) -> None:
+        """Remove the empty directory *path*."""
         ...
 
     def listdir(self, path: str) -> list[str]:
@@ -180,6 +184,10 @@ class SystemFiles:
     def mkdir(self, path: str) -> None:
         """See `Files.mkdir`."""
         os.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        """See `Files.rmdir`."""
+        os.rmdir(path)
 
     def listdir(self, path: str) -> list[str]:
         """See `Files.listdir`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from headrace.engine.errors import LogUnusable
@@ -9,6 +10,9 @@ from headrace.engine.log import head, lock, manifest, segment
 from headrace.engine.log.files import Files, read_all
 
 _OURS: Final = frozenset((manifest.NAME, head.NAME, lock.NAME, "RESERVE", "control.sock", "blobs"))
+
+UNFINISHED: Final = "UNFINISHED.tmp"
+"""In a directory without MANIFEST: the mark of a fork or a copy that is being made."""
 
 _CLUSTERED = ("beegfs", "ceph", "gfs2", "glusterfs", "lustre", "ocfs2")
 _SERVED = ("9p", "afs", "cifs", "davfs", "nfs", "nfs4", "smb3", "smbfs")
@@ -63,6 +67,19 @@ def refuse_network(files: Files, path: str) -> None:
         )
 
 
+def check_finished(path: str, names: Collection[str]) -> None:
+    """Check that the directory *path* with these *names* is not half of a fork or of a copy.
+
+    Raises:
+        LogUnusable: it is.
+    """
+    if UNFINISHED in names and manifest.NAME not in names:
+        raise LogUnusable(
+            f"{path}: expected an event log, found a fork or a copy that was cut short; make it "
+            "again, or remove the directory: the log that it was made of is whole"
+        )
+
+
 def prepare(files: Files, path: str) -> None:
     """See to it that *path* is a directory with a log, or an empty one.
 
@@ -72,7 +89,7 @@ def prepare(files: Files, path: str) -> None:
     """
     kind = files.kind(path)
     if kind == "missing":
-        _make(files, path)
+        make_directory(files, path)
         return
     if kind != "directory":
         raise LogUnusable(
@@ -80,6 +97,7 @@ def prepare(files: Files, path: str) -> None:
             "choose another path"
         )
     names = files.listdir(path)
+    check_finished(path, names)
     if names and manifest.NAME not in names and not all(map(is_ours, names)):
         foreign = min(name for name in names if not is_ours(name))
         raise LogUnusable(
@@ -88,10 +106,11 @@ def prepare(files: Files, path: str) -> None:
         )
 
 
-def _make(files: Files, path: str) -> None:
+def make_directory(files: Files, path: str) -> None:
+    """Make the directory *path* durably, and those above it that are missing."""
     parent = path.rpartition("/")[0] or "/"
     if files.kind(parent) == "missing":
-        _make(files, parent)
+        make_directory(files, parent)
     files.mkdir(path)
     # Without this, power loss could take the directory with everything that is in it.
     files.sync_directory(parent)

@@ -45,6 +45,19 @@ def log_time_ns(record: bytes) -> int:
     return int.from_bytes(digits, "big") if len(digits) == width else 0
 
 
+def begins_unit(record: bytes) -> bool:
+    """Say whether an encoded record is an input: each begins a unit.
+
+    The first 4 bytes of a record are enough.
+    """
+    start = 3 if record[:1] == b"\xdc" else 1
+    return (
+        len(record) > start
+        and (start == 3 or 0x91 <= record[0] <= 0x9F)
+        and record[start] <= INPUT_TAG_MAX
+    )
+
+
 class SparseIndex:
     """Entries in order.  One thread adds, others may look things up at the same time."""
 

@@ -13,6 +13,7 @@ from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files, SystemFiles
+from headrace.engine.log.folder import check_finished
 from headrace.engine.log.frame import (
     CLOSE,
     FRAME_HEADER_BYTES,
@@ -72,6 +73,8 @@ class LogReader:
                 "check the path and its mode"
             ) from error
         if manifest is None:
+            if self._files.kind(self.path) == "directory":
+                check_finished(self.path, self._files.listdir(self.path))
             raise LogUnusable(
                 f"{self.path}: expected an event log, found no {manifests.NAME} there; "
                 "check the path"

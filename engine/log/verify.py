@@ -16,6 +16,7 @@ from headrace.engine.log import segment as segments
 from headrace.engine.log.active import new_digest
 from headrace.engine.log.evidence import judge, scan_active
 from headrace.engine.log.files import Files, SystemFiles, opened
+from headrace.engine.log.folder import check_finished
 from headrace.engine.log.frame import SEAL, SEGMENT_HEADER_BYTES, Damage, Frame, Newer, records_of
 from headrace.engine.log.head import Head
 from headrace.engine.log.manifest import Segment
@@ -124,6 +125,7 @@ class _Verification:
 
     def _no_manifest(self, head: Head | None) -> LogCorrupt | LogUnusable:
         names = self._files.listdir(self._folder)
+        check_finished(self._folder, names)
         if head is None and not any(map(segments.base_of, names)):
             return LogUnusable(f"{self._folder}: expected an event log, found none; check the path")
         path = f"{self._folder}/{manifests.NAME}"

@@ -247,6 +247,8 @@ class SimulatedDisk:
         self._call("link", target)
         if target in self.names:
             raise FileExistsError(errno.EEXIST, "exists", target)
+        if source not in self.names:
+            raise FileNotFoundError(errno.ENOENT, "no such file", source)
         self._named(target, self.names[source])
         self._unsynced({target: self.names[source]})
 
@@ -266,9 +268,19 @@ class SimulatedDisk:
             raise FileExistsError(errno.EEXIST, "exists", path)
         self.folders.add(path)
 
+    def rmdir(self, path: str) -> None:
+        self._call("rmdir", path)
+        if self._inside(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        self.folders.remove(path)
+
     def listdir(self, path: str) -> list[str]:
         self._call("listdir", path)
-        return [p.rpartition("/")[2] for p in self.names if p.rpartition("/")[0] == path]
+        return self._inside(path)
+
+    def _inside(self, path: str) -> list[str]:
+        there = (*self.names, *(self.folders - {"/"}))
+        return [p.rpartition("/")[2] for p in there if (p.rpartition("/")[0] or "/") == path]
 
     def kind(self, path: str) -> PathKind:
         self._call("kind", path)
@@ -289,9 +301,12 @@ class SimulatedDisk:
                 else:
                     self.durable_names[name] = inode
         self.unsynced_names = left
-        for folder in self.folders:
+        for folder in self.folders | self.durable_folders - {"/"}:
             if (folder.rpartition("/")[0] or "/") == path:
-                self.durable_folders.add(folder)
+                if folder in self.folders:
+                    self.durable_folders.add(folder)
+                else:
+                    self.durable_folders.discard(folder)
 
     def lock(self, fd: int) -> bool:
         inode = self._of("lock", fd)
