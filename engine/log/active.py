@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate
-from typing import TYPE_CHECKING
 
+from headrace.engine.log.digest import RunningDigest
 from headrace.engine.log.files import Files, write_all
 from headrace.engine.log.frame import (
-    BODY_BYTES_MAX,
     CLOSE,
-    COUNT_MAX,
     DATA,
     MORE,
     NOTE,
@@ -22,62 +18,10 @@ from headrace.engine.log.frame import (
     encode_frame,
     encode_records,
 )
+from headrace.engine.log.group import Group, cut
 from headrace.engine.log.index import SparseIndex, log_time_ns
 from headrace.engine.log.manifest import Segment
 from headrace.engine.log.segment import Gap, Seal, encode_body, name_of
-
-if TYPE_CHECKING:
-    from hashlib import blake2b
-
-ARRAY_HEADER_BYTES = 3
-FRAME_BYTES = 64 * 1024
-"""What is more than this is spread over several frames of the same write, where its units
-allow it: to find one record, a whole frame has to be read and taken apart."""
-
-assert FRAME_BYTES + ARRAY_HEADER_BYTES <= BODY_BYTES_MAX
-
-_DIGEST_BYTES = 16
-
-
-def new_digest() -> blake2b:
-    """Return the digest of nothing, to be fed the bytes of a segment."""
-    from hashlib import blake2b  # half of this package's import time
-
-    return blake2b(digest_size=_DIGEST_BYTES)
-
-
-def cut(records: Sequence[bytes], ends: Sequence[int]) -> list[tuple[int, bool]]:
-    """Say how *records* are spread over frames; *ends* are the ends of the units among them.
-
-    Returns for each frame where it ends in *records*, and whether its last unit goes on in
-    the next one.  Units stay together wherever they fit into a frame.
-    """
-    sizes = list(accumulate(map(len, records), initial=0))
-    if len(records) <= COUNT_MAX and sizes[-1] <= FRAME_BYTES:
-        return [(len(records), False)]
-
-    def fits(start: int, stop: int) -> bool:
-        size = sizes[stop] - sizes[start] + ARRAY_HEADER_BYTES
-        return stop - start <= COUNT_MAX and size <= BODY_BYTES_MAX
-
-    frames: list[tuple[int, bool]] = []
-    unit_sizes = [sizes[end] for end in ends]
-    start = unit = 0
-    while unit < len(ends):
-        after = bisect_right(unit_sizes, sizes[start] + FRAME_BYTES, unit)
-        after = bisect_right(ends, start + COUNT_MAX, unit, after)
-        if after == unit:
-            # A unit that is larger than a frame should be; perhaps larger than one can be.
-            while not fits(start, ends[unit]):
-                stop = start + 1
-                while fits(start, stop + 1):
-                    stop += 1
-                frames.append((stop, True))
-                start = stop
-            after = unit + 1
-        start, unit = ends[after - 1], after
-        frames.append((start, False))
-    return frames
 
 
 class ActiveSegment:
@@ -113,9 +57,8 @@ class ActiveSegment:
         self.seal_offset = 0
         self.first_at_ns = 0
         self.last_at_ns = 0
-        self._digest = new_digest()
-        self._digest.update(header)
-        self._undigested: list[bytes] = []
+        self._digest = RunningDigest()
+        self._digest.feed(header)
 
     @property
     def sealed(self) -> bool:
@@ -127,7 +70,7 @@ class ActiveSegment:
         if frame.kind == SEAL:
             self.seal_offset = frame.offset
         else:
-            self._digest.update(frame.raw)
+            self._digest.feed(frame.raw)
         if frame.kind == DATA:
             self._note(frame.base, frame.offset, first_time_ns(frame.body))
         self.offset = frame.end
@@ -141,32 +84,32 @@ class ActiveSegment:
         self.last_at_ns = at_ns or self.last_at_ns
         self.index.add(sequence, offset, self.last_at_ns)
 
-    def write_records(
-        self, records: Sequence[bytes], ends: Sequence[int], durable_sequence: int
-    ) -> None:
-        """Write *records* as frames after the last one, without making them durable.
+    def write_groups(self, groups: Sequence[Group], durable_sequence: int) -> None:
+        """Write *groups* as frames after the last one, without making them durable.
 
         Raises:
             OSError: the file may hold a part of them; `cut_back` removes it.
         """
-        sequence, chain, offset, start = self.sequence, self.chain, self.offset, 0
+        sequence, chain, offset = self.sequence, self.chain, self.offset
         parts: list[bytes] = []
         notes: list[tuple[int, int, int]] = []
-        for stop, more in cut(records, ends):
-            part = records[start:stop]
-            data, chain = encode_frame(
-                encode_records(part),
-                kind=DATA | MORE if more else DATA,
-                count=len(part),
-                base=sequence,
-                durable=durable_sequence + 1,
-                chain=chain,
-            )
-            parts.append(data)
-            notes.append((sequence, offset, log_time_ns(part[0])))
-            sequence += len(part)
-            offset += len(data)
-            start = stop
+        for group in groups:
+            start = 0
+            for stop, more in cut(group):
+                part = group.records[start:stop]
+                data, chain = encode_frame(
+                    encode_records(part),
+                    kind=DATA | MORE if more else DATA,
+                    count=len(part),
+                    base=sequence,
+                    durable=durable_sequence + 1,
+                    chain=chain,
+                )
+                parts.append(data)
+                notes.append((sequence, offset, log_time_ns(part[0])))
+                sequence += len(part)
+                offset += len(data)
+                start = stop
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         write_all(self._files, self.fd, data, self.offset)
         for note in notes:
@@ -177,7 +120,7 @@ class ActiveSegment:
         """Write the frame that marks a clean end.  Everything before it is durable.
 
         Raises:
-            OSError: as `write_records`.
+            OSError: as `write_groups`.
         """
         self._write_mark(CLOSE, b"")
 
@@ -185,15 +128,14 @@ class ActiveSegment:
         """Write the segment's last frame.  Everything before it is durable.
 
         Raises:
-            OSError: as `write_records`.
+            OSError: as `write_groups`.
         """
-        self.catch_up()
         seal = Seal(
             self.sequence - self.base,
             self.first_at_ns,
             self.last_at_ns,
             self.index.thinned(),
-            self._digest.digest(),
+            self._digest.value(),
         )
         offset = self.offset
         self._write_mark(SEAL, encode_body(seal))
@@ -203,7 +145,7 @@ class ActiveSegment:
         """Write that the records of *gap* are missing; the next one comes after them.
 
         Raises:
-            OSError: as `write_records`.
+            OSError: as `write_groups`.
         """
         assert gap.first == self.sequence
         self._write_mark(NOTE, encode_body(gap))
@@ -223,17 +165,11 @@ class ActiveSegment:
 
     def _advance(self, data: bytes, kind: int, sequence: int, chain: int) -> None:
         if kind != SEAL:
-            self._undigested.append(data)
+            self._digest.feed(data)
         self.offset += len(data)
         self.sequence = sequence
         self.chain = chain
         self.last_kind = kind
-
-    def catch_up(self) -> None:
-        """Feed the digest what was written.  Apart from writing: nobody has to wait for it."""
-        for data in self._undigested:
-            self._digest.update(data)
-        self._undigested.clear()
 
     def cut_back(self) -> None:
         """Remove what a failed write left after the last whole frame.
@@ -266,13 +202,14 @@ class ActiveSegment:
             seal_offset=self.seal_offset,
             next_sequence=self.sequence,
             chain=self.chain,
-            digest=self._digest.digest(),
+            digest=self._digest.value(),
             first_at_ns=self.first_at_ns,
             last_at_ns=self.last_at_ns,
         )
 
     def close(self) -> None:
         """Give the file back."""
+        self._digest.close()
         self._files.close(self.fd)
 
 

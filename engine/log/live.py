@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from headrace.engine.log.files import Files
+from headrace.engine.log.group import Group
 from headrace.engine.log.store import Store
 from headrace.engine.log.walker import (
     OpenSegments,
@@ -15,7 +16,6 @@ from headrace.engine.log.walker import (
     read_batches,
     segment_of,
 )
-from headrace.engine.log.writer import Group
 
 
 class LiveReading:

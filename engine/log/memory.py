@@ -20,17 +20,16 @@ def check_sizes(unit: Sequence[bytes]) -> int:
         ValueError: it is empty.
         EventRefused: a record is too long.
     """
-    size_bytes = 0
-    for record in unit:
-        size_bytes += len(record)
-        if len(record) > RECORD_BYTES_MAX:
-            raise EventRefused(
-                f"expected a record of at most {RECORD_BYTES_MAX} bytes, found one of "
-                f"{len(record)}; store large data elsewhere and let the event name it"
-            )
     if not unit:
         raise ValueError("a unit has at least one record")
-    return size_bytes
+    sizes = list(map(len, unit))
+    longest = max(sizes)
+    if longest > RECORD_BYTES_MAX:
+        raise EventRefused(
+            f"expected a record of at most {RECORD_BYTES_MAX} bytes, found one of {longest}; "
+            "store large data elsewhere and let the event name it"
+        )
+    return sum(sizes)
 
 
 class MemoryLog:

@@ -23,6 +23,7 @@ from headrace.engine.log.frame import (
     decode_frame,
     records_of,
 )
+from headrace.engine.log.group import Group
 from headrace.engine.log.lock import Lock
 from headrace.engine.log.recovery import recover
 from headrace.engine.log.segment import Gap
@@ -119,7 +120,8 @@ def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
             # A frame may come twice, e.g. in a segment that was copied by hand.
             fresh = records[expected - first :]
             if fresh:
-                store.write(fresh, [len(fresh)])
+                size_bytes = sum(map(len, fresh))
+                store.write([Group(expected, fresh, [len(fresh)], size_bytes)])
                 found.records += len(fresh)
                 expected += len(fresh)
     head = heads.load(files, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -13,6 +14,7 @@ from headrace.engine.errors import DurabilityLost, LogFull
 from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import NO_SPACE, Files, opened
 from headrace.engine.log.frame import CLOSE
+from headrace.engine.log.group import Group
 from headrace.engine.log.head import HeadFile
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.neighbours import next_segment
@@ -66,8 +68,8 @@ class Store:
             chain=active.chain,
         )
 
-    def write(self, records: list[bytes], ends: list[int]) -> None:
-        """Write the units after the last one, all of them or none.
+    def write(self, groups: Sequence[Group]) -> None:
+        """Write *groups* after the last record, all of them or none.
 
         Raises:
             LogFull: there is no room; nothing was written.
@@ -78,7 +80,7 @@ class Store:
             full = self.active.offset >= self._segment_bytes_max
             if full and self.active.sequence > self.active.base:
                 self._rotate()
-            self.active.write_records(records, ends, self.durable_sequence)
+            self.active.write_groups(groups, self.durable_sequence)
         except OSError as error:
             self._give_up(error)
         self.written_sequence = self.active.sequence - 1

@@ -13,7 +13,7 @@ from headrace.engine.errors import LogCorrupt, LogUnusable
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
-from headrace.engine.log.active import new_digest
+from headrace.engine.log.digest import new_digest
 from headrace.engine.log.evidence import judge, scan_active
 from headrace.engine.log.files import Files, SystemFiles, opened
 from headrace.engine.log.folder import check_finished

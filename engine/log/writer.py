@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from msgspec import Struct
-
 from headrace.engine.clock import NS, Clock
 from headrace.engine.errors import DurabilityLost, LogError
+from headrace.engine.log.group import Group, merged
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.store import Store
 
@@ -25,17 +25,6 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 
 IDLE_S: Final = 1.0
 """How often an idle writer looks whether the program has ended without closing the log."""
-
-
-class Group(Struct, frozen=True):
-    """What was appended between two commits."""
-
-    first: int
-    """Sequence of its first record."""
-    records: list[bytes]
-    ends: list[int]
-    """Where its units end in `records`."""
-    size_bytes: int
 
 
 class Writer:
@@ -108,7 +97,6 @@ class Writer:
                 return
             if self._sync_due_ns and self._clock.monotonic_ns() >= self._sync_due_ns:
                 self._sync()
-            self._store.active.catch_up()
 
     def _wait(self) -> None:
         """Return when there may be something to do."""
@@ -126,18 +114,11 @@ class Writer:
             return
 
     def _write_batch(self) -> None:
-        first = self.queue[0]
-        records, ends, size_bytes, taken = first.records, first.ends, first.size_bytes, 1
-        if len(self.queue) > 1 and size_bytes < BATCH_BYTES:
-            records, ends = list(records), list(ends)
-            while taken < len(self.queue) and size_bytes < BATCH_BYTES:
-                group = self.queue[taken]
-                before = len(records)
-                ends.extend([before + end for end in group.ends])
-                records.extend(group.records)
-                size_bytes += group.size_bytes
-                taken += 1
-        self._store.write(records, ends)
+        taken, size_bytes = 1, self.queue[0].size_bytes
+        while taken < len(self.queue) and size_bytes < BATCH_BYTES:
+            size_bytes += self.queue[taken].size_bytes
+            taken += 1
+        self._store.write(merged(islice(self.queue, taken)) if taken > 1 else [self.queue[0]])
         if self._durability == "fsynced":
             self._store.sync()
         elif not self._sync_due_ns:

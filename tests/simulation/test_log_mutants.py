@@ -28,6 +28,7 @@ from headrace.engine.log import (
     store,
 )
 from headrace.engine.log.active import ActiveSegment
+from headrace.engine.log.group import Group
 
 Patch = pytest.MonkeyPatch
 
@@ -159,25 +160,24 @@ def reuse_sequence(patch: Patch) -> None:
 
 def half_units(patch: Patch) -> None:
     """The records of a unit are committed one by one."""
-    original = ActiveSegment.write_records
+    original = ActiveSegment.write_groups
 
-    def write_records(
-        self: ActiveSegment, records: Sequence[bytes], ends: Sequence[int], durable: int
-    ) -> None:
-        for one in records:
-            original(self, [one], [1], durable)
+    def write_groups(self: ActiveSegment, groups: Sequence[Group], durable: int) -> None:
+        for group in groups:
+            for one in group.records:
+                original(self, [Group(self.sequence, [one], [1], len(one))], durable)
 
-    patch.setattr(ActiveSegment, "write_records", write_records)
+    patch.setattr(ActiveSegment, "write_groups", write_groups)
 
 
 def acknowledge_before_write(patch: Patch) -> None:
     """A group counts as written before it is."""
     original = store.Store.write
 
-    def write(self: store.Store, records: list[bytes], ends: list[int]) -> None:
-        self.written_sequence += len(records)
+    def write(self: store.Store, groups: Sequence[Group]) -> None:
+        self.written_sequence += sum(len(group.records) for group in groups)
         self.durable_sequence = self.written_sequence
-        original(self, records, ends)
+        original(self, groups)
 
     patch.setattr(store.Store, "write", write)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulation.session import record, records
 
-from headrace.engine.log import active, frame, index
+from headrace.engine.log import frame, index
 
 ID = b"0123456789abcdef"
 
@@ -124,38 +124,6 @@ def test_compression_bomb_is_bounded() -> None:
     """A small body that would unpack to 64 MB is refused without unpacking it."""
     with pytest.raises(frame.Damage):
         frame.records_of(compressed(bytes(64_000_000), 1000))
-
-
-@given(
-    sizes=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=20),
-    frame_bytes=st.integers(1, 20),
-)
-@example(sizes=[[9, 9, 9], [1]], frame_bytes=20)
-def test_units_are_cut_only_where_they_must(sizes: list[list[int]], frame_bytes: int) -> None:
-    """Every unit that fits into a frame is in one; frames hold all records in order."""
-    limit = pytest.MonkeyPatch()
-    limit.setattr(active, "COUNT_MAX", 5)
-    limit.setattr(active, "FRAME_BYTES", frame_bytes)
-    limit.setattr(active, "BODY_BYTES_MAX", 20 + active.ARRAY_HEADER_BYTES)
-    try:
-        units = [[b"r" * size for size in unit] for unit in sizes]
-        flat = [r for unit in units for r in unit]
-        ends = [sum(map(len, units[: i + 1])) for i in range(len(units))]
-        frames = active.cut(flat, ends)
-    finally:
-        limit.undo()
-    assert frames[-1] == (len(flat), False)
-    start = 0
-    for stop, more in frames:
-        part = flat[start:stop]
-        assert 0 < len(part) <= 5
-        assert sum(map(len, part)) <= 20
-        assert more == (stop not in ends)
-        start = stop
-    for unit, end in zip(units, ends, strict=True):
-        if len(unit) <= 5 and sum(map(len, unit)) <= 20:
-            borders = [stop for stop, _ in frames if end - len(unit) < stop < end]
-            assert not borders
 
 
 @pytest.mark.parametrize("at_ns", [0, 1, 127, 128, 255, 256, 65_536, 2**32, 2**63])
