@@ -16,10 +16,11 @@ from msgspec import Struct
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
-from headrace.engine.emission import Checked, Emission, time_ns_of
+from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.payer import Payer
 from headrace.engine.record import CancelRequested, EngineStarted, EventStored, RuleDiverged
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
@@ -60,6 +61,9 @@ class Core:
         self._input = InputTime(self.pipeline, self.runner)
         self._timekeeper = Timekeeper(self.pipeline, self.runner, clock)
         self._changed = Signal()
+        self._payer = Payer(
+            self.pipeline, log, changed=self._changed, let_time_come=self._let_offer_come
+        )
         self.pipeline.on_effects = self.runner.carry_out
         self.pipeline.on_change = self._timekeeper.replan
         self.pipeline.on_commit = self._note_change
@@ -115,9 +119,12 @@ class Core:
         async with anyio.create_task_group() as workers:
             self.runner.run_in(workers)
             workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
+            async with self._input.lock:
+                await self._payer.run()
 
     async def wind_up(self, grace_s: float) -> None:
         """Let runs finish for *grace_s*, then interrupt what still executes."""
+        self._payer.stop()
         if self.pipeline.failure is None and grace_s > 0:
             with anyio.move_on_after(grace_s):
                 await self._input.settled()
@@ -135,11 +142,15 @@ class Core:
         """
         pipeline = self.pipeline
         sequences: list[int] = []
-        if self._waits_for_time(todo):
+        waits_for_time = self._waits_for_time(todo)
+        if waits_for_time or self._settings.clock_kind == "system":
+            await self._payer.paid()  # what was offered before comes before
+        if waits_for_time:
             async with self._input.lock:
                 for event in todo:
                     await pipeline.room()
-                    at_ns = await self._let_time_come(event[2])
+                    time_ns = None if event[2] is None else time_ns_of(event[2])
+                    at_ns = await self._let_time_come(time_ns)
                     sequences.append(self._put(event, at_ns))
         else:
             await pipeline.room(runs_max=RUNS_OPEN_MAX)
@@ -160,7 +171,10 @@ class Core:
             return self.pipeline.put(EventStored(at_ns, subject, payload))
         source = self.pipeline.source(full.source, at_ns) if full.source else 0
         if full.id is not None:
-            first = self.kernel.state.dedupe.find(source, full.id, at_ns)
+            state = self.kernel.state
+            first = state.dedupe.find(source, full.id, at_ns)
+            if first is None:
+                first = state.offers.find(full.source, full.id)
             if first is not None:
                 return first
         record = EventStored(
@@ -178,9 +192,8 @@ class Core:
             or any(full is not None and time_ns_of(full) is not None for _, _, full in todo)
         )
 
-    async def _let_time_come(self, event: Emission | None) -> int:
-        """By input: move log time on to the event's own; return the time of its record."""
-        time_ns = None if event is None else time_ns_of(event)
+    async def _let_time_come(self, time_ns: int | None) -> int:
+        """By input: move log time on to an event's own; return the time of its record."""
         state = self.kernel.state
         at_ns = state.at_ns if time_ns is None else max(time_ns, state.at_ns)
         if self.start_is_due:
@@ -188,6 +201,14 @@ class Core:
         if time_ns is not None and self._input.is_due(at_ns):
             await self._input.advance(at_ns)
         return max(at_ns, self.pipeline.tick())
+
+    async def _let_offer_come(self, time_ns: int | None) -> int:
+        """Wait until an offer has its turn; return the time of its record."""
+        if self._settings.clock_kind == "input":
+            await self.pipeline.room()
+            return await self._let_time_come(time_ns)
+        await self.pipeline.room(runs_max=RUNS_OPEN_MAX)
+        return self.pipeline.tick()
 
     # ------------------------------------------------------------ runs
 
@@ -202,6 +223,7 @@ class Core:
         Raises:
             DurabilityLost, LogFull: the log has failed.
         """
+        await self._payer.paid()
         if self._settings.clock_kind == "input":
             async with self._input.lock:
                 await self._input.finish_runs()

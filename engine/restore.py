@@ -9,11 +9,11 @@ from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import decode
 
 
-def restore(log: EventLog, decider: Decider, *, clock: str) -> Kernel:
+def restore(log: EventLog, decider: Decider, *, clock: str | None) -> Kernel:
     """Return the kernel in the state that *log* records.  Takes as long as the log is.
 
     Raises:
-        LogMismatch: the log goes by another clock than *clock*.
+        LogMismatch: the log goes by another clock than *clock*; with ``None`` any will do.
         LogCorrupt: damage was met.
     """
     kernel = Kernel(decider)
@@ -23,7 +23,7 @@ def restore(log: EventLog, decider: Decider, *, clock: str) -> Kernel:
     kernel.finish_fold()
     kernel.state.effects.clear()
     recorded = kernel.state.clock
-    if recorded and recorded != clock:
+    if recorded and clock is not None and recorded != clock:
         raise LogMismatch(
             f"the log goes by clock={recorded!r}, and it was opened with clock={clock!r}; open it "
             f"with clock={recorded!r}, or use another log"

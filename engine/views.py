@@ -46,6 +46,8 @@ class StateView(Struct, frozen=True):
     timers: int
     sources: dict[str, int | None]
     """The cursor of each source, by name."""
+    offers: int = 0
+    """Events that were offered while no engine ran and are not stored yet."""
 
 
 def state_of(kernel: Kernel) -> StateView:
@@ -87,6 +89,7 @@ def state_of(kernel: Kernel) -> StateView:
         state.runs.retries,
         len(state.timers),
         {name: state.cursors.get(n) for n, name in enumerate(state.sources, 1)},
+        len(state.offers),
     )
 
 

@@ -52,7 +52,7 @@ def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
 
 def meant(event: r.EventStored) -> r.EventStored:
     """Return *event* without what means nothing and is not stored."""
-    if event.run == event.hops == 0:
+    if event.run == event.hops == event.offer == 0:
         event = msgspec.structs.replace(event, ordinal=0, trace=0)
         if not event.source and (event.id, event.time_ns, event.key) == (None, None, None):
             event = msgspec.structs.replace(event, position=None)
@@ -90,6 +90,7 @@ EVENT_FIELDS: dict[str, Any] = {
     "ordinal": 2,
     "trace": 4,
     "hops": 6,
+    "offer": 9,
 }
 
 
@@ -107,7 +108,7 @@ def test_what_an_event_leaves_out_are_defaults(names: set[str]) -> None:
     assert isinstance(decoded, r.EventStored)
     lost = {name for name in fields if getattr(decoded, name) != fields[name]}
     meaningless = set[str]()
-    if not names & {"run", "hops"}:
+    if not names & {"run", "hops", "offer"}:
         meaningless |= {"ordinal", "trace"}
         if not names & {"source", "id", "time_ns", "key"}:
             meaningless |= {"position"}
@@ -119,6 +120,25 @@ def test_the_common_event_is_short() -> None:
     event = r.EventStored(1_700_000_000_000_000_000, "sensors.t1.temperature", Raw(b"\x01"))
 
     assert len(r.encode(event)) == 1 + 1 + 9 + 1 + len("sensors.t1.temperature") + 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "length"),
+    [
+        ({"source": 3}, 5),
+        ({"id": "e"}, 6),
+        ({"time_ns": 1}, 7),
+        ({"key": "k"}, 8),
+        ({"run": 1}, 12),
+    ],
+)
+def test_what_events_may_have_costs_only_those_that_have_it(
+    fields: dict[str, Any], length: int
+) -> None:
+    """A field that was appended is written with the events that use it and no others."""
+    stored = r.encode(r.EventStored(5, "a", Raw(b"\x01"), **fields))
+
+    assert len(msgspec.msgpack.decode(stored)) == 1 + length
 
 
 def test_bytes_do_not_depend_on_the_order_of_a_dict() -> None:
@@ -162,6 +182,7 @@ def test_tags_never_change() -> None:
         "source.opened": 12,
         "rule.diverged": 13,
         "clock.stepped": 14,
+        "event.offered": 15,
         "rule.fired": 64,
         "run.released": 65,
         "run.replaced": 66,
@@ -178,6 +199,11 @@ def test_the_order_of_fields_never_changes() -> None:
     assert r.EventStored.__struct_fields__[:12] == (
         *("at_ns", "subject", "data", "source", "position", "id"),
         *("time_ns", "key", "run", "ordinal", "trace", "hops"),
+    )
+    assert r.EventStored.__struct_fields__[12:13] == ("offer",)
+    assert r.EventOffered.__struct_fields__[:8] == (
+        *("at_ns", "offered_at_ns", "subject", "data"),
+        *("source", "id", "time_ns", "key"),
     )
     assert r.TimerFired.__struct_fields__[:6] == (
         *("at_ns", "due_ns", "owner", "slot", "key", "missed"),
@@ -207,7 +233,7 @@ def test_a_field_from_the_future_is_passed_over(kind: type[Any]) -> None:
     assert type(decoded) is kind
 
 
-@pytest.mark.parametrize("tag", [15, 40, 63, 72, 100, 127])
+@pytest.mark.parametrize("tag", [16, 40, 63, 72, 100, 127])
 def test_a_kind_from_the_future_is_kept_as_it_is(tag: int) -> None:
     """What is not known is passed on byte for byte; its tag says whether it begins a unit."""
     stored = msgspec.msgpack.encode([tag, 5, {"any": ["thing"]}, b"\x00"])

@@ -418,6 +418,7 @@ SECTIONS: dict[str, Callable[[Shell], object]] = {
     "runs": lambda s: s.emit(ns(1), "a"),
     "dedupe": lambda s: s.emit(ns(1), "c", id="e1"),
     "lifecycle": lambda s: s.kernel.submit(r.EventStored(ns(1), "a", raw(1))),
+    "offers": lambda s: s.kernel.submit(r.EventOffered(ns(1), 5, "a", raw(1))),
     "automata": lambda s: s.emit(ns(1), "b"),
 }
 

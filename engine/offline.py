@@ -1,0 +1,139 @@
+"""`OfflineLog`: writes into a log that no engine has open.  For the command line.
+
+Nothing is decided here: what is offered is stored by the next engine, and what is asked for
+is done by it.  Log time stands still until then, so all that is written here has the time
+of the last record before it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Final, Self
+
+from headrace.engine.clock import Clock, SystemClock
+from headrace.engine.decider import NoRules
+from headrace.engine.emission import Emission, checked, time_ns_of
+from headrace.engine.errors import RunNotFound
+from headrace.engine.log.index import log_time_ns
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.payload import check_record, check_text
+from headrace.engine.record import CancelRequested, EventOffered, encode
+from headrace.engine.restore import restore
+
+PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
+LOOK_BACK: Final = 64
+"""How many records to look back at first, for the time of the last one."""
+
+
+class OfflineLog:
+    """A log that is written for a moment, with ``with``.  Blocks; for one thread."""
+
+    def __init__(self, log: EventLog, *, clock: Clock | None = None) -> None:
+        """Name the log; it is opened by ``with``, which raises what `EventLog.open` does."""
+        self.log = log
+        self._clock = clock or SystemClock()
+        self._changed = threading.Event()
+        self._at_ns = 0
+
+    def __enter__(self) -> Self:
+        """Take the log as its only writer."""
+        self.log.open(self._changed.set)
+        try:
+            self._at_ns = self._last_log_time_ns()
+        except BaseException:
+            self.log.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Write what was appended and give the log back."""
+        self.log.close()
+
+    def _last_log_time_ns(self) -> int:
+        span, upto = LOOK_BACK, self.log.committed_sequence
+        while upto > 0:
+            after = max(0, upto - span)
+            found = 0
+            for first, records in self.log.read(after=after):
+                if first > upto:
+                    break
+                found = max(found, *map(log_time_ns, records))
+            if found:
+                return found
+            upto, span = after, span * 8
+        return 0
+
+    def offer(self, events: Iterable[Emission]) -> list[int]:
+        """Put *events* into the log for the next engine; return the offers' sequences.
+
+        They are durable when it returns, at the log's level.
+
+        Raises:
+            ValueError, TypeError, EventRefused: as `Engine.emit`; no event was offered.
+            DurabilityLost, LogFull: they may or may not be stored.
+        """
+        offered_at_ns = self._clock.wall_ns()
+        encoded = [check_record(encode(self._offered(event, offered_at_ns))) for event in events]
+        first = self.log.next_sequence
+        for record in encoded:
+            self.append([record])
+        self.flush()
+        return list(range(first, first + len(encoded)))
+
+    def _offered(self, event: Emission, offered_at_ns: int) -> EventOffered:
+        subject, payload, _ = checked(event)
+        time_ns = time_ns_of(event)
+        return EventOffered(
+            self._at_ns, offered_at_ns, subject, payload, event.source, event.id, time_ns, event.key
+        )
+
+    def cancel(self, run_id: int, reason: str) -> int:
+        """Ask for a run to be cancelled; return the request's sequence once it is durable.
+
+        Takes as long as the log is: it is folded to see what that leads to.
+
+        Raises:
+            RunNotFound: no run with this id is open; nothing was written.
+            EventRefused: *reason* is no text that can be stored; nothing was written.
+        """
+        check_text(reason, "the reason of a cancellation")
+        kernel = restore(self.log, NoRules(), clock=None)
+        if run_id not in kernel.state.runs.active:
+            raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
+        unit = kernel.submit(CancelRequested(kernel.state.at_ns, run_id, reason))
+        sequence = self.log.next_sequence
+        self.append([encode(record) for record in unit])
+        self.flush()
+        return sequence
+
+    def append(self, unit: Sequence[bytes]) -> None:
+        """Append the encoded records of one unit, once there is room in the log's queue.
+
+        Raises:
+            EventRefused: a record is too large; nothing was appended.
+            DurabilityLost, LogFull: the log has failed.
+        """
+        if self.log.pending_bytes > PENDING_BYTES_MAX:
+            self.flush()
+        self.log.append(unit)
+
+    def flush(self) -> None:
+        """Return once everything that was appended has reached the log's level.
+
+        Raises:
+            DurabilityLost, LogFull: that cannot be; the log has failed.
+        """
+        log = self.log
+        log.commit()
+        while log.committed_sequence < log.next_sequence - 1:
+            if log.failure is not None:
+                raise log.failure
+            self._changed.wait()
+            self._changed.clear()
