@@ -48,3 +48,7 @@ class Lifecycle:
     def dump(self) -> list[Any]:
         """Return the whole state as data that msgspec encodes."""
         return [list(owed) for owed in self.owed]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Take in what `dump` returned, but for what no rule wants any more."""
+        self.owed = deque(owed for owed in map(tuple, dumped) if self._wants(owed[0]))

@@ -18,7 +18,7 @@ from msgspec import Raw
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-ENCODE: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+ENCODE: Final = msgspec.msgpack.Encoder().encode
 
 Pack = Callable[[K, V], tuple[Any, int | None]]
 """Turns an entry into plain data and the oldest sequence that it refers to, if any."""

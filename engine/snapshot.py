@@ -1,0 +1,225 @@
+"""`Snapshot`: the kernel's state at one sequence, written out piecemeal and loaded again.
+
+Only ever a shortcut: what it holds is what a fold of the log up to its sequence gives, so a
+start that loads it has to fold only what came after.
+
+A snapshot is a list of parts, each a msgpack array ``[name, rule, stage, entries]``.  The
+first is named ``header``.  Rules' state is loaded only where the rule is still the one that
+it was written for (law L8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from headrace.engine.kernel import Kernel
+from headrace.engine.record import thaw
+from headrace.engine.runs import RunView
+from headrace.engine.state import EngineState, RuleStats
+from headrace.engine.table import ENCODE, Writing
+
+SCHEMA: Final = 1
+"""Raised when the meaning of a part changes.  Fields may be appended without that."""
+
+
+class SnapshotUnusable(Exception):  # noqa: N818  (not an error of the user's: the log is whole)
+    """A snapshot cannot stand in for the log; its text says why."""
+
+
+class Header(Struct):
+    """What is small enough to be written in one go.  Fields are only ever appended."""
+
+    sequence: int
+    at_ns: int
+    started_at_ns: int
+    clock: str
+    sources: list[str]
+    cursors: dict[int, int]
+    events: int
+    rules: dict[str, str]
+    automata: dict[str, int]
+    """The rules whose state is in here, with how many of their events had no key."""
+    stats: dict[str, RuleStats]
+    timers_order: int
+    ended: list[RunView]
+    counts: dict[str, dict[str, int]]
+    retries: int
+    dedupe_window_ns: int
+    dedupe_evicted: int
+    owed: list[Any]
+
+
+class Snapshot:
+    """The state of a kernel at `sequence`, while it is written out.
+
+    The kernel may go on; call `step` until it returns ``None``, then `settle` until it says
+    that all is done.  Only then can the next snapshot begin.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        """Begin, with the kernel between two units.
+
+        Raises:
+            SnapshotUnusable: the log has records of kinds that are not understood here.
+        """
+        if kernel.unknown:
+            raise SnapshotUnusable(
+                f"expected only known records, found {kernel.unknown} of a newer headrace; "
+                "a snapshot without them would hide them from it"
+            )
+        state = kernel.state
+        self.sequence = kernel.sequence
+        self.entries = 0
+        """Entries written so far."""
+        automata, stages = state.decider.write_out()
+        self._writings: list[tuple[str, str, int, Writing]] = [
+            ("timers", "", 0, state.timers.write_out()),
+            ("runs", "", 0, state.runs.write_out()),
+            ("dedupe", "", 0, state.dedupe.write_out()),
+            *(("automata", rule, stage, part) for (rule, stage), part in stages.items()),
+        ]
+        self._header: bytes | None = ENCODE(["header", "", 0, [_header(kernel, automata)]])
+        self._left = iter(self._writings)
+        self._present = next(self._left, None)
+        self._settling = iter(self._writings)
+        self._to_settle = next(self._settling, None)
+
+    @property
+    def oldest_sequence(self) -> int:
+        """The oldest record that this state refers to, or that which comes after it.
+
+        To be asked after the last step.
+        """
+        oldest = [part.oldest for *_, part in self._writings if part.oldest is not None]
+        return min(oldest, default=self.sequence + 1)
+
+    def step(self, count: int) -> bytes | None:
+        """Return the next part, with at most *count* entries; ``None``: that was all."""
+        if self._header is not None:
+            header, self._header = self._header, None
+            return header
+        while self._present is not None:
+            name, rule, stage, writing = self._present
+            entries = writing.step(count)
+            if entries:
+                self.entries += len(entries)
+                return ENCODE([name, rule, stage, entries])
+            self._present = next(self._left, None)
+        return None
+
+    def settle(self, count: int) -> bool:
+        """Tidy up about *count* entries after the last step; say whether all is done."""
+        assert self._present is None, "first all steps"
+        if self._to_settle is not None and self._to_settle[3].settle(count):
+            self._to_settle = next(self._settling, None)
+        return self._to_settle is None
+
+    def parts(self, count: int = 1000) -> Iterator[bytes]:
+        """Yield all parts and settle, for a kernel that nobody else uses meanwhile."""
+        while (part := self.step(count)) is not None:
+            yield part
+        while not self.settle(count):
+            pass
+
+
+def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
+    state = kernel.state
+    return Header(
+        sequence=kernel.sequence,
+        at_ns=state.at_ns,
+        started_at_ns=state.started_at_ns,
+        clock=state.clock,
+        sources=state.sources,
+        cursors=state.cursors,
+        events=state.events,
+        rules=state.rules,
+        automata=automata,
+        stats=state.stats,
+        timers_order=state.timers.order,
+        ended=list(state.runs.ended),
+        counts=state.runs.counts,
+        retries=state.runs.retries,
+        dedupe_window_ns=state.dedupe.window_ns,
+        dedupe_evicted=state.dedupe.evicted,
+        owed=state.lifecycle.dump(),
+    )
+
+
+_decode_part = msgspec.msgpack.Decoder(tuple[str, str, int, Raw]).decode
+_decode_header = msgspec.msgpack.Decoder(tuple[Header]).decode
+_decode_entries = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_raws = msgspec.msgpack.Decoder(list[Raw]).decode
+
+
+def load(kernel: Kernel, parts: Iterable[bytes]) -> None:
+    """Bring a new *kernel* to the state that *parts* hold.
+
+    Raises:
+        SnapshotUnusable: they lack the state of a rule as it is declared now, or are no
+            snapshot.  The kernel is of no use any more.
+    """
+    header: Header | None = None
+    try:
+        for data in parts:
+            name, rule, stage, entries = _decode_part(data)
+            if header is None:
+                (header,) = _decode_header(entries)
+                _load_header(kernel, header)
+            else:
+                _load_entries(kernel.state, name, rule, stage, entries)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise SnapshotUnusable(f"expected a part of a snapshot, found {error}") from error
+    if header is None:
+        raise SnapshotUnusable("expected a header, found nothing")
+    kernel.state.timers.loaded(header.timers_order)
+    kernel.state.lifecycle.load(header.owed)
+
+
+def _load_header(kernel: Kernel, header: Header) -> None:
+    state = kernel.state
+    for rule, fingerprint in header.rules.items():
+        if state.declared.get(rule) == fingerprint and rule not in header.automata:
+            raise SnapshotUnusable(
+                f"expected the state of rule {rule!r}, found none: it was made with another "
+                "version of the rule"
+            )
+    kernel.sequence = header.sequence
+    state.at_ns = header.at_ns
+    state.started_at_ns = header.started_at_ns
+    state.clock = header.clock
+    state.sources.extend(header.sources)
+    state.cursors.update(header.cursors)
+    state.events = header.events
+    state.rules = header.rules
+    state.stats = header.stats
+    runs = state.runs
+    for view in header.ended:
+        runs.ended.append(msgspec.structs.replace(view, key=thaw(view.key)))
+    runs.counts = header.counts
+    runs.retries = header.retries
+    state.dedupe.window_ns = header.dedupe_window_ns
+    state.dedupe.evicted = header.dedupe_evicted
+    for rule, unkeyed in header.automata.items():
+        if state.declared.get(rule) == header.rules[rule]:
+            state.active.add(rule)
+            state.decider.resume(rule, unkeyed)
+
+
+def _load_entries(state: EngineState, name: str, rule: str, stage: int, entries: Raw) -> None:
+    if name == "runs":
+        state.runs.load(_decode_raws(entries))
+    elif name == "timers":
+        timers = _decode_entries(entries)
+        # A rule that has changed begins without any.
+        state.timers.load([t for t in timers if not t[0] or t[0] in state.active])
+    elif name == "dedupe":
+        state.dedupe.load(_decode_entries(entries))
+    elif name == "automata":
+        if rule in state.active:
+            state.decider.load(rule, stage, _decode_entries(entries))
+    else:
+        raise SnapshotUnusable(f"expected a part of a known name, found {name!r}")
