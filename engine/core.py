@@ -212,10 +212,11 @@ class Core:
 
     # ------------------------------------------------------------ runs
 
-    async def cancel(self, run_id: int, reason: str) -> None:
-        """Ask for an open run to be cancelled; return once the request is committed."""
+    async def cancel(self, run_id: int, reason: str) -> int:
+        """Ask for an open run to be cancelled; return the request's sequence once committed."""
         sequence = self.pipeline.put(CancelRequested(self.pipeline.tick(), run_id, reason))
         await self.pipeline.committed(sequence)
+        return sequence
 
     async def drain(self) -> None:
         """See `Engine.drain`.

@@ -15,8 +15,10 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
+from headrace.engine import commands
 from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
+from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
@@ -52,10 +54,14 @@ class Engine:
         clock: Clock | Literal["system", "input"] = "system",
         grace_s: float = GRACE_S,
         dedupe_window_s: float = DEDUPE_WINDOW_S,
+        control: bool = True,
         version: str,
     ) -> None:
         """Made by `App.open`."""
         self.log = log
+        self.control = ControlSocket(getattr(log, "path", None) if control else None)
+        """What other processes may ask of this engine; more commands can be registered."""
+        commands.register(self.control, self, version=version)
         self._decider = decider
         self._settings = Settings(
             specs,
@@ -120,7 +126,9 @@ class Engine:
         what a time-out of the host interrupts stays open for the next start.
         """
         with self._shelter:
-            await self._core.work()
+            async with anyio.create_task_group() as servants:
+                servants.start_soon(self.control.serve, name="headrace control socket")
+                await self._core.work()
 
     async def __aexit__(
         self,
@@ -240,8 +248,8 @@ class Engine:
         """
         return runs_of(self.kernel, status)
 
-    async def cancel(self, run_id: int, reason: str = "cancelled on request") -> None:
-        """Ask for a run to be cancelled; returns once the request is durable.
+    async def cancel(self, run_id: int, reason: str = "cancelled on request") -> int:
+        """Ask for a run to be cancelled; return the request's sequence once it is durable.
 
         Raises:
             RunNotFound: no run with this id is open.
@@ -251,7 +259,7 @@ class Engine:
         check_text(reason, "the reason of a cancellation")
         if run_id not in self.kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
-        await self._core.cancel(run_id, reason)
+        return await self._core.cancel(run_id, reason)
 
     async def drain(self) -> None:
         """Return once no run is open and all is durable.

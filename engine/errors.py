@@ -124,5 +124,13 @@ class Diverged(HeadraceError):
         self.asked = asked
 
 
+class EngineUnreachable(HeadraceError):
+    """No engine answers for the log, or it stopped answering."""
+
+
+class CommandRefused(HeadraceError):
+    """A running engine did not carry out what it was asked for over its control socket."""
+
+
 class RunNotFound(HeadraceError):
     """No active run has this id."""

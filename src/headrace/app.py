@@ -186,6 +186,7 @@ class App:
         clock: Clock | Literal["system", "input"] = "system",
         grace_s: float = GRACE_S,
         dedupe_window: float | timedelta = DEDUPE_WINDOW_S,
+        control: bool = True,
     ) -> Engine:
         """Return an engine to use with ``async with``.
 
@@ -193,6 +194,8 @@ class App:
         ``clock="input"`` log time comes from the events, for recorded data.  *grace_s* is
         how long active runs may go on when the engine is closed; what has not ended by then
         resumes at the next start.  Ids of events are remembered for *dedupe_window* seconds.
+        With *control* the command line can ask the running engine, over a socket in the log's
+        directory that only this user can open.
         """
         # Loaded only now: an app that is declared and not run does not pay for them.
         from headrace.engine.engine import Engine
@@ -210,6 +213,7 @@ class App:
             clock=clock,
             grace_s=grace_s,
             dedupe_window_s=window_s,
+            control=control,
             version=__version__,
         )
 

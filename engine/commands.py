@@ -1,0 +1,89 @@
+"""The commands that every engine takes over its control socket: status, emit, cancel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+from msgspec import Raw
+
+from headrace.engine.control import ControlSocket
+from headrace.engine.control_wire import DECODE_ERRORS, CancelArguments, EmitArguments
+from headrace.engine.emission import Emission
+from headrace.engine.errors import EventRefused
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.views import StateView
+
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class Commanded(Protocol):
+    """What the commands need of an engine."""
+
+    log: EventLog
+
+    def state(self) -> StateView:
+        """See `Engine.state`."""
+        ...
+
+    async def emit_many(self, events: Iterable[Emission]) -> list[int]:
+        """See `Engine.emit_many`."""
+        ...
+
+    async def cancel(self, run_id: int, reason: str) -> int:
+        """See `Engine.cancel`."""
+        ...
+
+
+def register(control: ControlSocket, engine: Commanded, *, version: str) -> None:
+    """Let clients of *control* ask *engine*."""
+
+    async def status(_: dict[str, Any]) -> Any:
+        log = engine.log
+        return {
+            "version": version,
+            "pid": os.getpid(),
+            "log_id": log.log_id.hex(),
+            "committed_sequence": log.committed_sequence,
+            "durable_sequence": log.durable_sequence,
+            "pending_bytes": log.pending_bytes,
+            "state": engine.state(),
+        }
+
+    async def emit(arguments: EmitArguments) -> Any:
+        events = [
+            Emission(
+                event.subject,
+                checked_raw(event.data, event.subject),
+                event.id,
+                event.source,
+                key=event.key,
+                time_ns=event.time_ns,
+            )
+            for event in arguments.events
+        ]
+        return {"sequences": await engine.emit_many(events)}
+
+    async def cancel(arguments: CancelArguments) -> Any:
+        return {"sequence": await engine.cancel(arguments.run, arguments.reason)}
+
+    control.register("status", status)
+    control.register("emit", emit, EmitArguments)
+    control.register("cancel", cancel, CancelArguments)
+
+
+def checked_raw(data: Raw, subject: str) -> Raw:
+    """Return msgpack that somebody else encoded, if everybody can decode it.
+
+    Raises:
+        EventRefused: not everybody can.
+    """
+    try:
+        _decode(data)
+    except DECODE_ERRORS as error:
+        raise EventRefused(
+            f"event {subject[:80]!r}: expected data as msgpack that can be decoded, found: {error}"
+        ) from error
+    return Raw(bytes(data))
