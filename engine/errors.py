@@ -11,6 +11,9 @@ from __future__ import annotations
 class HeadraceError(Exception):
     """Base of every error that headrace raises on purpose."""
 
+    not_written: bool = False
+    """Whether it is certain that nothing was stored: what was asked for can be asked again."""
+
 
 class LogError(HeadraceError):
     """Base of the errors of an event log."""
@@ -66,8 +69,38 @@ class LogClosed(LogError):
     """The log or its engine was closed before the call; nothing was written."""
 
 
+class SnapshotUnusable(LogError):
+    """A snapshot cannot stand in for the log before it.  The log itself is whole."""
+
+
+class SegmentGone(LogError):
+    """Records that a reader needs were removed by retention.  Nothing was skipped."""
+
+    def __init__(self, path: str, *, wanted: int, first_sequence: int) -> None:
+        """Say that *wanted* is needed of the log at *path*, which begins at *first_sequence*."""
+        super().__init__(
+            f"{path}: expected record {wanted}, found that retention has removed everything "
+            f"before record {first_sequence}; go on after {first_sequence - 1}, without what is "
+            "between, or read an older copy"
+        )
+        self.path = path
+        self.wanted = wanted
+        self.first_sequence = first_sequence
+
+
 class LogFull(LogError):
-    """The disk or the quota is full; nothing of the group was acknowledged."""
+    """The disk or the quota is full, and nothing was written: `not_written` is true.
+
+    The log goes on once there is room.  What was not written then is gone, so that emitting
+    it again stores it once.
+    """
+
+    def __init__(self, message: str, *, stored: int = 0) -> None:
+        """Say where; *stored* is for `Engine.emit_many`, whose first events may have fitted."""
+        super().__init__(message)
+        self.stored = stored
+        """How many events of the call are stored and durable, from the first on."""
+        self.not_written = stored == 0
 
 
 class DurabilityLost(LogError):

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
 from headrace.engine.decider import Decider
-from headrace.engine.errors import LogMismatch
+from headrace.engine.diagnostics import logger
+from headrace.engine.errors import LogMismatch, SnapshotUnusable
 from headrace.engine.kernel import Kernel
-from headrace.engine.log.protocol import EventLog
+from headrace.engine.log.protocol import SnapshotStore
 from headrace.engine.record import decode
+from headrace.engine.snapshot import load
 
 
-def restore(log: EventLog, decider: Decider, *, clock: str | None) -> Kernel:
-    """Return the kernel in the state that *log* records.  Takes as long as the log is.
+class ReadableLog(Protocol):
+    """What is needed of a log to know its state: an `EventLog`, or a `LogReader`."""
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """See `EventLog.snapshots`."""
+        ...
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+        """See `EventLog.read`."""
+        ...
+
+    def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
+        """See `EventLog.fetch`."""
+        ...
+
+
+def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
+    """Return the kernel in the state that *log* records, from its newest snapshot on.
+
+    Takes as long as what comes after that snapshot.  One that cannot be used is a warning:
+    the one before it is tried, and then the log from its beginning.
 
     Raises:
-        LogMismatch: the log goes by another clock than *clock*; with ``None`` any will do.
+        LogMismatch: the log goes by another clock than *clock* (with ``None`` any will do),
+            or has lost the records that its state follows from.
         LogCorrupt: damage was met.
     """
-    kernel = Kernel(decider)
-    for first, records in log.read():
+    kernel, problems = _from_snapshot(log, decider)
+    for first, records in log.read(after=kernel.sequence):
+        if first != kernel.sequence + 1:
+            raise LogMismatch(
+                f"expected record {kernel.sequence + 1}, found record {first} next: the state "
+                f"needs all of them, or a snapshot of what is gone "
+                f"({'; '.join(problems) or 'there is none'}); the log can be read with "
+                "`headrace log cat`, and not be run"
+            )
         for sequence, raw in enumerate(records, first):
             kernel.fold(sequence, decode(raw))
     kernel.finish_fold()
@@ -29,3 +62,20 @@ def restore(log: EventLog, decider: Decider, *, clock: str | None) -> Kernel:
             f"with clock={recorded!r}, or use another log"
         )
     return kernel
+
+
+def _from_snapshot(log: ReadableLog, decider: Decider) -> tuple[Kernel, list[str]]:
+    """Return a kernel from the newest snapshot that can be used, and why others cannot."""
+    problems: list[str] = []
+    snapshots = log.snapshots
+    for sequence in snapshots.sequences():
+        kernel = Kernel(decider)
+        try:
+            load(kernel, snapshots.read(sequence, log.fetch([sequence]).get(sequence)))
+        except SnapshotUnusable as error:
+            problems.append(str(error))
+            snapshots.discard(sequence)
+            logger().warning("snapshot_unusable", reason=str(error))
+        else:
+            return kernel, problems
+    return Kernel(decider), problems

@@ -320,6 +320,9 @@ class RunsWriting:
                 break
         return entries
 
+    def stop(self) -> None:
+        """See `Writing`."""
+
     def settle(self, count: int) -> bool:
         """See `Writing`."""
         self._table.written()

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from headrace.engine.errors import SnapshotUnusable
 from headrace.engine.kernel import Kernel
 from headrace.engine.record import thaw
 from headrace.engine.runs import RunView
@@ -24,10 +25,6 @@ from headrace.engine.table import ENCODE, Writing
 
 SCHEMA: Final = 1
 """Raised when the meaning of a part changes.  Fields may be appended without that."""
-
-
-class SnapshotUnusable(Exception):  # noqa: N818  (not an error of the user's: the log is whole)
-    """A snapshot cannot stand in for the log; its text says why."""
 
 
 class Header(Struct):
@@ -110,6 +107,12 @@ class Snapshot:
                 return ENCODE([name, rule, stage, entries])
             self._present = next(self._left, None)
         return None
+
+    def give_up(self) -> None:
+        """Write no more of it; it still has to settle."""
+        self._present, self._header = None, None
+        for *_, writing in self._writings:
+            writing.stop()
 
     def settle(self, count: int) -> bool:
         """Tidy up about *count* entries after the last step; say whether all is done."""

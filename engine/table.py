@@ -34,6 +34,10 @@ class Writing(Protocol):
         """Return the next entries, about *count*, as they were at the beginning; none: done."""
         ...
 
+    def stop(self) -> None:
+        """Write nothing more: the rest is not wanted."""
+        ...
+
     def settle(self, count: int) -> bool:
         """Tidy up after the last step, about *count* entries; say whether all is done."""
         ...
@@ -225,8 +229,13 @@ class TableWriting(Generic[K, V]):
             entries.append(packed(key, value) if raw is None else raw)
             if len(entries) >= count:
                 return entries
-        self._is_written = self._is_written or not entries
+        if not entries:
+            self._is_written = True
         return entries
+
+    def stop(self) -> None:
+        """See `Writing`."""
+        self._is_written = True
 
     def settle(self, count: int) -> bool:
         """See `Writing`."""

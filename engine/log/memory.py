@@ -6,7 +6,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from headrace.engine.errors import EventRefused, LogClosed, LogError, LogLocked
+from headrace.engine.errors import (
+    EventRefused,
+    LogClosed,
+    LogError,
+    LogFull,
+    LogLocked,
+    SnapshotUnusable,
+)
 from headrace.engine.log.frame import RECORD_BYTES_MAX
 
 READ_COUNT: Final = 1000
@@ -32,6 +39,70 @@ def check_sizes(unit: Sequence[bytes]) -> int:
     return sum(sizes)
 
 
+class MemorySnapshot:
+    """A snapshot that is being written."""
+
+    def __init__(self, kept: dict[int, tuple[list[bytes], int, bytes]], sequence: int) -> None:
+        self._kept = kept
+        self._sequence = sequence
+        self._parts: list[bytes] = []
+
+    def write(self, parts: list[bytes]) -> None:
+        """See `SnapshotWriter`."""
+        self._parts += parts
+
+    def finish(self, *, oldest_sequence: int, record: bytes) -> None:
+        """See `SnapshotWriter`."""
+        self._kept[self._sequence] = (self._parts, oldest_sequence, record)
+
+    def abort(self) -> None:
+        """See `SnapshotWriter`."""
+        self._parts = []
+
+
+class MemorySnapshots:
+    """The snapshots of a `MemoryLog`.  See `SnapshotStore`."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[list[bytes], int, bytes]] = {}
+
+    def copy(self, upto: int) -> MemorySnapshots:
+        """Return what a crash after record *upto* would leave."""
+        made = MemorySnapshots()
+        made._kept = {sequence: kept for sequence, kept in self._kept.items() if sequence <= upto}
+        return made
+
+    def sequences(self) -> list[int]:
+        """See `SnapshotStore`."""
+        return sorted(self._kept, reverse=True)
+
+    def begin(self, sequence: int) -> MemorySnapshot:
+        """See `SnapshotStore`."""
+        return MemorySnapshot(self._kept, sequence)
+
+    def read(self, sequence: int, record: bytes | None) -> Iterator[bytes]:
+        """See `SnapshotStore`."""
+        parts, _, made_with = self._kept[sequence]
+        if record != made_with:
+            raise SnapshotUnusable(f"expected the log that snapshot {sequence} was made of")
+        yield from parts
+
+    def discard(self, sequence: int) -> None:
+        """See `SnapshotStore`."""
+        self._kept.pop(sequence, None)
+
+    def prune(self) -> None:
+        """See `SnapshotStore`."""
+        for sequence in self.sequences()[2:]:
+            del self._kept[sequence]
+
+    def needed_from(self) -> int | None:
+        """See `SnapshotStore`."""
+        return min(
+            (min(sequence, oldest) for sequence, (_, oldest, _) in self._kept.items()), default=None
+        )
+
+
 class MemoryLog:
     """An `EventLog` that forgets everything with its process.
 
@@ -48,6 +119,8 @@ class MemoryLog:
         self._notify: Callable[[], None] | None = None
         self.failure: LogError | None = None
         """See `EventLog`.  A test may set it to see what its loss does."""
+        self.snapshots = MemorySnapshots()
+        """See `EventLog`."""
 
     @property
     def log_id(self) -> bytes:
@@ -85,6 +158,7 @@ class MemoryLog:
         made = MemoryLog(self._log_id)
         made._records = self._records[:upto]
         made._committed = upto
+        made.snapshots = self.snapshots.copy(upto)
         return made
 
     def open(self, notify: Callable[[], None]) -> None:
@@ -133,6 +207,23 @@ class MemoryLog:
             if 1 <= sequence <= self._committed
         }
 
+    def retain(self, from_sequence: int) -> None:
+        """See `EventLog`: it keeps everything."""
+
+    def resume(self) -> bool:
+        """See `EventLog`.  There is always room again."""
+        self._check_open()
+        if self.failure is not None:
+            if not isinstance(self.failure, LogFull):
+                raise self.failure
+            self._forget()
+            self.failure = None
+        return True
+
+    def _forget(self) -> None:
+        del self._records[self._committed :]
+        self._pending_bytes = 0
+
     def close(self) -> None:
         """See `EventLog`."""
         if self._notify is None:
@@ -142,6 +233,5 @@ class MemoryLog:
                 raise self.failure
             self.commit()
         finally:
-            del self._records[self._committed :]
-            self._pending_bytes = 0
+            self._forget()
             self._notify = None

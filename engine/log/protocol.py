@@ -13,6 +13,62 @@ from typing import Literal, Protocol
 Durability = Literal["memory", "flushed", "fsynced"]
 
 
+class SnapshotWriter(Protocol):
+    """A snapshot that is being written.  Its methods may block: for a worker thread."""
+
+    def write(self, parts: list[bytes]) -> None:
+        """Add *parts*.
+
+        Raises:
+            OSError: the disk failed, as from `finish`; `abort` tidies up.
+        """
+        ...
+
+    def finish(self, *, oldest_sequence: int, record: bytes) -> None:
+        """Make the snapshot durable.
+
+        *oldest_sequence* is the oldest record that it refers to; *record* is the log's at
+        its sequence, by which it is known that both belong together.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Leave nothing behind."""
+        ...
+
+
+class SnapshotStore(Protocol):
+    """Where the snapshots of a log are kept: shortcuts, never needed while the log is whole."""
+
+    def sequences(self) -> list[int]:
+        """Return the sequences of all snapshots that are there, newest first."""
+        ...
+
+    def begin(self, sequence: int) -> SnapshotWriter:
+        """Begin to write the snapshot at *sequence*."""
+        ...
+
+    def read(self, sequence: int, record: bytes | None) -> Iterator[bytes]:
+        """Yield the parts of the snapshot at *sequence*; *record* is the log's at that place.
+
+        Raises:
+            SnapshotUnusable: it is damaged, or was made of another log.
+        """
+        ...
+
+    def discard(self, sequence: int) -> None:
+        """Note that a snapshot is of no use, so that it is the first to be removed."""
+        ...
+
+    def prune(self) -> None:
+        """Remove all but the two newest that are of use."""
+        ...
+
+    def needed_from(self) -> int | None:
+        """Return the oldest record that any snapshot needs; ``None``: there is no snapshot."""
+        ...
+
+
 class EventLog(Protocol):
     """Where records are kept: append-only, one writer, sequences 1, 2, 3 … without gaps.
 
@@ -49,7 +105,12 @@ class EventLog(Protocol):
 
     @property
     def failure(self) -> Exception | None:
-        """Why the log stopped for good (`DurabilityLost`, `LogFull`), or ``None``."""
+        """Why the log takes no records (`DurabilityLost`, `LogFull`), or ``None``."""
+        ...
+
+    @property
+    def snapshots(self) -> SnapshotStore:
+        """The snapshots of the state that this log leads to."""
         ...
 
     def open(self, notify: Callable[[], None]) -> None:
@@ -89,15 +150,40 @@ class EventLog(Protocol):
         """Yield ``(sequence of the first, encoded records)`` in order, up to the commit.
 
         Batches are cut, so that the first sequence yielded is *after* + 1 exactly (in a log
-        that was salvaged: the first one that was found after it).
+        that was salvaged: the first one that was found after it).  *after* 0 begins with the
+        oldest record that is kept: record 1, unless retention has removed it.
 
         Raises:
+            SegmentGone: retention has removed the record after *after*.
             LogCorrupt: damage was met; everything yielded before it is intact.
         """
         ...
 
     def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
-        """Return the encoded records at *sequences*; those not committed are left out."""
+        """Return the encoded records at *sequences*.
+
+        Those that are not committed, and those that retention has removed, are left out.
+        """
+        ...
+
+    def retain(self, from_sequence: int) -> object:
+        """Remove old records, if the log was told to; none from *from_sequence* on.
+
+        Blocks: for a worker thread, while the log goes on.
+        """
+        ...
+
+    def resume(self) -> bool:
+        """Try to go on after `LogFull`; say whether the log takes records again.
+
+        What was appended and not committed is gone, and its sequences are given again: the
+        caller's state has to be that of `next_sequence`.  At level ``memory`` that goes back
+        to what was written.  Blocks for a moment, not for as long as the disk is full.
+
+        Raises:
+            LogClosed: the log is not open.
+            DurabilityLost: the log has failed for good.
+        """
         ...
 
     def close(self) -> None:

@@ -14,8 +14,9 @@ from tests.reference.shell import Shell, fold, ns, rules
 
 from headrace import on
 from headrace.engine import record as r
+from headrace.engine.errors import SnapshotUnusable
 from headrace.engine.kernel import Kernel
-from headrace.engine.snapshot import Snapshot, SnapshotUnusable, load
+from headrace.engine.snapshot import Snapshot, load
 from headrace.triggers.ruleset import Rule
 
 

@@ -98,6 +98,13 @@ class TableMachine(RuleBasedStateMachine):
         elif self.writing.settle(count):
             self.writing = None
 
+    @precondition(lambda self: self.writing is not None)
+    @rule()
+    def stop(self) -> None:
+        assert self.writing is not None
+        self.writing.stop()
+        self.is_complete = True
+
     @invariant()
     def same(self) -> None:
         if not hasattr(self, "table"):
