@@ -39,6 +39,7 @@ class ActiveSegment:
         base: int,
         log_id: bytes,
         header: bytes,
+        created_ns: int,
         chain: int,
         flags: int = os.O_RDWR,
     ) -> None:
@@ -48,6 +49,8 @@ class ActiveSegment:
         self.fd = files.open(self.path, flags)
         self.base = base
         self.log_id = log_id
+        self.created_ns = created_ns
+        """Wall-clock time of its creation."""
         self.offset = SEGMENT_HEADER_BYTES
         self.sequence = base
         self.chain = chain

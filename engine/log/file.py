@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Final
 
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogFull, LogUnusable
+from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import prepare, refuse_network
 from headrace.engine.log.frame import RECORD_BYTES_MAX
@@ -18,10 +20,21 @@ from headrace.engine.log.lock import Lock
 from headrace.engine.log.memory import check_sizes
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.recovery import Opened, Recovery, recover
+from headrace.engine.log.retention import (
+    Need,
+    Policy,
+    Retention,
+    closed_log,
+    extent_of,
+    hold,
+    release,
+    retain,
+)
 from headrace.engine.log.store import Store
 from headrace.engine.log.writer import Writer
 
 SEGMENT_BYTES_MAX: Final = 64 * 1024 * 1024
+SEGMENT_AGE_MAX_S: Final = 3600.0
 SYNC_INTERVAL_S: Final = 0.05
 RESERVE_BYTES: Final = 1024 * 1024
 
@@ -49,6 +62,9 @@ class FileLog:
         durability: Durability = "fsynced",
         sync_interval_s: float = SYNC_INTERVAL_S,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        segment_age_max_s: float = SEGMENT_AGE_MAX_S,
+        keep_bytes: int | None = None,
+        keep_s: float | None = None,
         reserve_bytes: int = RESERVE_BYTES,
         strict: bool = False,
         allow_network_fs: bool = False,
@@ -58,6 +74,10 @@ class FileLog:
     ) -> None:
         """Name the log at *path*; nothing is touched before `open`.
 
+        A segment ends at the first write after it has *segment_bytes_max* or is older than
+        *segment_age_max_s*.  `retain` may remove what is beyond the newest segments that have
+        *keep_bytes* together, or older than *keep_s*; without either everything is kept.
+
         *strict* refuses a log whose last writer did not finish, instead of cutting the torn
         end.  *reserve_bytes* are kept aside and freed when the disk is full, so that the log can
         still be closed.  *allow_network_fs* trusts a file server's locks and syncs.  *files*,
@@ -65,14 +85,21 @@ class FileLog:
         """
         if durability not in ("memory", "flushed", "fsynced"):
             raise ValueError(f"durability must be memory, flushed or fsynced, not {durability!r}")
-        if segment_bytes_max < 1:
-            raise ValueError(f"segment_bytes_max must be at least 1, not {segment_bytes_max}")
-        if sync_interval_s < 0:
-            raise ValueError(f"sync_interval_s must be at least 0, not {sync_interval_s}")
+        for name, value, least in (
+            ("segment_bytes_max", segment_bytes_max, 1),
+            ("segment_age_max_s", segment_age_max_s, 0),
+            ("sync_interval_s", sync_interval_s, 0),
+        ):
+            if not value >= least:
+                raise ValueError(f"{name} must be at least {least}, not {value}")
         self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
         self._durability: Durability = durability
         self._sync_interval_s = sync_interval_s
         self._segment_bytes_max = segment_bytes_max
+        self._segment_age_max_s = segment_age_max_s
+        self._policy = Policy(keep_bytes, keep_s)
+        self._policy.check()
+        self._upkeep = threading.Lock()
         self._reserve_bytes = reserve_bytes
         self._strict = strict
         self._allow_network_fs = allow_network_fs
@@ -152,13 +179,14 @@ class FileLog:
                     strict=self._strict,
                     now_ns=self._clock.wall_ns(),
                     new_id=self._new_id,
-                    config={"durability": self._durability},
+                    config={"durability": self._durability, **self._policy.limits()},
                 )
                 store = Store(
                     files,
                     self.path,
                     opened,
                     segment_bytes_max=self._segment_bytes_max,
+                    segment_age_max_s=self._segment_age_max_s,
                     reserve_bytes=self._reserve_bytes,
                     clock=self._clock,
                 )
@@ -225,17 +253,20 @@ class FileLog:
         records = self._records
         if not records:
             return
-        if self._pid != os.getpid():
-            raise LogClosed(
-                f"{self.path}: expected to be in process {self._pid}, found {os.getpid()}: the "
-                "log belongs to the process that opened it, not to a forked child"
-            )
+        self._check_ours()
         size_bytes = self._appended_bytes - self._committed_bytes
         self._committed_bytes = self._appended_bytes
         writer.submit(Group(self._next - len(records), records, self._ends, size_bytes))
         self._records, self._ends = [], []
         if self._durability == "memory":
             writer.notify()
+
+    def _check_ours(self) -> None:
+        if self._pid != os.getpid():
+            raise LogClosed(
+                f"{self.path}: expected to be in process {self._pid}, found {os.getpid()}: the "
+                "log belongs to the process that opened it, not to a forked child"
+            )
 
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """See `EventLog`.  Reads up to what is committed when the first batch is asked for."""
@@ -248,6 +279,65 @@ class FileLog:
         if self._live is None:
             raise self._closed()
         return self._live.fetch(sequences, upto=self.committed_sequence)
+
+    def retain(self, from_sequence: int) -> Retention:
+        """Remove the oldest segments that *keep_bytes* and *keep_s* give up.
+
+        Nothing goes that *from_sequence* or a later record belongs to, a hold, a reader's lease
+        or a snapshot needs; whole segments go, and never the one that is being written.  Of a
+        closed log too.  Blocks: for a worker thread, while the log goes on.
+
+        Raises:
+            LogUnusable: the disk failed; every record is still there.
+            LogLocked: the log is not open here, and somebody else writes it.
+            DurabilityLost: the log has failed for good.
+        """
+        with self._listing() as catalog:
+            open_store = self._store if self._writer is not None else None
+            active = open_store.active if open_store is not None else None
+            return retain(
+                self._files,
+                self.path,
+                catalog,
+                self._policy,
+                upto=Need(from_sequence, "what the engine refers to"),
+                extent=extent_of(self._files, self.path, catalog, active),
+            )
+
+    def hold(self, name: str, sequence: int) -> None:
+        """Keep the records from *sequence* on, whatever the policy is, until `release`.
+
+        It is durable when this returns.  A hold of the same *name* is replaced.
+
+        Raises:
+            SegmentGone: *sequence* has been removed already; nothing was changed.
+            As `retain`.
+        """
+        with self._listing() as catalog:
+            hold(catalog, self.path, name, sequence)
+
+    def release(self, name: str) -> bool:
+        """Give up the hold *name*; say whether there was one.
+
+        Raises:
+            As `retain`.
+        """
+        with self._listing() as catalog:
+            return release(catalog, self.path, name)
+
+    @contextlib.contextmanager
+    def _listing(self) -> Generator[Catalog]:
+        """Have the list of segments to change it: of this log, open or closed."""
+        with self._upkeep:
+            store, writer = self._store, self._writer
+            if store is None or writer is None:
+                with closed_log(self._files, self.path) as catalog:
+                    yield catalog
+                return
+            self._check_ours()
+            if isinstance(writer.failure, DurabilityLost):
+                raise writer.failure
+            yield store.catalog
 
     def resume(self) -> bool:
         """Try to go on after `LogFull`; say whether the log takes records again.
@@ -275,12 +365,17 @@ class FileLog:
 
     def close(self) -> None:
         """See `EventLog`."""
-        store, writer, lock, live = self._store, self._writer, self._lock, self._live
-        if store is None or writer is None or lock is None or live is None:
-            return
         if self._pid != os.getpid():
             # A forked child: the files and the lock are the parent's.
             self._writer = self._lock = self._live = None
+            return
+        # Once the lock is given back, another writer's list of segments counts.
+        with self._upkeep:
+            self._close()
+
+    def _close(self) -> None:
+        store, writer, lock, live = self._store, self._writer, self._lock, self._live
+        if store is None or writer is None or lock is None or live is None:
             return
         try:
             if writer.failure is None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from headrace.engine.errors import LogUnusable
-from headrace.engine.log import head, lock, manifest, segment
+from headrace.engine.log import head, lease, lock, manifest, segment
 from headrace.engine.log.files import Files, read_all
 
 _OURS: Final = frozenset((manifest.NAME, head.NAME, lock.NAME, "RESERVE", "control.sock", "blobs"))
@@ -26,6 +26,7 @@ def is_ours(name: str) -> bool:
         name in _OURS
         or segment.base_of(name) is not None
         or name.endswith((".idx", ".hrs", ".tmp"))
+        or lease.is_lease(name)
         or ".torn-" in name
     )
 

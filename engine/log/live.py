@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from headrace.engine.errors import SegmentGone
 from headrace.engine.log.files import Files
+from headrace.engine.log.lease import Lease
 from headrace.engine.log.group import Group
 from headrace.engine.log.store import Store
 from headrace.engine.log.walker import (
@@ -30,38 +32,60 @@ class LiveReading:
         self._opened = OpenSegments(files, folder)
 
     def read(self, *, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:
-        """Yield the records after *after* up to *upto*."""
+        """Yield the records after *after* up to *upto*; retention leaves them meanwhile."""
         # In this order: what is not among the groups any more is in the file by then.
         queued = list(self._queue)
         written = min(self._store.written_sequence, upto)
         if after < written:
-            opened = OpenSegments(self._files, self._folder)
-            try:
-                start = self._locate(opened, after + 1)
-                yield from read_batches(opened, start, after=after, upto=written)
-            finally:
-                opened.close()
+            wanted = max(after + 1, self._store.manifest.first_sequence)
+            with Lease(self._files, self._folder, wanted) as lease:
+                yield from self._written(lease, after=after, upto=written)
         for group in queued:
             cut = cut_batch(group.first, group.records, after=max(after, written), upto=upto)
             if cut is not None:
                 yield cut
 
+    def _written(self, lease: Lease, *, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:
+        first = self._store.manifest.first_sequence
+        if 0 < after < first - 1:
+            raise SegmentGone(self._folder, wanted=after + 1, first_sequence=first)
+        opened = OpenSegments(self._files, self._folder)
+        try:
+            yield from read_batches(
+                opened,
+                self._locate(opened, max(after + 1, first)),
+                after=after,
+                upto=upto,
+                leave=lambda place: lease.move(place[0]),
+            )
+        finally:
+            opened.close()
+
     def fetch(self, sequences: Iterable[int], *, upto: int) -> dict[int, bytes]:
-        """Return the records at *sequences*, up to *upto*."""
+        """Return the records at *sequences*, up to *upto*; those that are gone are left out."""
         queued = list(self._queue)
         written = self._store.written_sequence
-        first = self._store.manifest.first_sequence
-        wanted = sorted({s for s in sequences if first <= s <= upto})
-        found = fetch_records(
-            self._opened,
-            lambda sequence: self._locate(self._opened, sequence),
-            [s for s in wanted if s <= written],
-        )
+        wanted = sorted({s for s in sequences if s <= upto})
+        found = self._fetch_written([s for s in wanted if s <= written])
         for group in queued:
             for sequence in wanted:
                 if sequence > written and 0 <= sequence - group.first < len(group.records):
                     found[sequence] = group.records[sequence - group.first]
         return found
+
+    def _fetch_written(self, wanted: list[int]) -> dict[int, bytes]:
+        while True:
+            first = self._store.manifest.first_sequence
+            # What retention has removed would keep its room for as long as it is open.
+            self._opened.close_below(first)
+            try:
+                return fetch_records(
+                    self._opened,
+                    lambda sequence: self._locate(self._opened, sequence),
+                    [s for s in wanted if s >= first],
+                )
+            except SegmentGone:
+                continue  # just now
 
     def _locate(self, opened: OpenSegments, sequence: int) -> Place:
         # The writer may go on to a new segment at any time.  It lists the old one first, so

@@ -45,6 +45,7 @@ def open_active(files: Files, folder: str, entry: Segment, flags: int = os.O_RDW
         base=entry.base,
         log_id=entry.log_id,
         header=raw,
+        created_ns=header.created_ns,
         chain=header.crc,
         flags=flags,
     )

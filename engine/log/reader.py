@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from types import TracebackType
 from typing import Self
 
-from headrace.engine.errors import LogUnusable
+from headrace.engine.errors import LogUnusable, SegmentGone
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
@@ -24,6 +25,7 @@ from headrace.engine.log.frame import (
 )
 from headrace.engine.log.head import Head
 from headrace.engine.log.index import SparseIndex, log_time_ns
+from headrace.engine.log.lease import Lease
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.walker import (
     OpenSegments,
@@ -39,8 +41,12 @@ class LogReader:
     """The records of the log at *path*, also while another process writes it.
 
     It sees what the writer has acknowledged: of a log at level ``fsynced`` what HEAD or a
-    later frame proves to be durable, of others every whole unit.  It writes nothing and holds
-    no lock, so it works on a directory that it may only read.  For one thread at a time.
+    later frame proves to be durable, of others every whole unit.  For one thread at a time.
+
+    `read` and `follow` hold a lease for their length, so that retention leaves them what they
+    have not read yet: a file of a few bytes in the log's directory, the only thing that a
+    reader ever writes.  Without it (*lease* ``False``, or a directory that it may only read),
+    and between two calls, what a reader needs may be removed: then it gets `SegmentGone`.
 
     Raises:
         LogUnusable: there is no log at *path*, or it may not be read.
@@ -48,9 +54,12 @@ class LogReader:
         LogVersion: a newer headrace wrote it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, files: Files | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, lease: bool = True, files: Files | None = None
+    ) -> None:
         self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
         self._files = files or SystemFiles()
+        self._lease = lease
         self.manifest: Manifest = self._load_manifest()
         self._opened = OpenSegments(self._files, self.path)
         self._ahead = OpenSegments(self._files, self.path)
@@ -99,7 +108,7 @@ class LogReader:
 
     @property
     def first_sequence(self) -> int:
-        """The oldest record that is kept."""
+        """The oldest record that was kept when the list of segments was read last."""
         return self.manifest.first_sequence
 
     @property
@@ -119,18 +128,36 @@ class LogReader:
             LogCorrupt: the log is damaged before its end.
             LogVersion: a newer headrace wrote what is new.
         """
+        while True:
+            try:
+                return self._look()
+            except SegmentGone:
+                # Retention took the segment that was to be opened: the end is further on.
+                self._frontier = None
+
+    def _renew(self) -> None:
+        """Read the list of segments anew; what it does not name any more is given back."""
+        self.manifest = self._load_manifest()
+        self._opened.close_below(self.first_sequence)
+        if self._left is not None and self._left[0] < self.first_sequence:
+            self._left = None
+
+    def _look(self) -> int:
         head = heads.load(self._files, self.path)
         if head is not None and head.log_id != self.manifest.log_id:
             head = None
         walk = self._frontier
-        # HEAD is a shortcut to the end of the log: nothing before it has to be walked over.
-        if head is not None and (walk is None or self._base < head.base):
-            self.manifest = self._load_manifest()
-            self._durable = max(self._durable, head.next_sequence - 1)
-            walk = self._enter(head.base, (head.next_sequence, head.offset))
-            self.closed_cleanly = self._closes_at(head)
-        elif walk is None:
-            walk = self._enter(self.manifest.segments[-1].base, (0, 0))
+        if walk is None or (head is not None and self._base < head.base):
+            self._renew()
+            if head is not None and head.base < self.manifest.first_sequence:
+                head = None  # an old one, which power loss has brought back
+            # HEAD is a shortcut to the end of the log: nothing before it has to be walked over.
+            if head is not None:
+                self._durable = max(self._durable, head.next_sequence - 1)
+                walk = self._enter(head.base, (head.next_sequence, head.offset))
+                self.closed_cleanly = self._closes_at(head)
+            else:
+                walk = self._enter(self.manifest.segments[-1].base, (0, 0))
         self._advance(walk)
         if head is not None:
             self._durable = max(self._durable, head.next_sequence - 1)
@@ -156,6 +183,7 @@ class LogReader:
 
     def _enter(self, base: int, place: tuple[int, int]) -> segments.Walk:
         walk = self._frontier = self._ahead.walk(base, place)
+        self._ahead.close_below(base)
         self._base, self._end, self._whole = base, walk.offset, walk.sequence - 1
         return walk
 
@@ -191,22 +219,60 @@ class LogReader:
     def read(self, *, after: int = 0, upto: int | None = None) -> Iterator[tuple[int, list[bytes]]]:
         """Yield ``(sequence of the first, encoded records)`` after *after*, in order.
 
-        Ends with *upto*, or with what there is when the first batch is asked for.
+        *after* 0 begins with the oldest record that is kept.  Ends with *upto*, or with what
+        there is when the first batch is asked for.
 
         Raises:
+            SegmentGone: retention has removed what comes next.
             LogCorrupt: damage was met; everything yielded before it is intact.
             LogVersion: a newer headrace wrote what comes next.
         """
+        if after < self.refresh():
+            with self._leased(after) as lease:
+                yield from self._batches(after, upto, lease)
+
+    @contextlib.contextmanager
+    def _leased(self, after: int) -> Generator[Lease]:
+        """Hold a lease for what comes after *after*, and know what is kept."""
+        wanted = max(after + 1, self.first_sequence)
+        with Lease(self._files, self.path, wanted, wanted=self._lease) as lease:
+            self._renew()
+            self._check_kept(after)
+            yield lease
+
+    def _check_kept(self, after: int) -> None:
+        first = self.first_sequence
+        if 0 < after < first - 1:
+            raise SegmentGone(self.path, wanted=after + 1, first_sequence=first)
+
+    def _batches(
+        self, after: int, upto: int | None, lease: Lease
+    ) -> Iterator[tuple[int, list[bytes]]]:
         last = self.refresh()
         upto = last if upto is None else min(upto, last)
-        if after >= upto:
-            return
-        opened = OpenSegments(self._files, self.path)
-        start = self._locate(opened, after + 1)
-        try:
-            yield from read_batches(opened, start, after=after, upto=upto, leave=self._leave)
-        finally:
-            opened.close()
+
+        def leave(place: Place) -> None:
+            # Segments go as a whole, so that nothing is gained by saying more.
+            lease.move(place[0])
+            self._leave(place)
+
+        while after < upto:
+            opened = OpenSegments(self._files, self.path)
+            try:
+                start = self._locate(opened, after + 1)
+                for first, records in read_batches(
+                    opened, start, after=after, upto=upto, leave=leave
+                ):
+                    after = first + len(records) - 1
+                    yield first, records
+            except SegmentGone:
+                # Perhaps only of the segment before what comes next.
+                self._renew()
+                self._check_kept(after)
+            else:
+                return
+            finally:
+                opened.close()
 
     def _leave(self, place: Place) -> None:
         """Remember where the next batch begins: the open segment has no index on disk."""
@@ -238,13 +304,17 @@ class LogReader:
         """Yield as `read`, then whatever is added, until *wait* returns ``False``.
 
         *wait* is called when there is nothing new: it sleeps for as long as it likes.
+
+        Raises:
+            As `read`.
         """
-        while True:
-            for first, records in self.read(after=after):
-                after = first + len(records) - 1
-                yield first, records
-            if not wait():
-                return
+        with self._leased(after) as lease:
+            while True:
+                for first, records in self._batches(after, None, lease):
+                    after = first + len(records) - 1
+                    yield first, records
+                if not wait():
+                    return
 
     def fetch(self, sequences: Iterable[int]) -> dict[int, bytes]:
         """Return the encoded records at *sequences*; those that are not there are left out.
@@ -252,15 +322,27 @@ class LogReader:
         Raises:
             LogCorrupt: damage was met.
         """
-        last = self.refresh()
-        wanted = sorted({s for s in sequences if self.first_sequence <= s <= last})
-        return fetch_records(self._opened, lambda s: self._locate(self._opened, s), wanted)
+        wanted = set(sequences)
+        while True:
+            last = self.refresh()
+            there = sorted(s for s in wanted if self.first_sequence <= s <= last)
+            try:
+                return fetch_records(self._opened, lambda s: self._locate(self._opened, s), there)
+            except SegmentGone:
+                self._renew()
 
     def sequence_at(self, at_ns: int) -> int:
         """Return the first record whose log time is at least *at_ns*.
 
         If there is none yet, the sequence that comes after the last one.
         """
+        while True:
+            try:
+                return self._sequence_at(at_ns)
+            except SegmentGone:
+                self._renew()
+
+    def _sequence_at(self, at_ns: int) -> int:
         last = self.refresh()
         entries = self.manifest.segments
         place = bisect_left(entries, at_ns, key=_first_at_ns)

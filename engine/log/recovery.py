@@ -19,8 +19,10 @@ from headrace.engine.log.evidence import Scan, Tear, judge, scan_active
 from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
 from headrace.engine.log.frame import CLOSE, FORMAT, SEGMENT_HEADER_BYTES
 from headrace.engine.log.head import Head
+from headrace.engine.log.lease import living
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.neighbours import check_follows, check_sealed, next_segment
+from headrace.engine.log.retention import remove_orphans
 
 
 class Recovery(Struct, frozen=True):
@@ -83,6 +85,10 @@ def recover(
         bases = [1]
     head, notes = _head_of(files, folder, manifest, expected=not created)
     sealed = _check_listed(files, folder, manifest, bases)
+    # Retention lists what is kept, then deletes; it did not come to the second.
+    remove_orphans(files, folder, manifest.first_sequence)
+    with contextlib.suppress(OSError):
+        living(files, folder, names, remove_dead=True)
     scan = _last_segment(files, folder, manifest, sealed=sealed, bases=bases, head=head)
     active = scan.active
     with contextlib.ExitStack() as undo:
@@ -206,12 +212,11 @@ def _check_listed(
         previous = entry
     listed = {entry.base for entry in manifest.segments}
     for base in bases:
-        if base < manifest.first_sequence:
-            # Retention lists what is kept, then deletes; it did not come to the second.
-            files.unlink(f"{folder}/{segments.name_of(base)}")
-        elif base < last.base and base not in listed:
+        if manifest.first_sequence <= base < last.base and base not in listed:
             extra = f"{folder}/{segments.name_of(base)}"
             raise LogCorrupt(extra, 0, expected="a segment of MANIFEST's list", found="another")
+    # Retention lists what is kept, then deletes; it did not come to the second.
+    remove_orphans(files, folder, manifest.first_sequence)
     return sealed
 
 

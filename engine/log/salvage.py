@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from msgspec import Struct
 
 from headrace.engine.clock import Clock, SystemClock
-from headrace.engine.errors import LogUnusable
+from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion
 from headrace.engine.log import head as heads
+from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.file import SEGMENT_BYTES_MAX, draw_id
 from headrace.engine.log.files import Files, SystemFiles, read_all
@@ -37,6 +38,8 @@ class Salvage(Struct):
 
     records: int = 0
     """Copied, under the sequences that they had."""
+    first_sequence: int = 1
+    """The oldest record that the log had kept; what is before it was removed on purpose."""
     gaps: list[Gap] = []
     """What was not found.  Each stands in the new log too."""
     log_id: bytes = b""
@@ -58,8 +61,8 @@ def salvage(
 ) -> Salvage:
     """Copy every intact frame of the log at *source* to a new log at *target*.
 
-    Sequences stay as they are: other records refer to them.  The source is only read.  A
-    record that the log removed on purpose (retention) is a gap of the new log like any other.
+    Sequences stay as they are: other records refer to them.  The source is only read.  What
+    the log removed on purpose (retention) is noted in the new log, and not missing.
 
     Raises:
         LogUnusable: *source* cannot be read, or *target* is there already.
@@ -104,7 +107,9 @@ def salvage(
 
 
 def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
-    expected = 1
+    found.first_sequence = expected = _first_kept(files, folder)
+    if expected > 1:
+        store.write_gap(Gap(1, expected - 1, "removed by retention"))
 
     def missing(upto: int, reason: str) -> None:
         gap = Gap(expected, upto, reason)
@@ -127,6 +132,15 @@ def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
     head = heads.load(files, folder)
     if head is not None and head.next_sequence > expected:
         missing(head.next_sequence - 1, "the log ends before what HEAD says to be durable")
+
+
+def _first_kept(files: Files, folder: str) -> int:
+    """Return where the log begins, as far as its list of segments can still be read."""
+    try:
+        manifest = manifests.load(files, folder)
+    except (LogCorrupt, LogVersion):
+        return 1
+    return 1 if manifest is None else manifest.first_sequence
 
 
 def _intact(path: str, data: bytes) -> Iterator[tuple[int, list[bytes], str]]:

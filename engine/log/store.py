@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.engine.clock import Clock
+from headrace.engine.clock import Clock, seconds_to_ns
 from headrace.engine.errors import DurabilityLost, LogFull
 from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import NO_SPACE, Files, opened
@@ -34,6 +34,7 @@ class Store:
         recovered: Opened,
         *,
         segment_bytes_max: int,
+        segment_age_max_s: float | None = None,
         reserve_bytes: int,
         clock: Clock,
     ) -> None:
@@ -41,6 +42,7 @@ class Store:
         self._files = files
         self._folder = folder
         self._segment_bytes_max = segment_bytes_max
+        self._segment_age_max_ns = segment_age_max_s and seconds_to_ns(segment_age_max_s)
         self._reserve_bytes = reserve_bytes
         self._clock = clock
         self.catalog = Catalog(files, folder, recovered.manifest)
@@ -77,13 +79,19 @@ class Store:
         """
         try:
             # A segment is named by its first record, so that one without any cannot be left.
-            full = self.active.offset >= self._segment_bytes_max
-            if full and self.active.sequence > self.active.base:
+            if self._is_full() and self.active.sequence > self.active.base:
                 self._rotate()
             self.active.write_groups(groups, self.durable_sequence)
         except OSError as error:
             self._give_up(error)
         self.written_sequence = self.active.sequence - 1
+
+    def _is_full(self) -> bool:
+        active, age_max_ns = self.active, self._segment_age_max_ns
+        # Sealed: it was full before, and the next one could not be made.
+        if active.sealed or active.offset >= self._segment_bytes_max:
+            return True
+        return age_max_ns is not None and self._clock.wall_ns() - active.created_ns >= age_max_ns
 
     def write_gap(self, gap: Gap) -> None:
         """Note that the records of *gap* are missing; the next one comes after them.

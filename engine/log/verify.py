@@ -19,9 +19,10 @@ from headrace.engine.log.files import Files, SystemFiles, opened
 from headrace.engine.log.folder import check_finished
 from headrace.engine.log.frame import SEAL, SEGMENT_HEADER_BYTES, Damage, Frame, Newer, records_of
 from headrace.engine.log.head import Head
+from headrace.engine.log.lease import EVERYTHING, Lease
 from headrace.engine.log.manifest import Segment
 from headrace.engine.log.neighbours import check_follows, check_sealed
-from headrace.engine.log.walker import corrupt
+from headrace.engine.log.walker import check_kept, corrupt
 
 PROGRESS_FRAMES: Final = 256
 """How many frames are checked between two reports of progress."""
@@ -71,6 +72,8 @@ def verify(
     Raises:
         LogUnusable: there is no log, or it may not be read.
         LogVersion: a newer headrace wrote it.
+        SegmentGone: retention has removed meanwhile what was to be checked.  That takes a
+            directory that may not be written, so that no lease could be had.
     """
     folder: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
     try:
@@ -96,6 +99,10 @@ class _Verification:
         self.report = Report()
 
     def run(self) -> None:
+        with Lease(self._files, self._folder, EVERYTHING) as lease:
+            self._run(lease)
+
+    def _run(self, lease: Lease) -> None:
         # HEAD first, so that what is written meanwhile can only be more than it says.
         head = heads.load(self._files, self._folder)
         try:
@@ -112,15 +119,19 @@ class _Verification:
         self._total_bytes = sum(entry.size_bytes for entry in sealed)
         previous: Segment | None = None
         for entry in sealed:
+            lease.move(entry.base)
             try:
                 check_sealed(self._files, self._folder, entry, previous)
                 self._check_sealed_frames(entry)
             except LogCorrupt as error:
+                check_kept(self._files, self._folder, entry.base)
                 self._add(error)
             previous = entry
+        lease.move(last.base)
         try:
             self._check_last(last, head, previous)
         except LogCorrupt as error:
+            check_kept(self._files, self._folder, last.base)
             self._add(error)
 
     def _no_manifest(self, head: Head | None) -> LogCorrupt | LogUnusable:

@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from headrace.engine.errors import LogCorrupt, LogUnusable
+from headrace.engine.errors import LogCorrupt, LogUnusable, SegmentGone
+from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files
 from headrace.engine.log.frame import (
@@ -48,6 +49,7 @@ class OpenSegments:
         """Return a descriptor of the segment *base*, for reading; it stays ours.
 
         Raises:
+            SegmentGone: retention has removed it.
             LogCorrupt: it is missing, or another segment than its name says.
         """
         fd = self._open.get(base)
@@ -58,6 +60,7 @@ class OpenSegments:
         try:
             fd = self._files.open(path, os.O_RDONLY)
         except FileNotFoundError as error:
+            check_kept(self._files, self._folder, base)
             raise corrupt(path, 0, Damage("a segment", "no such file"), base) from error
         self._open[base] = fd
         header = segments.read_header(self._files, fd, path)
@@ -67,6 +70,11 @@ class OpenSegments:
             _, oldest = self._open.popitem(last=False)
             self._files.close(oldest)
         return fd
+
+    def _check_kept(self, base: int) -> None:
+        manifest = manifests.load(self._files, self._folder)
+        if manifest is not None and base < manifest.first_sequence:
+            raise SegmentGone(self._folder, wanted=base, first_sequence=manifest.first_sequence)
 
     def index(self, entry: Segment) -> SparseIndex:
         """Return the index of the sealed segment that *entry* describes.
@@ -119,11 +127,28 @@ class OpenSegments:
             chunk_bytes=chunk_bytes,
         )
 
+    def close_below(self, base: int) -> None:
+        """Give back the segments before *base*: until then a removed one keeps its room."""
+        for older in [open_base for open_base in self._open if open_base < base]:
+            self._files.close(self._open.pop(older))
+            self._indexes.pop(older, None)
+
     def close(self) -> None:
         """Give the files back."""
         while self._open:
             _, fd = self._open.popitem()
             self._files.close(fd)
+
+
+def check_kept(files: Files, folder: str, base: int) -> None:
+    """Check that the segment *base*, which was in the list of the log in *folder*, still is.
+
+    Raises:
+        SegmentGone: retention has removed it.
+    """
+    manifest = manifests.load(files, folder)
+    if manifest is not None and base < manifest.first_sequence:
+        raise SegmentGone(folder, wanted=base, first_sequence=manifest.first_sequence)
 
 
 def corrupt(path: str, offset: int, damage: Damage, sequence: int) -> LogCorrupt:

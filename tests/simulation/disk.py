@@ -165,6 +165,8 @@ class SimulatedDisk:
             inode = Inode()
             self._named(path, inode)
             self._unsynced({path: inode})
+        elif flags & os.O_EXCL:
+            raise FileExistsError(errno.EEXIST, "exists", path)
         if flags & os.O_TRUNC:
             inode.data = bytearray()
         self._next_fd += 1
