@@ -63,6 +63,7 @@ class Pipeline:
         self._is_paying = False
         self._is_broken = False
         self._freed = Signal()
+        self._last: int | None = None
 
     # ------------------------------------------------------------ time
 
@@ -195,6 +196,8 @@ class Pipeline:
 
     def progress(self) -> None:
         """See how far the log has come: release effects, wake those who wait."""
+        if self._last is not None:
+            return
         if self.log.failure is not None and self.failure is None:
             self.fail(self.log.failure)
             return
@@ -222,6 +225,7 @@ class Pipeline:
 
     def fail(self, failure: Exception) -> None:
         """Store nothing from now on; everybody who waits gets *failure*."""
+        self._last = self.log.committed_sequence
         self.close(failure)
         self.release()
         self.on_failure()
@@ -244,15 +248,25 @@ class Pipeline:
         """Call *call* once the record at *sequence*, the last one put, is committed."""
         self._effects.append((max(sequence, self.kernel.sequence), call))
 
+    @property
+    def committed_sequence(self) -> int:
+        """The last record that has reached the log's level, of those that were put here.
+
+        A log that goes on after it was full gives the sequences after it once more, to other
+        records: who waits for one of before must not mistake them for its own.
+        """
+        return self.log.committed_sequence if self._last is None else self._last
+
     async def committed(self, sequence: int) -> None:
         """Return once the record at *sequence* has reached the log's level.
 
         A cancelled wait changes nothing: the record stays in its group.
 
         Raises:
-            DurabilityLost, LogFull: it may or may not be stored, and nothing more will be.
+            LogFull: it is not stored, and nothing more will be.
+            DurabilityLost: it may or may not be stored, and nothing more will be.
         """
-        if self.log.committed_sequence >= sequence:
+        if self.committed_sequence >= sequence:
             return
         if self.failure is not None:
             raise self.failure
@@ -266,7 +280,7 @@ class Pipeline:
                 self._commit_is_due = True
                 self.backend.call_soon(self._commit)
         await group.done.wait()
-        if self.log.committed_sequence < sequence:
+        if self.committed_sequence < sequence:
             raise self._why()
 
     def _why(self) -> Exception:

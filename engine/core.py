@@ -1,15 +1,18 @@
 """`Core`: one life of the kernel, with all that works on it.
 
 It begins with a kernel that `restore` made of the log and ends when the log fails or the
-engine closes.  Nothing in it is kept beyond that: what counts is in the log.
+engine closes.  Nothing in it is kept beyond that: what counts is in the log.  A log that was
+full and goes on does so with another core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Final, Literal
 
 import anyio
+from anyio import CancelScope
 from anyio.lowlevel import checkpoint
 from msgspec import Struct
 
@@ -17,6 +20,7 @@ from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.emission import Checked, time_ns_of
+from headrace.engine.errors import LogFull
 from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
@@ -64,6 +68,7 @@ class Core:
         self._payer = Payer(
             self.pipeline, log, changed=self._changed, let_time_come=self._let_offer_come
         )
+        self._scope = CancelScope()
         self.pipeline.on_effects = self.runner.carry_out
         self.pipeline.on_change = self._timekeeper.replan
         self.pipeline.on_commit = self._note_change
@@ -115,12 +120,18 @@ class Core:
         self.runner.resume()
 
     async def work(self) -> None:
-        """Execute runs and fire timers, until cancelled."""
-        async with anyio.create_task_group() as workers:
-            self.runner.run_in(workers)
-            workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
-            async with self._input.lock:
-                await self._payer.run()
+        """Execute runs and fire timers; return after `end`, when no task's code executes."""
+        with self._scope:
+            async with anyio.create_task_group() as workers:
+                self.runner.run_in(workers)
+                workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
+                async with self._input.lock:
+                    await self._payer.run()
+
+    def end(self) -> None:
+        """Interrupt whatever executes; what is open stays open in the log."""
+        self.runner.stop()
+        self._scope.cancel()
 
     async def wind_up(self, grace_s: float) -> None:
         """Let runs finish for *grace_s*, then interrupt what still executes."""
@@ -138,10 +149,21 @@ class Core:
         """Store the events in their order; return their sequences once they are committed.
 
         Raises:
-            DurabilityLost, LogFull: they may or may not be stored.
+            LogFull: only the first `LogFull.stored` of them are stored.
+            DurabilityLost: they may or may not be stored.
         """
-        pipeline = self.pipeline
         sequences: list[int] = []
+        try:
+            await self._store(todo, sequences)
+        except LogFull as full:
+            # One of its own for each caller: it says what became of these events.
+            last = self.pipeline.committed_sequence
+            stored = sum(1 for _ in takewhile(lambda sequence: sequence <= last, sequences))
+            raise LogFull(str(full), stored=stored) from full
+        return sequences
+
+    async def _store(self, todo: list[Checked], sequences: list[int]) -> None:
+        pipeline = self.pipeline
         waits_for_time = self._waits_for_time(todo)
         if waits_for_time or self._settings.clock_kind == "system":
             await self._payer.paid()  # what was offered before comes before
@@ -163,7 +185,6 @@ class Core:
                     at_ns = pipeline.tick()
         if sequences:
             await pipeline.committed(max(sequences))
-        return sequences
 
     def _put(self, event: Checked, at_ns: int) -> int:
         subject, payload, full = event
@@ -231,4 +252,6 @@ class Core:
         else:
             while self.pipeline.failure is None and self.runner.has_open_runs:
                 await self._changed.wait()
+            if self.pipeline.failure is not None and self.runner.has_open_runs:
+                raise self.pipeline.failure
         await self.pipeline.committed(self.kernel.sequence)

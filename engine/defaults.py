@@ -8,3 +8,5 @@ GRACE_S: Final = 10.0
 """How long active runs may go on when an engine is closed."""
 DEDUPE_WINDOW_S: Final = 600.0
 """How long the id of an event is remembered."""
+PROBE_S: Final = 5.0
+"""How often a full disk is looked at for room."""

@@ -6,7 +6,7 @@ no process of its own, and no thread but the log's writer and those of sync task
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -16,20 +16,22 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine import commands
-from headrace.engine.backend import current_backend, in_own_thread
-from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
+from headrace.engine.backend import Backend, current_backend, in_own_thread
+from headrace.engine.clock import NS, Clock, SystemClock, seconds_to_ns
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S
+from headrace.engine.diagnostics import logger
 from headrace.engine.emission import Emission, checked
-from headrace.engine.errors import EngineClosed, LogError, RunNotFound
+from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFull, RunNotFound
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_text
 from headrace.engine.record import EngineStopped, encode
 from headrace.engine.restore import restore
 from headrace.engine.runs import RunView
+from headrace.engine.signal import Signal
 from headrace.engine.task import TaskSpec
 from headrace.engine.views import StateView, runs_of, state_of
 
@@ -41,13 +43,17 @@ class Engine:
     """An app at work.
 
     All methods belong to the event loop that opened it.  When the log fails for good
-    (`DurabilityLost`, `LogFull`), the body of ``async with`` is cancelled and the error is
-    raised from it; nothing that was acknowledged is lost.
+    (`DurabilityLost`), the body of ``async with`` is cancelled and the error is raised from
+    it; nothing that was acknowledged is lost.
+
+    While the disk is full nothing is stored: whoever emits gets `LogFull`, runs are
+    interrupted, and `state`, `runs` and `cursor` show what is stored.  Once there is room it
+    goes on by itself, as after a restart; see `ready`.
     """
 
     def __init__(
         self,
-        decider: Decider,
+        make_decider: Callable[[], Decider],
         specs: dict[str, TaskSpec],
         log: EventLog,
         *,
@@ -55,6 +61,7 @@ class Engine:
         grace_s: float = GRACE_S,
         dedupe_window_s: float = DEDUPE_WINDOW_S,
         control: bool = True,
+        probe_s: float = PROBE_S,
         version: str,
     ) -> None:
         """Made by `App.open`."""
@@ -62,7 +69,7 @@ class Engine:
         self.control = ControlSocket(getattr(log, "path", None) if control else None)
         """What other processes may ask of this engine; more commands can be registered."""
         commands.register(self.control, self, version=version)
-        self._decider = decider
+        self._make_decider = make_decider
         self._settings = Settings(
             specs,
             SystemClock() if isinstance(clock, str) else clock,
@@ -71,8 +78,14 @@ class Engine:
             version,
         )
         self._grace_s = grace_s
+        if not probe_s > 0:
+            raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
+        self._probe_ns = seconds_to_ns(probe_s)
         self._is_open = False
         self._is_stopping = False
+        self._is_closing = False
+        self._moved = Signal()
+        """That the disk was full goes on or ends."""
         self._core: Core
         self._group: TaskGroup
         self._shelter: CancelScope
@@ -102,16 +115,11 @@ class Engine:
 
         try:
             await in_own_thread(backend, take_log)
-            kind = self._settings.clock_kind
-            kernel = await in_own_thread(
-                backend, lambda: restore(self.log, self._decider, clock=kind)
-            )
-            self._core = Core(kernel, self.log, self._settings, backend)
+            self._core = self._make_core(await self._restored(backend), backend)
         except BaseException:
             if has_log:  # also if asyncio's own cancellation came while it was opened
                 await in_own_thread(backend, self.log.close)
             raise
-        self._core.on_failure = self._abort
         self._group = await anyio.create_task_group().__aenter__()
         self._shelter = CancelScope(shield=True)
         self._group.start_soon(self._live, name="headrace engine")
@@ -128,7 +136,50 @@ class Engine:
         with self._shelter:
             async with anyio.create_task_group() as servants:
                 servants.start_soon(self.control.serve, name="headrace control socket")
-                await self._core.work()
+                await self._work()
+
+    async def _work(self) -> None:
+        """Let one core work after the other: each until the disk is full."""
+        await self._core.work()
+        while not self._is_closing:
+            self._core = await self._next_core(self._core)
+            self._core.start()
+            self._moved.send()
+            await self._core.work()
+
+    async def _restored(self, backend: Backend) -> Kernel:
+        kind = self._settings.clock_kind
+        return await in_own_thread(
+            backend, lambda: restore(self.log, self._make_decider(), clock=kind)
+        )
+
+    def _make_core(self, kernel: Kernel, backend: Backend) -> Core:
+        core = Core(kernel, self.log, self._settings, backend)
+        core.on_failure = self._end_core
+        return core
+
+    async def _next_core(self, core: Core) -> Core:
+        """Return the core that goes on once there is room on the disk."""
+        full, backend, clock = core.pipeline.failure, core.pipeline.backend, self._settings.clock
+        assert full is not None
+        logger().warning("disk_full", error=str(full), again_in_s=self._probe_ns / NS)
+        try:
+            kernel = await self._restored(backend)
+            # To look at, and nothing else: it shows what is stored, not what would have been.
+            self._core = self._make_core(kernel, backend)
+            self._core.pipeline.close(full)
+            has_room = False
+            while not has_room:  # not at once: what did not fit now would not fit again
+                await clock.sleep_until(clock.monotonic_ns() + self._probe_ns)
+                has_room = self.log.resume()
+            if kernel.sequence != self.log.next_sequence - 1:
+                kernel = await self._restored(backend)
+        except HeadraceError as error:
+            self._core.pipeline.failure = error
+            self._abort()
+            raise
+        logger().warning("disk_has_room", sequence=kernel.sequence)
+        return self._make_core(kernel, backend)
 
     async def __aexit__(
         self,
@@ -137,7 +188,8 @@ class Engine:
         traceback: TracebackType | None,
     ) -> bool | None:
         """Stop: take nothing more, let runs finish for the grace period, close the log."""
-        self._is_stopping = True
+        self._is_stopping = self._is_closing = True
+        self._moved.send()
         swallowed: bool | None = False
         try:
             try:
@@ -160,10 +212,11 @@ class Engine:
                 error = error.exceptions[0]
             raise error from None
         finally:
-            await self._close_log()
+            await self._close_log(tell_full=exc is None)
         return bool(swallowed)
 
-    async def _close_log(self) -> None:
+    async def _close_log(self, *, tell_full: bool) -> None:
+        """Close it; raise what it failed of, but of a full disk only if *tell_full*."""
         core, pipeline = self._core, self._core.pipeline
         failure = pipeline.failure or self.log.failure
         if failure is None and not core.start_is_due:
@@ -173,18 +226,28 @@ class Engine:
         pipeline.close(EngineClosed("the engine is closed"))
         try:
             await in_own_thread(pipeline.backend, self.log.close)
+        except LogFull as full:
+            failure = failure or full
         finally:
             self._is_open = False
             pipeline.release()
-        if failure is not None:
+        if failure is not None and (tell_full or not isinstance(failure, LogFull)):
             raise failure
 
     def stop(self) -> None:
         """Take no more events from now on; what runs goes on until ``async with`` is left."""
         self._is_stopping = True
 
+    def _end_core(self) -> None:
+        """The log has failed: for good, or until there is room."""
+        if isinstance(self._core.pipeline.failure, LogFull):
+            self._core.end()
+        else:
+            self._abort()
+
     def _abort(self) -> None:
-        """The log has failed: end the body of ``async with`` and everything else."""
+        """End the body of ``async with`` and everything else."""
+        self._moved.send()
         self._shelter.cancel()
         self._group.cancel_scope.cancel()
 
@@ -215,7 +278,8 @@ class Engine:
             ValueError: *subject* is no valid subject, or is reserved.  Nothing was stored.
             EventRefused: *data* cannot be stored or is too large.  Nothing was stored.
             EngineClosed: the engine is stopping.  Nothing was stored.
-            DurabilityLost, LogFull: it may or may not be stored.
+            LogFull: the disk is full.  Nothing was stored; see `ready`.
+            DurabilityLost: it may or may not be stored.
         If cancelled, it may or may not be stored; with an *id*, emitting again is safe.
         """
         (sequence,) = await self.emit_many(
@@ -229,7 +293,7 @@ class Engine:
         All are checked before the first is stored.
 
         Raises:
-            As `emit`.
+            As `emit`, but that before `LogFull` the first `LogFull.stored` were stored.
         """
         todo = [checked(event) for event in events]
         if self._is_stopping or not self._is_open:
@@ -253,6 +317,7 @@ class Engine:
 
         Raises:
             RunNotFound: no run with this id is open.
+            LogFull: the disk is full; nothing was asked for.
             EventRefused: *reason* is no text that can be stored.
         """
         reason = str(reason)[:REASON_CHARS_MAX]
@@ -266,12 +331,30 @@ class Engine:
 
         Runs of tasks that the app no longer declares are not waited for.  By input, log
         time moves on to let retries and sleeps come; runs that a clock or a silence starts
-        on the way are not waited for, and stay open if they wait themselves.
+        on the way are not waited for, and stay open if they wait themselves.  While the
+        disk is full it waits for room, since runs go on then.
 
         Raises:
-            DurabilityLost, LogFull: the log has failed.
+            DurabilityLost: the log has failed.
+            LogFull: the engine was closed while the disk was full.
         """
-        await self._opened().drain()
+        while True:
+            try:
+                return await self._opened().drain()
+            except LogFull:
+                await self.ready()
+
+    async def ready(self) -> None:
+        """Return once events are taken: at once, unless the disk is full.
+
+        Raises:
+            DurabilityLost: the log has failed.
+            LogFull: the engine is closed while the disk is full.
+        """
+        while (failure := self._opened().pipeline.failure) is not None:
+            if self._is_closing or not isinstance(failure, LogFull):
+                raise failure
+            await self._moved.wait()
 
     # ------------------------------------------------------------ views
 
@@ -291,7 +374,8 @@ class Engine:
 
     def state(self) -> StateView:
         """Return the engine's state in numbers."""
-        return state_of(self.kernel)
+        is_ready = self._is_open and not self._is_stopping
+        return state_of(self.kernel, ready=is_ready and self._core.pipeline.failure is None)
 
     def cursor(self, source: str) -> int | None:
         """Return the position after the last event stored from *source*; ``None``: none."""

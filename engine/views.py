@@ -48,10 +48,12 @@ class StateView(Struct, frozen=True):
     """The cursor of each source, by name."""
     offers: int = 0
     """Events that were offered while no engine ran and are not stored yet."""
+    ready: bool = True
+    """Whether events are taken: not while the disk is full or the engine stops."""
 
 
-def state_of(kernel: Kernel) -> StateView:
-    """Return the state of *kernel* in numbers."""
+def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
+    """Return the state of *kernel* in numbers, and that its engine is *ready*."""
     state = kernel.state
     counters = state.decider.counters()
     rules = []
@@ -90,6 +92,7 @@ def state_of(kernel: Kernel) -> StateView:
         len(state.timers),
         {name: state.cursors.get(n) for n, name in enumerate(state.sources, 1)},
         len(state.offers),
+        ready,
     )
 
 

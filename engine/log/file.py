@@ -340,16 +340,7 @@ class FileLog:
             yield store.catalog
 
     def resume(self) -> bool:
-        """Try to go on after `LogFull`; say whether the log takes records again.
-
-        What was appended and not committed is gone, and its sequences are given again: the
-        caller's state has to be that of `committed_sequence`.  At level ``memory`` that goes
-        back to what was written.  Blocks for a moment, not for as long as the disk is full.
-
-        Raises:
-            LogClosed: the log is not open.
-            DurabilityLost: the log has failed for good.
-        """
+        """See `EventLog`.  It takes twice the reserve to go on: once kept, once to write to."""
         writer, store = self._writer, self._store
         if writer is None or store is None:
             raise self._closed()
@@ -357,7 +348,7 @@ class FileLog:
             return True
         if not isinstance(writer.failure, LogFull):
             raise writer.failure
-        if not store.reserve():
+        if not store.reserve(room=True):
             return False
         writer.stop()
         self._begin(store, writer.notify)

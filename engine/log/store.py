@@ -102,14 +102,19 @@ class Store:
         self.active.write_gap(gap)
         self.written_sequence = self.active.sequence - 1
 
-    def reserve(self) -> bool:
-        """Keep room aside for a clean end; say whether there is as much."""
+    def reserve(self, *, room: bool = False) -> bool:
+        """Keep room aside for a clean end; say whether there is as much.
+
+        With *room*, say so only if there is as much again: a log that goes on with nothing
+        but its reserve would be full at once.
+        """
         if not self._reserve_bytes:
             return True
         path = f"{self._folder}/{RESERVE}"
         try:
             with opened(self._files, path, os.O_WRONLY | os.O_CREAT) as fd:
-                self._files.allocate(fd, self._reserve_bytes)
+                self._files.allocate(fd, self._reserve_bytes * (2 if room else 1))
+                self._files.truncate(fd, self._reserve_bytes)
         except OSError:
             self._free_reserve()
             return False
@@ -129,6 +134,8 @@ class Store:
                 error = second
             else:
                 self._free_reserve()
+                # Or power loss could bring back what nobody was told is stored.
+                self.sync()
                 raise LogFull(
                     f"{where}: expected room for the next records, found none ({error.strerror}); "
                     f"nothing after record {last} was written; make room on the disk"

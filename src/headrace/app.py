@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
@@ -187,6 +187,7 @@ class App:
         grace_s: float = GRACE_S,
         dedupe_window: float | timedelta = DEDUPE_WINDOW_S,
         control: bool = True,
+        probe_s: float = PROBE_S,
     ) -> Engine:
         """Return an engine to use with ``async with``.
 
@@ -196,6 +197,7 @@ class App:
         resumes at the next start.  Ids of events are remembered for *dedupe_window* seconds.
         With *control* the command line can ask the running engine, over a socket in the log's
         directory that only this user can open.
+        A disk that is full is looked at again every *probe_s*.
         """
         # Loaded only now: an app that is declared and not run does not pay for them.
         from headrace.engine.engine import Engine
@@ -206,14 +208,16 @@ class App:
         window_s = (
             dedupe_window.total_seconds() if isinstance(dedupe_window, timedelta) else dedupe_window
         )
+        rules = list(self.rules.values())
         return Engine(
-            self.decider(),
+            lambda: RuleSet(rules),
             self.tasks,
             log,
             clock=clock,
             grace_s=grace_s,
             dedupe_window_s=window_s,
             control=control,
+            probe_s=probe_s,
             version=__version__,
         )
 

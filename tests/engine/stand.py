@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import anyio
 from anyio.lowlevel import checkpoint
 
-from headrace import App, DurabilityLost, Engine, MemoryLog
+from headrace import App, DurabilityLost, Engine, LogFull, MemoryLog
 from headrace.engine.clock import VirtualClock, seconds_to_ns
 from headrace.engine.record import Record, decode, is_decision
 
@@ -103,6 +103,37 @@ class FailingLog(MemoryLog):
         if self.failure is None:
             self.failure = DurabilityLost("fdatasync: the disk of the test has died")
             self._check_open()()
+
+
+class FullLog(MemoryLog):
+    """A log whose disk is full from commit number *full_at* on, until there is `room`."""
+
+    def __init__(self, full_at: int = 0) -> None:
+        """Be full at commit *full_at*, from 1; 0: when `fill` is called."""
+        super().__init__()
+        self.full_at = full_at
+        self.commits = 0
+        self.probes = 0
+        self.room = False
+
+    def commit(self) -> None:
+        """See `MemoryLog`."""
+        if self._committed < len(self._records):
+            self.commits += 1
+            if self.commits == self.full_at:
+                self.fill()
+        super().commit()
+
+    def fill(self) -> None:
+        """Have no room any more."""
+        if self.failure is None:
+            self.failure = LogFull("the disk of the test is full")
+            self._check_open()()
+
+    def resume(self) -> bool:
+        """See `MemoryLog`."""
+        self.probes += 1
+        return self.room and super().resume()
 
 
 def records_of(log: MemoryLog) -> list[tuple[int, Record]]:
