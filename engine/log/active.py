@@ -19,7 +19,7 @@ from headrace.engine.log.frame import (
     encode_records,
 )
 from headrace.engine.log.group import Group, cut
-from headrace.engine.log.index import SparseIndex, log_time_ns
+from headrace.engine.log.index import SparseIndex, first_time_ns, log_time_ns
 from headrace.engine.log.manifest import Segment
 from headrace.engine.log.segment import Gap, Seal, encode_body, name_of
 
@@ -214,9 +214,3 @@ class ActiveSegment:
         """Give the file back."""
         self._digest.close()
         self._files.close(self.fd)
-
-
-def first_time_ns(body: memoryview) -> int:
-    """Return the log time of the first record of a plain *body*; 0 if it has none."""
-    start = 3 if body[0] == 0xDC else 1
-    return log_time_ns(bytes(body[start : start + 14]))

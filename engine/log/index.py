@@ -6,6 +6,8 @@ from bisect import bisect_left, bisect_right
 from operator import itemgetter
 from typing import Final
 
+from headrace.engine.log.files import Data
+
 ACTIVE_STEP_BYTES: Final = 4 * 1024
 """Distance of two entries of the active segment, in memory: what `fetch` reads at most."""
 
@@ -56,6 +58,12 @@ def begins_unit(record: bytes) -> bool:
         and (start == 3 or 0x91 <= record[0] <= 0x9F)
         and record[start] <= INPUT_TAG_MAX
     )
+
+
+def first_time_ns(body: Data) -> int:
+    """Return the log time of the first record of a plain *body*; 0 if it has none."""
+    start = 3 if body[0] == 0xDC else 1
+    return log_time_ns(bytes(body[start : start + 14]))
 
 
 class SparseIndex:

@@ -11,6 +11,8 @@ import msgspec
 
 from headrace.engine.clock import Clock, seconds_to_ns
 from headrace.engine.errors import DurabilityLost, LogFull
+from headrace.engine.log import index_file
+from headrace.engine.log.active import ActiveSegment
 from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import NO_SPACE, Files, opened
 from headrace.engine.log.frame import CLOSE
@@ -49,6 +51,7 @@ class Store:
         self.active = recovered.active
         self.written_sequence = self.active.sequence - 1
         self.durable_sequence = self.written_sequence
+        self._unindexed: ActiveSegment | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.active.close)
             self._head = HeadFile(files, folder, recovered.manifest.log_id, recovered.generation)
@@ -165,10 +168,24 @@ class Store:
             # Listed before it is used: a segment that is listed and missing is a loss.
             self.catalog.change(lambda manifest: _grown(manifest, sealed, following.entry()))
             undo.pop_all()
+        self._unindexed = self.active
         self.active.close()
         # In this order: who reads the log finds each segment in one of the two.
         self.active = following
         self._write_head()
+
+    def write_index(self) -> None:
+        """Write the fine index of a segment that was finished just now, if it can be done."""
+        finished, self._unindexed = self._unindexed, None
+        if finished is not None:
+            with contextlib.suppress(OSError):
+                index_file.store(
+                    self._files,
+                    self._folder,
+                    finished.base,
+                    finished.entry().digest,
+                    finished.index.entries,
+                )
 
     def sync(self) -> None:
         """Make everything that was written durable.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 from headrace.engine.errors import LogCorrupt, LogUnusable, SegmentGone
+from headrace.engine.log import index_file
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files
@@ -21,6 +22,7 @@ from headrace.engine.log.frame import (
     records_of,
 )
 from headrace.engine.log.index import SparseIndex
+from headrace.engine.log.index_file import FineIndex
 from headrace.engine.log.manifest import Segment
 
 OPEN_FILES_MAX: Final = 8
@@ -39,7 +41,7 @@ class OpenSegments:
         self._files = files
         self._folder = folder
         self._open: OrderedDict[int, int] = OrderedDict()
-        self._indexes: OrderedDict[int, SparseIndex] = OrderedDict()
+        self._indexes: OrderedDict[int, SparseIndex | FineIndex] = OrderedDict()
 
     def path(self, base: int) -> str:
         """Return the path of the segment *base*."""
@@ -80,13 +82,18 @@ class OpenSegments:
         """Return the index of the sealed segment that *entry* describes.
 
         Raises:
-            LogCorrupt: its last frame, which holds the index, is damaged.
+            LogCorrupt: it has no index file, and its last frame is damaged, where there is
+                one too.
         """
         index = self._indexes.get(entry.base)
         if index is None:
-            path = self.path(entry.base)
-            seal = segments.read_seal(self._files, self.fd(entry.base), path, entry.seal_offset)
-            index = self._indexes[entry.base] = SparseIndex(seal.index)
+            index = index_file.load(self._files, self._folder, entry.base, entry.digest)
+            if index is None:
+                path = self.path(entry.base)
+                fd = self.fd(entry.base)
+                seal = segments.read_seal(self._files, fd, path, entry.seal_offset)
+                index = SparseIndex(seal.index)
+            self._indexes[entry.base] = index
             if len(self._indexes) > OPEN_FILES_MAX:
                 self._indexes.popitem(last=False)
         return index

@@ -93,6 +93,8 @@ class Writer:
             self._wait()
             if self.queue:
                 self._write_batch()
+                # Now that nobody waits for it.
+                self._store.write_index()
             elif self._stopping or not main_thread.is_alive():
                 return
             if self._sync_due_ns and self._clock.monotonic_ns() >= self._sync_due_ns:

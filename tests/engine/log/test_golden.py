@@ -43,7 +43,8 @@ def write() -> dict[str, bytes]:
     return {
         path.removeprefix("/log/"): bytes(inode.data)
         for path, inode in disk.names.items()
-        if not path.endswith("LOCK")
+        # An index file is a cache: no format depends on it.
+        if not path.endswith(("LOCK", ".idx"))
     }
 
 
