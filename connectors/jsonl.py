@@ -28,7 +28,7 @@ from msgspec import Struct
 from headrace.engine.clock import NS, seconds_to_ns
 from headrace.engine.emission import Emission
 from headrace.engine.engine import Engine
-from headrace.engine.errors import EventRefused, HeadraceError
+from headrace.engine.errors import EventRefused, HeadraceError, LogFull
 from headrace.engine.payload import check_labels, encode_event
 from headrace.engine.subject import check_emit
 
@@ -304,11 +304,12 @@ async def feed(
     so the order depends only on what is left of them and is the same again after a crash.
     *on_stored* is told the sequences of each group and the last one before it: an event
     whose sequence is not higher than that was stored before, under the same id.
-    If cancelled, each cursor is behind what is stored of its source.
+    While the disk is full it waits for room.  If cancelled, each cursor is behind what is
+    stored of its source.
 
     Raises:
         BadLine, SourceUnusable: the events before the place are stored.
-        Whatever `Engine.emit_many` raises.
+        Whatever `Engine.emit_many` raises, but `LogFull` only once the engine closes.
     """
     waiting: list[tuple[JsonLines, list[Emission]]] = [(source, []) for source in sources]
     while waiting:
@@ -321,9 +322,15 @@ async def feed(
                 if not events:
                     waiting.remove((source, events))
         group = _merged([events for _, events in waiting])
-        if group:
+        while group:
             before = engine.kernel.sequence
-            on_stored(await engine.emit_many(group), before)
+            try:
+                stored = await engine.emit_many(group)
+            except LogFull as full:
+                stored = full.stored
+                await engine.ready()
+            on_stored(stored, before)
+            del group[: len(stored)]
 
 
 def _merged(queues: list[list[Emission]]) -> list[Emission]:

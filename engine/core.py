@@ -149,7 +149,7 @@ class Core:
         """Store the events in their order; return their sequences once they are committed.
 
         Raises:
-            LogFull: only the first `LogFull.stored` of them are stored.
+            LogFull: only the first of them are stored, those in `LogFull.stored`.
             DurabilityLost: they may or may not be stored.
         """
         sequences: list[int] = []
@@ -158,7 +158,7 @@ class Core:
         except LogFull as full:
             # One of its own for each caller: it says what became of these events.
             last = self.pipeline.committed_sequence
-            stored = sum(1 for _ in takewhile(lambda sequence: sequence <= last, sequences))
+            stored = takewhile(lambda sequence: sequence <= last, sequences)
             raise LogFull(str(full), stored=stored) from full
         return sequences
 

@@ -293,7 +293,7 @@ class Engine:
         All are checked before the first is stored.
 
         Raises:
-            As `emit`, but that before `LogFull` the first `LogFull.stored` were stored.
+            As `emit`, but that before `LogFull` those in `LogFull.stored` were stored.
         """
         todo = [checked(event) for event in events]
         if self._is_stopping or not self._is_open:

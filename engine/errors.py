@@ -7,6 +7,8 @@ found and what to do; the parts are attributes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class HeadraceError(Exception):
     """Base of every error that headrace raises on purpose."""
@@ -95,12 +97,12 @@ class LogFull(LogError):
     it again stores it once.
     """
 
-    def __init__(self, message: str, *, stored: int = 0) -> None:
+    def __init__(self, message: str, *, stored: Iterable[int] = ()) -> None:
         """Say where; *stored* is for `Engine.emit_many`, whose first events may have fitted."""
         super().__init__(message)
-        self.stored = stored
-        """How many events of the call are stored and durable, from the first on."""
-        self.not_written = stored == 0
+        self.stored = list(stored)
+        """The sequences of the first events of the call, which are stored and durable."""
+        self.not_written = not self.stored
 
 
 class DurabilityLost(LogError):

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.engine.stand import FullLog
 
 from headrace import App, Emission, MemoryLog
 from headrace.connectors import jsonl
@@ -436,6 +437,35 @@ async def test_files_are_merged_by_time_and_again_so_after_a_stop(
         assert stored(log) == stored(undisturbed)
     assert [number for _, number in stored(undisturbed)][:8] == [0, 1, 2, 3, 5, 4, 6, 7]
     assert sorted(number for _, number in stored(undisturbed)) == list(range(40))
+
+
+async def test_a_full_disk_makes_a_file_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever group finds no room, each line is stored once, in its order, and counted once."""
+    monkeypatch.setattr(jsonl, "READ_BYTES", 150)
+    paths = [tmp_path / "even.jsonl", tmp_path / "odd.jsonl"]
+    for first, path in enumerate(paths):
+        write(path, "".join(f"{event(n, time=FIRST_S + n)}\n" for n in range(first, 20, 2)))
+    full_at, was_full = 0, True
+    while was_full:
+        full_at += 1
+        log, told = FullLog(full_at), list[int]()
+        log.room = True
+        sources = [JsonLines(path) for path in paths]
+        async with App("t").open(log, clock="input", probe_s=0.001) as engine:
+            for source in sources:
+                source.open()
+            await feed(engine, sources, on_stored=lambda s, _: told.extend(s))  # noqa: B023
+            cursors = [engine.cursor(source.name) for source in sources]
+        for source in sources:
+            source.close()
+        was_full = log.probes > 0
+
+        assert [number for _, number in stored(log)] == list(range(20))
+        assert len(set(told)) == len(told) == 20
+        assert cursors == [path.stat().st_size for path in paths]
+    assert full_at > 8
 
 
 async def test_a_bad_line_leaves_what_is_before_it_stored(path: Path) -> None:
