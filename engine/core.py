@@ -28,6 +28,7 @@ from headrace.engine.payer import Payer
 from headrace.engine.record import CancelRequested, EngineStarted, EventStored, RuleDiverged
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
+from headrace.engine.snapshotter import Snapshotter
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
 
@@ -45,6 +46,7 @@ class Settings(Struct, frozen=True):
     clock_kind: Literal["system", "input"]
     dedupe_window_ns: int
     version: str
+    snapshot_every: int
 
 
 class Core:
@@ -64,6 +66,7 @@ class Core:
         self._settings = settings
         self._input = InputTime(self.pipeline, self.runner)
         self._timekeeper = Timekeeper(self.pipeline, self.runner, clock)
+        self.snapshotter = Snapshotter(self.pipeline, log, every=settings.snapshot_every)
         self._changed = Signal()
         self._payer = Payer(
             self.pipeline, log, changed=self._changed, let_time_come=self._let_offer_come
@@ -71,9 +74,13 @@ class Core:
         self._scope = CancelScope()
         self.pipeline.on_effects = self.runner.carry_out
         self.pipeline.on_change = self._timekeeper.replan
-        self.pipeline.on_commit = self._note_change
+        self.pipeline.on_commit = self._note_commit
         self.pipeline.on_failure = self._note_failure
         self.runner.on_settled = self._note_change
+
+    def _note_commit(self) -> None:
+        self.snapshotter.note_commit()
+        self._note_change()
 
     def _note_change(self) -> None:
         self._input.note_settled()
@@ -125,6 +132,7 @@ class Core:
             async with anyio.create_task_group() as workers:
                 self.runner.run_in(workers)
                 workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
+                workers.start_soon(self.snapshotter.run, name="headrace snapshots")
                 async with self._input.lock:
                     await self._payer.run()
 

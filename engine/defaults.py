@@ -8,5 +8,7 @@ GRACE_S: Final = 10.0
 """How long active runs may go on when an engine is closed."""
 DEDUPE_WINDOW_S: Final = 600.0
 """How long the id of an event is remembered."""
+SNAPSHOT_EVERY: Final = 100_000
+"""After how many records the state is written to a snapshot."""
 PROBE_S: Final = 5.0
 """How often a full disk is looked at for room."""

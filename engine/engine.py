@@ -21,7 +21,7 @@ from headrace.engine.clock import NS, Clock, SystemClock, seconds_to_ns
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.diagnostics import logger
 from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFull, RunNotFound
@@ -60,6 +60,7 @@ class Engine:
         clock: Clock | Literal["system", "input"] = "system",
         grace_s: float = GRACE_S,
         dedupe_window_s: float = DEDUPE_WINDOW_S,
+        snapshot_every: int = SNAPSHOT_EVERY,
         control: bool = True,
         probe_s: float = PROBE_S,
         version: str,
@@ -76,6 +77,7 @@ class Engine:
             "input" if clock == "input" else "system",
             seconds_to_ns(dedupe_window_s),
             version,
+            snapshot_every,
         )
         self._grace_s = grace_s
         if not probe_s > 0:
@@ -355,6 +357,22 @@ class Engine:
             if self._is_closing or not isinstance(failure, LogFull):
                 raise failure
             await self._moved.wait()
+
+    async def snapshot(self) -> int:
+        """Write the state as it is now to a snapshot; return its sequence once it is durable.
+
+        The next start then folds only what came after.  The engine does so by itself, after
+        every *snapshot_every* records.
+
+        Raises:
+            EngineClosed: the engine was never open.
+            SnapshotUnusable: the log has records that only a newer headrace understands.
+            OSError: the disk failed; the log and older snapshots are as they were.
+            DurabilityLost, LogFull: the log failed.
+        """
+        if not self._is_open:
+            raise EngineClosed(NOT_OPEN)
+        return await self._opened().snapshotter.take()
 
     # ------------------------------------------------------------ views
 

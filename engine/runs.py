@@ -273,16 +273,27 @@ class RunTable:
     def load(self, entries: list[Raw]) -> None:
         """Take in runs that were written out."""
         for raw in entries:
-            run = _decode_run(raw)
+            run, args, results = _decode_entry(raw)
             run.key = thaw(run.key)
-            # The raw parts would keep all that was read with them in memory.
-            run.args = None if run.args is None else run.args.copy()
-            for step in run.steps.values():
-                step.result = None if step.result is None else step.result.copy()
+            run.args = None if args is None else Raw(args)
+            for ordinal, result in results.items():
+                run.steps[ordinal].result = Raw(result)
             self._add(run)
 
 
-_decode_run = msgspec.msgpack.Decoder(RunState).decode
+_decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, bytes]]).decode
+
+
+def _packed(run: RunState) -> Raw:
+    """Write *run* down; what is raw in it apart, since a field that may be so does not decode."""
+    steps = run.steps
+    results = {n: bytes(step.result) for n, step in steps.items() if step.result is not None}
+    if results:
+        steps = {n: msgspec.structs.replace(step, result=None) for n, step in steps.items()}
+    args = None if run.args is None else bytes(run.args)
+    if args is not None or results:
+        run = msgspec.structs.replace(run, args=None, steps=steps)
+    return Raw(ENCODE((run, args, results)))
 
 
 class RunsWriting:
@@ -298,7 +309,7 @@ class RunsWriting:
     def save(self, run: RunState) -> None:
         """Encode *run*, for it is about to change."""
         if run.id <= self._last and run.id not in self._saved:
-            self._saved[run.id] = Raw(ENCODE(run))
+            self._saved[run.id] = _packed(run)
             self._note(run)
 
     def _note(self, run: RunState) -> None:
@@ -314,7 +325,7 @@ class RunsWriting:
             if saved is None:
                 run = self._table.active[run_id]
                 self._note(run)
-                saved = Raw(ENCODE(run))
+                saved = _packed(run)
             entries.append(saved)
             if len(entries) >= count:
                 break

@@ -195,7 +195,7 @@ def silent(
     for key in keys:
         if not is_key(key):
             raise TypeError(f"silent(expect=…): {key!r} cannot be a key; {KEY_EXPECTED}")
-    return Pattern(SilentNode(pattern.node, for_ns, repeat, keys))
+    return Pattern(SilentNode(pattern.node, for_ns, repeat, plain_key(keys)))
 
 
 KEY_CHARS_MAX: Final = 500
@@ -224,6 +224,20 @@ def is_key(key: object) -> bool:
     return len(parts) <= KEY_PARTS_MAX and all(
         type(part) is not tuple and is_key(part) for part in parts
     )
+
+
+def plain_key(key: Any) -> Any:
+    """Return the one form of all keys that are equal to *key*: a whole number as an ``int``.
+
+    For Python ``True``, ``1`` and ``1.0`` are one key of a dict.  So they are one here, and
+    look the same whichever came first, also after a restart.
+    """
+    kind = type(key)
+    if kind is bool:
+        return int(key)
+    if kind is float and key.is_integer() and -(2**63) <= key < 2**64:
+        return int(key)
+    return tuple(map(plain_key, key)) if kind is tuple else key
 
 
 def _has_encoding(text: str) -> bool:

@@ -18,7 +18,14 @@ from headrace.engine.event import Event
 from headrace.engine.record import RuleError, RuleEvicted, text_for_record, thaw
 from headrace.engine.table import OrderedTable, Writing
 from headrace.engine.timers import Timers
-from headrace.triggers.pattern import KEY_EXPECTED, KEYS_MAX, PARTIALS_MAX, CountNode, is_key
+from headrace.triggers.pattern import (
+    KEY_EXPECTED,
+    KEYS_MAX,
+    PARTIALS_MAX,
+    CountNode,
+    is_key,
+    plain_key,
+)
 
 EVENTS_MAX: Final = 10_000
 """Sequences that a firing names; of more the first and the latest."""
@@ -117,7 +124,7 @@ def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Ve
         out.append(RuleError(rule, event.sequence, "key", last_line(error)))
         return None
     if value is None or is_key(value):
-        return value
+        return value if type(value) is str else plain_key(value)
     text = f"TypeError: the key is of type {type(value).__name__}; {KEY_EXPECTED}"
     out.append(RuleError(rule, event.sequence, "key", text))
     return None

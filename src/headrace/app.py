@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S
+from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
@@ -186,6 +186,7 @@ class App:
         clock: Clock | Literal["system", "input"] = "system",
         grace_s: float = GRACE_S,
         dedupe_window: float | timedelta = DEDUPE_WINDOW_S,
+        snapshot_every: int = SNAPSHOT_EVERY,
         control: bool = True,
         probe_s: float = PROBE_S,
     ) -> Engine:
@@ -195,10 +196,14 @@ class App:
         ``clock="input"`` log time comes from the events, for recorded data.  *grace_s* is
         how long active runs may go on when the engine is closed; what has not ended by then
         resumes at the next start.  Ids of events are remembered for *dedupe_window* seconds.
+        After every *snapshot_every* records (0: never) the state is written to a snapshot, so
+        that the next start has little to fold.
         With *control* the command line can ask the running engine, over a socket in the log's
         directory that only this user can open.
         A disk that is full is looked at again every *probe_s*.
         """
+        if snapshot_every < 0:
+            raise ValueError(f"snapshot_every must be at least 0, not {snapshot_every}")
         # Loaded only now: an app that is declared and not run does not pay for them.
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
@@ -216,6 +221,7 @@ class App:
             clock=clock,
             grace_s=grace_s,
             dedupe_window_s=window_s,
+            snapshot_every=snapshot_every,
             control=control,
             probe_s=probe_s,
             version=__version__,

@@ -58,6 +58,7 @@ class SnapshotLife(Life):
                 self.is_written = True
                 self.taken, self.taken_at = self.parts, self.snapshot.sequence
                 self.check_oldest(self.snapshot)
+                self.resume()
 
     def check_oldest(self, snapshot: Snapshot) -> None:
         """What is named as the oldest is old enough for all that is in it."""
@@ -81,6 +82,9 @@ class SnapshotLife(Life):
 
     @precondition(lambda self: self.taken)
     @rule()
+    def resume_later(self) -> None:
+        self.resume()
+
     def resume(self) -> None:
         """A start from the snapshot is a start from the whole log."""
         try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from headrace import App, Firing, Run, any_of, on, silent
-from headrace.triggers.pattern import PARTIALS_MAX, Pattern
+from headrace.triggers.pattern import PARTIALS_MAX, Pattern, plain_key
 
 a = on("a")
 
@@ -260,3 +260,24 @@ def test_operators_do_not_change_what_they_are_applied_to() -> None:
     base.count(2, within=1)
 
     assert repr(base) == "on('a', int)"
+
+
+@pytest.mark.parametrize(
+    ("key", "plain"),
+    [
+        (True, 1),
+        (1.0, 1),
+        (-0.0, 0),
+        (2.5, 2.5),
+        (float("inf"), float("inf")),
+        (1e300, 1e300),
+        ("1", "1"),
+        (b"1", b"1"),
+        ((False, 2.0, "x"), (0, 2, "x")),
+    ],
+)
+def test_equal_keys_have_one_form(key: Any, plain: Any) -> None:
+    """Whichever came first: a dict keeps the key that it had, and a restart would not."""
+    found = plain_key(key)
+    assert found == plain
+    assert repr(found) == repr(plain)
