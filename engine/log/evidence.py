@@ -9,6 +9,7 @@ nothing is touched; damage after it is saved aside, cut and reported.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
@@ -64,6 +65,14 @@ def scan_active(
         LogVersion: a newer headrace wrote it.
     """
     active = open_active(files, folder, entry, flags)
+    with contextlib.ExitStack() as undo:
+        undo.callback(active.close)
+        scan = _scan(files, active, head)
+        undo.pop_all()
+    return scan
+
+
+def _scan(files: Files, active: ActiveSegment, head: Head | None) -> Scan:
     chain_at = {active.offset: active.chain}
     proven = active.sequence
     tear: Tear | None = None
@@ -89,7 +98,6 @@ def scan_active(
     except Damage as damage:
         tear = _tear(files, active, f"expected {damage.expected}, found {damage.found}")
     except Newer as newer:
-        active.close()
         raise segments.too_new(active.path, walk.offset, newer) from newer
     matches = head is None or chain_at.get(head.offset) == head.chain
     return Scan(active, proven, matches, tear)

@@ -108,10 +108,11 @@ class SimulatedDisk:
                         names.pop(path, None)
                     else:
                         names[path] = inode
+        left.folders = {f for f in self.durable_folders if _folders_of(f) <= self.durable_folders}
         for path, inode in names.items():
-            left.names[path] = survivor(inode)
-            left.names[path].links += 1
-        left.folders = set(self.durable_folders)
+            if _folders_of(path) <= left.folders:
+                left.names[path] = survivor(inode)
+                left.names[path].links += 1
         left.durable_names = dict(left.names)
         left.durable_folders = set(left.folders)
         return left
@@ -319,6 +320,12 @@ class SimulatedDisk:
 
     def unlock(self, fd: int) -> None:
         self._of("unlock", fd).locked_by = None
+
+
+def _folders_of(path: str) -> set[str]:
+    """Return the directories on the way to *path*: without them it is not found."""
+    parts = path.split("/")[1:-1]
+    return {"/", *("/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1))}
 
 
 def _torn(inode: Inode, rng: Random) -> bytes:
