@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from headrace.engine.errors import SegmentGone
 from headrace.engine.log.files import Files
-from headrace.engine.log.lease import Lease
 from headrace.engine.log.group import Group
+from headrace.engine.log.lease import Lease
 from headrace.engine.log.store import Store
 from headrace.engine.log.walker import (
     OpenSegments,

@@ -209,6 +209,8 @@ class LogReader:
                 self.manifest = self._load_manifest()
             self.closed_cleanly = frame.kind == CLOSE
             if frame.kind == SEAL:
+                self._end = walk.offset
+                # The next one is not made yet, or is gone already.
                 if self._files.kind(self._ahead.path(frame.base)) == "missing":
                     self._frontier = None
                     return

@@ -19,7 +19,6 @@ from headrace.engine.log.evidence import Scan, Tear, judge, scan_active
 from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
 from headrace.engine.log.frame import CLOSE, FORMAT, SEGMENT_HEADER_BYTES
 from headrace.engine.log.head import Head
-from headrace.engine.log.lease import living
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.neighbours import check_follows, check_sealed, next_segment
 from headrace.engine.log.retention import remove_orphans
@@ -85,10 +84,6 @@ def recover(
         bases = [1]
     head, notes = _head_of(files, folder, manifest, expected=not created)
     sealed = _check_listed(files, folder, manifest, bases)
-    # Retention lists what is kept, then deletes; it did not come to the second.
-    remove_orphans(files, folder, manifest.first_sequence)
-    with contextlib.suppress(OSError):
-        living(files, folder, names, remove_dead=True)
     scan = _last_segment(files, folder, manifest, sealed=sealed, bases=bases, head=head)
     active = scan.active
     with contextlib.ExitStack() as undo:

@@ -73,11 +73,6 @@ class OpenSegments:
             self._files.close(oldest)
         return fd
 
-    def _check_kept(self, base: int) -> None:
-        manifest = manifests.load(self._files, self._folder)
-        if manifest is not None and base < manifest.first_sequence:
-            raise SegmentGone(self._folder, wanted=base, first_sequence=manifest.first_sequence)
-
     def index(self, entry: Segment) -> SparseIndex:
         """Return the index of the sealed segment that *entry* describes.
 
