@@ -63,6 +63,17 @@ AppName = Annotated[
 ]
 LogFolder = Annotated[Path, Parameter(name="DIR", help="The log's directory.")]
 NewFolder = Annotated[Path, Parameter(name="NEW", help="Directory to make.")]
+LogA = Annotated[Path, Parameter(name="A", help="Directory of a log.")]
+LogB = Annotated[Path, Parameter(name="B", help="Directory of the other one.")]
+ForkAt = Annotated[
+    str | None,
+    Parameter(
+        name="--at",
+        allow_leading_hyphen=True,
+        help="The last record to share: a sequence, or the last one up to a time such as "
+        "2026-03-01T08:00:00Z or -15m. Without: the last of all.",
+    ),
+]
 RunNumber = Annotated[int, Parameter(name="RUN", help="The run's number, from `runs list`.")]
 LogOfRun = Annotated[Path, Parameter(help="Directory of the log; made if there is none.")]
 From = Annotated[
@@ -244,6 +255,41 @@ def log_salvage_command(folder: LogFolder, new: NewFolder, /, *, output: Output 
     from headrace.cli.log import salvage
 
     return salvage(folder, new, output)
+
+
+@_command(log_app, "fork")
+def log_fork_command(
+    folder: LogFolder, new: NewFolder, /, *, at: ForkAt = None, output: Output = "table"
+) -> int:
+    """Make a new log that shares the first records of another and goes its own way.
+
+    The other log may be in use, and is only read. Finished segments are shared on the disk.
+    """
+    from headrace.cli.log_fork import fork
+
+    return fork(folder, new, output, at=at)
+
+
+@_command(log_app, "copy")
+def log_copy_command(folder: LogFolder, new: NewFolder, /, *, output: Output = "table") -> int:
+    """Copy a log as far as it is stored at this moment; it may be in use.
+
+    Every byte is checked on the way.
+    """
+    from headrace.cli.log_fork import copy
+
+    return copy(folder, new, output)
+
+
+@_command(log_app, "diff")
+def log_diff_command(a: LogA, b: LogB, /, *, output: Output = "table") -> int:
+    """Print the first record at which two logs part, and count the rest.
+
+    Exit code 3 if they do.
+    """
+    from headrace.cli.log_diff import diff
+
+    return diff(a, b, output)
 
 
 @_command(events_app, "tail")

@@ -30,6 +30,7 @@ def info(log: Path, output: Output) -> int:
     with opened(log) as reader:
         last = reader.refresh()
         config = reader.manifest.config
+        parent = reader.manifest.parent
         starts = (
             record
             for _, record in islice(records(reader), STARTS_WITHIN)
@@ -42,6 +43,8 @@ def info(log: Path, output: Output) -> int:
         document: dict[str, Any] = {
             "log": str(log),
             "log_id": reader.log_id.hex(),
+            "parent_log_id": parent.log_id.hex() if parent is not None else None,
+            "forked_after": parent.sequence if parent is not None else None,
             "format": reader.manifest.format,
             "created_at": rfc3339(reader.manifest.created_ns),
             "created_by": start.version if start is not None else None,
