@@ -147,7 +147,7 @@ class Snapshotter:
 def _tidy_up(log: EventLog) -> None:
     """Remove what is of no use any more: old snapshots, and what the log needs not keep."""
     log.snapshots.prune()
-    needed_from = log.snapshots.needed_from()
+    needs = log.snapshots.needs()
     # Not below the only one: were it damaged, nothing would be left to start from.
-    if needed_from is not None and len(log.snapshots.sequences()) > 1:
-        log.retain(needed_from)
+    if len(needs) > 1:
+        log.retain(min(needs.values()))

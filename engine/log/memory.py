@@ -96,11 +96,9 @@ class MemorySnapshots:
         for sequence in self.sequences()[2:]:
             del self._kept[sequence]
 
-    def needed_from(self) -> int | None:
+    def needs(self) -> dict[int, int]:
         """See `SnapshotStore`."""
-        return min(
-            (min(sequence, oldest) for sequence, (_, oldest, _) in self._kept.items()), default=None
-        )
+        return {sequence: min(sequence, oldest) for sequence, (_, oldest, _) in self._kept.items()}
 
 
 class MemoryLog:

@@ -64,8 +64,8 @@ class SnapshotStore(Protocol):
         """Remove all but the two newest that are of use."""
         ...
 
-    def needed_from(self) -> int | None:
-        """Return the oldest record that any snapshot needs; ``None``: there is no snapshot."""
+    def needs(self) -> dict[int, int]:
+        """Return the sequence of each snapshot with the oldest record that it needs."""
         ...
 
 

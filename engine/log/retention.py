@@ -26,10 +26,9 @@ from headrace.engine.log.lease import EVERYTHING, living
 from headrace.engine.log.lock import Lock
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.reader import LogReader
+from headrace.engine.log.snapshots import FileSnapshots
 
 _INDEX_SUFFIX: Final = ".idx"
-_SNAPSHOT_PREFIX: Final = "snap-"
-_SNAPSHOT_SUFFIX: Final = ".hrs"
 
 
 class Policy(Struct, frozen=True):
@@ -86,11 +85,14 @@ def needs_of(files: Files, folder: str, manifest: Manifest) -> list[Need]:
     """
     names = files.listdir(folder)
     found = _holds_of(manifest) + _leases_of(files, folder, names)
-    snapshots = sorted(filter(None, map(_snapshot_sequence, names)))
-    if snapshots:
-        # An older one is there for the case that the newest turns out to be damaged.
-        found.append(Need(snapshots[0] + 1, f"snapshot at {snapshots[0]}"))
-    return found
+    return found + snapshot_needs(FileSnapshots(files, folder))
+
+
+def snapshot_needs(snapshots: FileSnapshots) -> list[Need]:
+    """Return what each of *snapshots* needs: its own record, and what its state refers to."""
+    return [
+        Need(oldest, f"snapshot at {sequence}") for sequence, oldest in snapshots.needs().items()
+    ]
 
 
 def _holds_of(manifest: Manifest) -> list[Need]:
@@ -100,12 +102,6 @@ def _holds_of(manifest: Manifest) -> list[Need]:
 def _leases_of(files: Files, folder: str, names: Iterable[str]) -> list[Need]:
     held = living(files, folder, names)
     return [Need(lease.sequence, f"lease of pid {lease.pid}") for lease in held]
-
-
-def _snapshot_sequence(name: str) -> int | None:
-    digits = name.removeprefix(_SNAPSHOT_PREFIX).removesuffix(_SNAPSHOT_SUFFIX)
-    whole = f"{_SNAPSHOT_PREFIX}{digits}{_SNAPSHOT_SUFFIX}"
-    return int(digits) if whole == name and len(digits) == 20 and digits.isdigit() else None
 
 
 def remove_orphans(files: Files, folder: str, first_sequence: int) -> None:

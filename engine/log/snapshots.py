@@ -159,21 +159,17 @@ class FileSnapshots:
                 self._files.unlink(f"{self._folder}/{name_of(sequence)}")
                 self._bad.discard(sequence)
 
-    def needed_from(self) -> int | None:
-        """Return the oldest record that any snapshot needs; ``None``: there is none to start from.
+    def needs(self) -> dict[int, int]:
+        """Return the sequence of each snapshot with the oldest record that it needs.
 
         Each needs its own last record, by which it is known, and those that its state
-        refers to.  One that is damaged needs nothing and counts for nothing.
+        refers to.  One that is damaged needs nothing: it is not among them.
         """
-        needed: int | None = None
+        needs: dict[int, int] = {}
         for sequence in self.sequences():
-            try:
-                end = self.end(sequence)
-            except SnapshotUnusable:
-                continue
-            oldest = min(sequence, end.oldest_sequence)
-            needed = oldest if needed is None else min(needed, oldest)
-        return needed
+            with contextlib.suppress(SnapshotUnusable):
+                needs[sequence] = min(sequence, self.end(sequence).oldest_sequence)
+        return needs
 
     def end(self, sequence: int) -> End:
         """Return the end of the snapshot at *sequence*; the rest of it is not looked at.

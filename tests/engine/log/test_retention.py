@@ -18,6 +18,7 @@ from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.retention import Extent, Need, Policy, removable
 from headrace.engine.log.salvage import salvage
+from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.verify import verify
 
 SEGMENT_BYTES = 500
@@ -236,13 +237,16 @@ def test_forked_child_removes_nothing(session: Session) -> None:
 
 
 def test_snapshot_keeps_what_comes_after_it(session: Session, tmp_path: Path) -> None:
-    """The oldest snapshot that is there can be started from: the newest may be damaged."""
-    for sequence in (45, 80):
-        (tmp_path / "log" / f"snap-{sequence:020d}.hrs").write_bytes(b"")
+    """Every snapshot that is there, and whole, can still be started from."""
+    snapshots = FileSnapshots(SystemFiles(), str(tmp_path / "log"))
+    for sequence, oldest in ((45, 41), (80, 62)):
+        snapshot = snapshots.begin(sequence)
+        snapshot.finish(oldest_sequence=oldest, record=record(sequence))
+    (tmp_path / "log" / f"snap-{1:020d}.hrs").write_bytes(b"damaged")
     done = log_of(session).retain(1000)
-    assert done.kept_by[0] == Need(46, "snapshot at 45")
-    assert 1 < done.first_sequence <= 46
-    assert contents(session.log, 45) == records(46, 100)
+    assert done.kept_by[0] == Need(41, "snapshot at 45")
+    assert 1 < done.first_sequence <= 41
+    assert contents(session.log, 40) == records(41, 100)
 
 
 def test_files_of_a_removal_that_was_cut_short(session: Session, tmp_path: Path) -> None:
