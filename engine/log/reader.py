@@ -17,6 +17,7 @@ from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import check_finished
 from headrace.engine.log.frame import (
     CLOSE,
+    DATA,
     FRAME_HEADER_BYTES,
     SEAL,
     Damage,
@@ -24,9 +25,10 @@ from headrace.engine.log.frame import (
     decode_frame,
 )
 from headrace.engine.log.head import Head
-from headrace.engine.log.index import SparseIndex, log_time_ns
+from headrace.engine.log.index import SparseIndex, first_time_ns, log_time_ns
 from headrace.engine.log.lease import Lease
 from headrace.engine.log.manifest import Manifest, Segment
+from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.walker import (
     OpenSegments,
     Place,
@@ -34,6 +36,7 @@ from headrace.engine.log.walker import (
     fetch_records,
     read_batches,
     segment_of,
+    step,
 )
 
 
@@ -60,6 +63,8 @@ class LogReader:
         self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
         self._files = files or SystemFiles()
         self._lease = lease
+        self.snapshots = FileSnapshots(self._files, self.path)
+        """The snapshots of the state that the log leads to."""
         self.manifest: Manifest = self._load_manifest()
         self._opened = OpenSegments(self._files, self.path)
         self._ahead = OpenSegments(self._files, self.path)
@@ -70,6 +75,7 @@ class LogReader:
         self._left: Place | None = None
         self._seen = SparseIndex()
         self._seen_base = 0
+        self._seen_upto = (0, 0)
         self.closed_cleanly = False
         """Whether the last frame is the mark of a writer that closed the log (see `refresh`)."""
 
@@ -277,28 +283,44 @@ class LogReader:
                 opened.close()
 
     def _leave(self, place: Place) -> None:
-        """Remember where the next batch begins: the open segment has no index on disk."""
+        """Remember where the next batch begins."""
         self._left = place
-        base, (sequence, offset) = place
-        if base > self._seen_base:
-            self._seen, self._seen_base = SparseIndex(), base
-        if base == self._seen_base and offset > self._seen.last_offset:
-            self._seen.add(sequence, offset, 0)
 
     def _locate(self, opened: OpenSegments, sequence: int) -> Place:
-        """Return where to begin to look for *sequence*."""
-        entries = self.manifest.segments
-        entry = entries[segment_of([e.base for e in entries], sequence)]
-        place: Place = (entry.base, (0, 0))
-        if entry.sealed:
-            place = (entry.base, opened.index(entry).place_of(sequence))
-        elif entry.base == self._seen_base:
-            place = (entry.base, self._seen.place_of(sequence))
+        """Return where to begin to look for *sequence*, which is there."""
         left = self._left
         # Who follows the log goes on where it left off, without an index.
-        if left is not None and place[0] <= left[0] and place[1] <= left[1]:
-            return left if left[1][0] <= sequence else place
-        return place
+        if left is not None and left[1][0] == sequence:
+            return left
+        entry = self._segment_of(sequence)
+        if not entry.sealed and entry.base != self._base:
+            # It was finished meanwhile, and the way into the next one was found without a list.
+            self._renew()
+            entry = self._segment_of(sequence)
+        if entry.sealed:
+            return entry.base, opened.index(entry).place_of(sequence)
+        self._look_over(opened, entry.base, sequence)
+        return entry.base, self._seen.place_of(sequence)
+
+    def _segment_of(self, sequence: int) -> Segment:
+        entries = self.manifest.segments
+        return entries[segment_of([entry.base for entry in entries], sequence)]
+
+    def _look_over(self, opened: OpenSegments, base: int, sequence: int) -> None:
+        """See to it that the index of the open segment *base*, which is ours, has *sequence*.
+
+        On disk there is none yet; no frame is looked at twice.
+        """
+        if base != self._seen_base:
+            self._seen, self._seen_base, self._seen_upto = SparseIndex(), base, (base, 0)
+        if sequence < self._seen_upto[0]:
+            return
+        walk = opened.walk(base, self._seen_upto)
+        while walk.sequence <= sequence:
+            frame = step(opened, base, walk)
+            if frame.kind == DATA:
+                self._seen.add(frame.base, frame.offset, first_time_ns(frame.body))
+        self._seen_upto = (walk.sequence, walk.offset)
 
     def follow(
         self, *, after: int = 0, wait: Callable[[], bool]
@@ -346,14 +368,9 @@ class LogReader:
 
     def _sequence_at(self, at_ns: int) -> int:
         last = self.refresh()
-        entries = self.manifest.segments
-        place = bisect_left(entries, at_ns, key=_first_at_ns)
-        entry = entries[max(0, place - 1)]
-        start: Place = (entry.base, (0, 0))
-        if entry.sealed:
-            start = (entry.base, self._opened.index(entry).place_before(at_ns))
         opened = OpenSegments(self._files, self.path)
         try:
+            start = self._place_before(opened, at_ns, last)
             for first, records in read_batches(opened, start, after=0, upto=last):
                 for sequence, record in enumerate(records, first):
                     if log_time_ns(record) >= at_ns:
@@ -361,6 +378,22 @@ class LogReader:
         finally:
             opened.close()
         return last + 1
+
+    def _place_before(self, opened: OpenSegments, at_ns: int, last: int) -> Place:
+        """Return where to begin to look for the first record at or after *at_ns*."""
+        open_base = self._segment_of(last).base
+        if last >= open_base and not self._segment_of(last).sealed:
+            # Its first frame tells whether the rest has to be looked over.
+            self._look_over(opened, open_base, open_base)
+            if self._seen.entries and 0 < self._seen.entries[0][2] < at_ns:
+                self._look_over(opened, open_base, last)
+                return open_base, self._seen.place_before(at_ns)
+        entries = self.manifest.segments
+        place = bisect_left(entries, at_ns, key=_first_at_ns)
+        entry = entries[max(0, place - 1)]
+        if entry.sealed:
+            return entry.base, self._opened.index(entry).place_before(at_ns)
+        return entry.base, (0, 0)
 
     def close(self) -> None:
         """Give the files back."""

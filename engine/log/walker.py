@@ -73,7 +73,7 @@ class OpenSegments:
             self._files.close(oldest)
         return fd
 
-    def index(self, entry: Segment) -> SparseIndex:
+    def index(self, entry: Segment) -> SparseIndex | FineIndex:
         """Return the index of the sealed segment that *entry* describes.
 
         Raises:

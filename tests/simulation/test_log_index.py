@@ -14,8 +14,11 @@ from tests.simulation.session import Session, contents, record, records
 from headrace.engine.errors import LogCorrupt
 from headrace.engine.log import FileLog, LogReader, index_file
 from headrace.engine.log import manifest as manifests
+from headrace.engine.log.frame import Frame
 from headrace.engine.log.index import Entry, SparseIndex
+from headrace.engine.log.segment import Walk
 from headrace.engine.log.verify import verify
+from headrace.engine.log.walker import OpenSegments, step
 
 PATH = "/log"
 COUNT = 60
@@ -206,3 +209,46 @@ def test_index_file_answers_as_the_index_in_memory(entries: list[Entry], asked: 
         assert found.place_before(number) == known.place_before(number)
     assert index_file.decode(data, 8, b"d" * 16) is None
     assert index_file.decode(data, 7, b"e" * 16) is None
+
+
+def test_open_segment_is_looked_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who looks for records of the segment that is written now walks over each frame once."""
+    walked: list[int] = []
+
+    def counted(opened: OpenSegments, base: int, walk: Walk) -> Frame:
+        frame = step(opened, base, walk)
+        walked.append(frame.base)
+        return frame
+
+    monkeypatch.setattr("headrace.engine.log.reader.step", counted)
+    disk = SimulatedDisk()
+    session = Session(FileLog(PATH, files=disk, reserve_bytes=0))
+    for first in range(1, COUNT, 3):
+        session.put(records(first, first), records(first + 1, first + 2))
+    with LogReader(PATH, files=disk, lease=False) as reader:
+        for last in range(COUNT, COUNT + 5):
+            for sequence in (last, 1, 20, last):
+                assert reader.fetch([sequence]) == {sequence: record(sequence)}
+            session.put(records(last + 1, last + 1))
+        for sequence in range(1, COUNT + 1):
+            assert reader.sequence_at(START_NS + sequence) == sequence
+    assert walked == [*range(1, COUNT, 3), *range(COUNT + 1, COUNT + 6)]
+    session.log.close()
+
+
+def test_reader_without_head_finds_what_a_new_segment_holds() -> None:
+    """A reader that comes into a new segment without HEAD reads the list of segments anew."""
+    disk = SimulatedDisk()
+    session = Session(log_on(disk))
+    session.put(records(1, 3))
+    with LogReader(PATH, files=disk, lease=False) as reader:
+        assert reader.fetch([2]) == {2: record(2)}
+        del disk.names[f"{PATH}/HEAD"]
+        for first in range(4, COUNT, 3):
+            session.put(records(first, first + 2))
+            last = reader.refresh()
+            assert last >= first - 1
+            assert reader.fetch([last]) == {last: record(last)}
+            assert list(reader.read(after=last)) == []
+    assert len(index_paths(disk)) >= 2
+    session.log.close()
