@@ -48,6 +48,8 @@ class Header(Struct):
     dedupe_window_ns: int
     dedupe_evicted: int
     owed: list[Any]
+    offers: list[Any]
+    """Offers are by sequence only; there are many for a moment after an import at most."""
 
 
 class Snapshot:
@@ -72,6 +74,7 @@ class Snapshot:
         self.sequence = kernel.sequence
         self.entries = 0
         """Entries written so far."""
+        self._oldest = state.offers.oldest or kernel.sequence + 1
         automata, stages = state.decider.write_out()
         self._writings: list[tuple[str, str, int, Writing]] = [
             ("timers", "", 0, state.timers.write_out()),
@@ -91,8 +94,7 @@ class Snapshot:
 
         To be asked after the last step.
         """
-        oldest = [part.oldest for *_, part in self._writings if part.oldest is not None]
-        return min(oldest, default=self.sequence + 1)
+        return min(self._oldest, *(part.oldest or self._oldest for *_, part in self._writings))
 
     def step(self, count: int) -> bytes | None:
         """Return the next part, with at most *count* entries; ``None``: that was all."""
@@ -149,6 +151,7 @@ def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
         dedupe_window_ns=state.dedupe.window_ns,
         dedupe_evicted=state.dedupe.evicted,
         owed=state.lifecycle.dump(),
+        offers=state.offers.dump(),
     )
 
 
@@ -180,6 +183,7 @@ def load(kernel: Kernel, parts: Iterable[bytes]) -> None:
         raise SnapshotUnusable("expected a header, found nothing")
     kernel.state.timers.loaded(header.timers_order)
     kernel.state.lifecycle.load(header.owed)
+    kernel.state.offers.load(header.offers)
 
 
 def _load_header(kernel: Kernel, header: Header) -> None:

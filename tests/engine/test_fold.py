@@ -155,6 +155,11 @@ class Life(RuleBasedStateMachine):
         if len(self.open_runs) <= RUNS_MAX:
             self.shell.tick(self.shell.at_ns + elapsed * NS)
 
+    @rule(offer_id=st.none() | st.sampled_from(["o1", "o2"]))
+    def offer(self, offer_id: str | None) -> None:
+        """Somebody puts an event into the log while no engine runs; it waits."""
+        self.shell.put(r.EventOffered(self.shell.at_ns, 7, "a.x", raw(1), "outside", offer_id))
+
     @rule()
     def open_source(self) -> None:
         number = len(self.shell.kernel.state.sources) + 1
