@@ -376,6 +376,20 @@ def _time_ns(time: str | float) -> int:
     return at_ns
 
 
+def rfc3339_ns(text: str) -> int:
+    """Return the time that *text* says, in nanoseconds since the epoch.
+
+    Raises:
+        ValueError: it says none, as RFC 3339 has it.
+    """
+    found = _TIME.fullmatch(text)
+    if found is None:
+        raise ValueError(
+            f"expected a time such as 2026-03-01T08:00:00Z or with +01:00, found {_shown(text)}"
+        )
+    return _rfc3339_ns(found)
+
+
 def _rfc3339_ns(found: re.Match[str]) -> int:
     day, clock, fraction, _, sign, hours, minutes = found.groups()
     leap = clock.endswith(":60")

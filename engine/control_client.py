@@ -28,6 +28,7 @@ from headrace.engine.control_wire import (
 )
 from headrace.engine.emission import Emission, checked, time_ns_of
 from headrace.engine.errors import CommandRefused, EngineUnreachable, HeadraceError
+from headrace.engine.payload import ENCODE_ERRORS
 
 TIMEOUT_S: Final = 60.0
 BATCH_COUNT: Final = 1000
@@ -89,10 +90,10 @@ class ControlClient:
             CommandRefused, EventRefused, RunNotFound …: it was not.
             DurabilityLost, LogFull: it may or may not have been.
         """
-        encoded = msgspec.msgpack.encode({} if arguments is None else arguments)
         try:
+            encoded = msgspec.msgpack.encode({} if arguments is None else arguments)
             message = packed(Request(VERSION, command, Raw(encoded)))
-        except ValueError as error:
+        except ENCODE_ERRORS as error:
             raise CommandRefused(f"{command}: {error}") from error
         try:
             # Who is turned away has its answer before it has asked.

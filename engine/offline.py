@@ -31,20 +31,31 @@ class OfflineLog:
     """A log that is written for a moment, with ``with``.  Blocks; for one thread."""
 
     def __init__(self, log: EventLog, *, clock: Clock | None = None) -> None:
-        """Name the log; it is opened by ``with``, which raises what `EventLog.open` does."""
+        """Name the log; `open` opens it, or ``with`` if nobody has."""
         self.log = log
         self._clock = clock or SystemClock()
         self._changed = threading.Event()
         self._at_ns = 0
+        self._is_open = False
 
-    def __enter__(self) -> Self:
-        """Take the log as its only writer."""
+    def open(self) -> None:
+        """Take the log as its only writer.
+
+        Raises:
+            As `EventLog.open`.
+        """
         self.log.open(self._changed.set)
         try:
             self._at_ns = self._last_log_time_ns()
-        except BaseException:
-            self.log.close()
-            raise
+            self._is_open = True
+        finally:
+            if not self._is_open:
+                self.log.close()
+
+    def __enter__(self) -> Self:
+        """Take the log, if it is not taken yet."""
+        if not self._is_open:
+            self.open()
         return self
 
     def __exit__(
@@ -54,6 +65,7 @@ class OfflineLog:
         traceback: TracebackType | None,
     ) -> None:
         """Write what was appended and give the log back."""
+        self._is_open = False
         self.log.close()
 
     def _last_log_time_ns(self) -> int:

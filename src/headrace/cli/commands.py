@@ -18,8 +18,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EPILOGUE: Final = (
     "Every command takes --debug, which shows where an error comes from. Exit codes: 0 ok, "
-    "1 failure, 2 usage, 3 difference found, 4 not found, 6 corrupt log, 74 durability lost, "
-    "130 interrupted."
+    "1 failure, 2 usage, 3 difference found, 4 not found, 5 unreachable, 6 corrupt log, "
+    "74 durability lost, 130 interrupted."
 )
 
 app: Final = App(

@@ -47,8 +47,8 @@ def _tokens(tokens: list[str]) -> list[str]:
     """Take out what cyclopts need not know: ``--debug``, and a value that is just ``-``."""
     plain: list[str] = []
     for token in tokens:
-        if token == "-" and plain and plain[-1] == "--from":
-            plain[-1] = "--from=-"
+        if token == "-" and plain and plain[-1] in ("--from", "--jsonl"):
+            plain[-1] += "=-"
         elif token != DEBUG:
             plain.append(token)
     return plain
@@ -57,10 +57,10 @@ def _tokens(tokens: list[str]) -> list[str]:
 def _dispatch(tokens: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    from headrace.cli.commands import app
+    from headrace.cli import writing
 
     try:
-        result = app(tokens, exit_on_error=False, print_error=False)
+        result = writing.app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = " ".join(["headrace", *(error.command_chain or ())])
         return _fail(

@@ -7,6 +7,7 @@ from typing import Final
 from headrace.engine.errors import (
     AppNotFound,
     DurabilityLost,
+    EngineUnreachable,
     HeadraceError,
     LogCorrupt,
     RunNotFound,
@@ -17,6 +18,7 @@ FAILURE: Final = 1
 USAGE: Final = 2
 DIFFERENCE: Final = 3
 NOT_FOUND: Final = 4
+UNREACHABLE: Final = 5
 CORRUPT: Final = 6
 DURABILITY_LOST: Final = 74
 INTERRUPTED: Final = 130
@@ -37,6 +39,10 @@ class LogNotFound(HeadraceError):
     """There is no log at the path."""
 
 
+class BadInput(HeadraceError):
+    """A line cannot be taken in.  What was before it is."""
+
+
 class RecordUnreadable(HeadraceError):
     """A record is whole, and still means nothing."""
 
@@ -46,6 +52,7 @@ _CODES: Final[tuple[tuple[type[HeadraceError], int], ...]] = (
     (AppNotFound, NOT_FOUND),
     (LogNotFound, NOT_FOUND),
     (RunNotFound, NOT_FOUND),
+    (EngineUnreachable, UNREACHABLE),
     (LogCorrupt, CORRUPT),
     (RecordUnreadable, CORRUPT),
     (DurabilityLost, DURABILITY_LOST),

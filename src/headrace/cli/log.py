@@ -137,7 +137,9 @@ class Selection:
             return False
         if self._subject is None:
             return True
-        return type(record) is r.EventStored and self._matches(self._subject, record.subject)
+        if not isinstance(record, r.EventStored | r.EventOffered):
+            return False
+        return self._matches(self._subject, record.subject)
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ _RENAMED: Final = {
     "due_ns": "due",
     "time_ns": "time",
     "retry_at_ns": "retry_at",
+    "offered_at_ns": "offered_at",
     # These would hide what every row has under the same name.
     "kind": "step",
     "sequence": "differs_at",
@@ -65,13 +66,14 @@ class View:
                 value = plain_raw(value)
             elif name.endswith("_ns") and name in _RENAMED:
                 value = rfc3339(value)
-            elif name == "source":
-                value = self._source(value)
+            elif name == "source" and isinstance(value, int):
+                value = self.source(value)
             row[_RENAMED.get(name, name)] = value
         return row
 
-    def _source(self, number: int) -> str:
-        if number not in self._sources:
+    def source(self, number: int) -> str:
+        """Return the name of a source; 0: the process itself, which has none."""
+        if number and number not in self._sources:
             # It was opened before what is shown: look for it from the beginning.
             for first, batch in self._reader.read():
                 for sequence, raw in enumerate(batch, first):
@@ -80,7 +82,7 @@ class View:
                         self._sources[record.number] = record.name
                 if number in self._sources:
                     break
-        return self._sources.get(number, str(number))
+        return self._sources.get(number, str(number)) if number else ""
 
 
 def _defaults(record: Any) -> list[Any]:

@@ -38,7 +38,12 @@ def _escape(found: re.Match[str]) -> str:
 
 def rfc3339(at_ns: int | None) -> str | None:
     """Return a time in nanoseconds since the epoch, in UTC; ``None`` for none (or 0)."""
-    if not at_ns:
+    return rfc3339_exact(at_ns) if at_ns else None
+
+
+def rfc3339_exact(at_ns: int | None) -> str | None:
+    """As `rfc3339`, but 0 is a time."""
+    if at_ns is None:
         return None
     seconds, rest = divmod(at_ns, NS)
     text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
