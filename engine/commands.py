@@ -1,18 +1,27 @@
-"""The commands that every engine takes over its control socket: status, emit, cancel."""
+"""The commands that every engine takes over its control socket: status, emit, cancel, holds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
 from msgspec import Raw
 
+from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.control import ControlSocket
-from headrace.engine.control_wire import DECODE_ERRORS, CancelArguments, EmitArguments
+from headrace.engine.control_wire import (
+    DECODE_ERRORS,
+    CancelArguments,
+    EmitArguments,
+    HoldArguments,
+    ReleaseArguments,
+)
 from headrace.engine.emission import Emission
 from headrace.engine.errors import EventRefused
+from headrace.engine.log.file import FileLog
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.views import StateView
 
@@ -69,9 +78,25 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     async def cancel(arguments: CancelArguments) -> Any:
         return {"sequence": await engine.cancel(arguments.run, arguments.reason)}
 
+    if isinstance(engine.log, FileLog):
+        _register_holds(control, engine.log)
     control.register("status", status)
     control.register("emit", emit, EmitArguments)
     control.register("cancel", cancel, CancelArguments)
+
+
+def _register_holds(control: ControlSocket, log: FileLog) -> None:
+    async def hold(arguments: HoldArguments) -> Any:
+        change = partial(log.hold, arguments.name, arguments.sequence)
+        await in_own_thread(current_backend(), change)
+        return {}
+
+    async def release(arguments: ReleaseArguments) -> Any:
+        change = partial(log.release, arguments.name)
+        return {"released": await in_own_thread(current_backend(), change)}
+
+    control.register("hold", hold, HoldArguments)
+    control.register("release", release, ReleaseArguments)
 
 
 def checked_raw(data: Raw, subject: str) -> Raw:

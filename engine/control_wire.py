@@ -76,6 +76,19 @@ class CancelArguments(Struct):
     reason: str = "cancelled on request"
 
 
+class HoldArguments(Struct):
+    """What ``hold`` takes: keep the records from *sequence* on."""
+
+    name: str
+    sequence: int
+
+
+class ReleaseArguments(Struct):
+    """What ``release`` takes."""
+
+    name: str
+
+
 DECODE_ERRORS: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What msgspec raises for bytes that are not what they should be."""
 

@@ -44,6 +44,12 @@ def draw_id() -> bytes:
     return os.urandom(16)
 
 
+def _check_least(least: float, **limits: float) -> None:
+    for name, value in limits.items():
+        if not value >= least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
+
+
 class FileLog:
     """An `EventLog` in a directory: segments of checksummed frames, written by one thread.
 
@@ -85,20 +91,14 @@ class FileLog:
         """
         if durability not in ("memory", "flushed", "fsynced"):
             raise ValueError(f"durability must be memory, flushed or fsynced, not {durability!r}")
-        for name, value, least in (
-            ("segment_bytes_max", segment_bytes_max, 1),
-            ("segment_age_max_s", segment_age_max_s, 0),
-            ("sync_interval_s", sync_interval_s, 0),
-        ):
-            if not value >= least:
-                raise ValueError(f"{name} must be at least {least}, not {value}")
+        _check_least(1, segment_bytes_max=segment_bytes_max)
+        _check_least(0, segment_age_max_s=segment_age_max_s, sync_interval_s=sync_interval_s)
         self.path: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
         self._durability: Durability = durability
         self._sync_interval_s = sync_interval_s
         self._segment_bytes_max = segment_bytes_max
         self._segment_age_max_s = segment_age_max_s
         self._policy = Policy(keep_bytes, keep_s)
-        self._policy.check()
         self._upkeep = threading.Lock()
         self._reserve_bytes = reserve_bytes
         self._strict = strict
@@ -300,7 +300,7 @@ class FileLog:
                 self.path,
                 catalog,
                 self._policy,
-                upto=Need(from_sequence, "what the engine refers to"),
+                upto=[Need(from_sequence, "what the engine refers to")],
                 extent=extent_of(self._files, self.path, catalog, active),
             )
 

@@ -20,7 +20,7 @@ from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.active import ActiveSegment
 from headrace.engine.log.catalog import Catalog
-from headrace.engine.log.files import Files, opened
+from headrace.engine.log.files import Files, SystemFiles, opened
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.lease import EVERYTHING, living
 from headrace.engine.log.lock import Lock
@@ -39,12 +39,8 @@ class Policy(Struct, frozen=True):
     keep_s: float | None = None
     """Segments stay whose last record is no older, in log time, than the log's newest."""
 
-    def check(self) -> None:
-        """Check the limits.
-
-        Raises:
-            ValueError: one is negative.
-        """
+    def __post_init__(self) -> None:
+        """Refuse a limit that is negative: with a `ValueError`."""
         for name, value in self.limits().items():
             if not value >= 0:
                 raise ValueError(f"{name} must be at least 0, not {value}")
@@ -213,7 +209,7 @@ def retain(
     catalog: Catalog,
     policy: Policy,
     *,
-    upto: Need,
+    upto: Iterable[Need],
     extent: Extent,
 ) -> Retention:
     """Remove the oldest segments of the log in *folder* that *policy* gives up.
@@ -225,7 +221,7 @@ def retain(
         LogUnusable: MANIFEST could not be written, or a lease not be read; all is still there.
     """
     with _explained("expected to remove its oldest segments", folder):
-        needs = [upto, *needs_of(files, folder, catalog.manifest)]
+        needs = [*upto, *needs_of(files, folder, catalog.manifest)]
         found = catalog.manifest
         removed = removable(found, policy, needs, extent)
         if removed:
@@ -235,6 +231,40 @@ def retain(
             needs += late
     remove_orphans(files, folder, catalog.manifest.first_sequence)
     return _done(found, removed, needs)
+
+
+def compact(
+    folder: str,
+    policy: Policy,
+    *,
+    before: int | None = None,
+    dry_run: bool = False,
+    files: Files | None = None,
+) -> Retention:
+    """Remove what *policy* gives up of the log in *folder*, which no engine holds.
+
+    Nothing from *before* on goes, or that a hold, a lease or a snapshot needs.  A *dry_run*
+    only says what would go, also of a log that is in use.  That there is a snapshot to start
+    from is for the caller to see to.
+
+    Raises:
+        LogLocked: somebody writes it.
+        LogUnusable: there is no log, or the disk failed; every record is still there.
+        LogCorrupt, LogVersion: it cannot be read.
+    """
+    disk = files or SystemFiles()
+    upto = [] if before is None else [Need(before, f"limit at {before}")]
+    with contextlib.ExitStack() as stack:
+        if dry_run:
+            stack.enter_context(_explained("expected to read it", folder))
+            catalog = Catalog(disk, folder, _manifest_of(disk, folder))
+        else:
+            catalog = stack.enter_context(closed_log(disk, folder))
+        extent = extent_of(disk, folder, catalog, None)
+        if dry_run:
+            needs = needs_of(disk, folder, catalog.manifest)
+            return plan(catalog.manifest, policy, [*upto, *needs], extent)
+        return retain(disk, folder, catalog, policy, upto=upto, extent=extent)
 
 
 def _unlist(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         LogUnusable,
         LogVersion,
         RunNotFound,
+        SegmentGone,
         StepCancelled,
         StepFailed,
     )
@@ -72,6 +73,7 @@ __all__ = [
     "Retry",
     "Run",
     "RunNotFound",
+    "SegmentGone",
     "StepCancelled",
     "StepFailed",
     "__version__",
@@ -108,6 +110,7 @@ _HOMES = {
     "Retry": "headrace.engine.retry",
     "Run": "headrace.engine.run",
     "RunNotFound": "headrace.engine.errors",
+    "SegmentGone": "headrace.engine.errors",
     "StepCancelled": "headrace.engine.errors",
     "StepFailed": "headrace.engine.errors",
     "any_of": "headrace.triggers.pattern",

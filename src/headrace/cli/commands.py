@@ -149,6 +149,38 @@ TailCount = Annotated[
     int,
     Parameter(name=["--count", "-n"], validator=_AT_LEAST_0, help="How many of the last to print."),
 ]
+TailAfter = Annotated[
+    int | None,
+    Parameter(validator=_AT_LEAST_0, help="Print all behind this sequence, not the last ones."),
+]
+HoldName = Annotated[str, Parameter(name="NAME", help="What the hold is called, e.g. audit-2026.")]
+HoldAt = Annotated[
+    int | None, Parameter(name="--at", help="Keep the records from this sequence on.")
+]
+Release = Annotated[bool, Parameter(negative=(), show_default=False, help="Give the hold up.")]
+KeepBytes = Annotated[
+    int | None,
+    Parameter(validator=_AT_LEAST_0, help="Keep the newest segments that have so many together."),
+]
+KeepSeconds = Annotated[
+    float | None,
+    Parameter(
+        name="--keep-s",
+        validator=_AT_LEAST_0,
+        help="Keep what is no more than so many seconds of log time older than the newest record.",
+    ),
+]
+Before = Annotated[
+    str | None,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Keep the records from here on: a sequence, a time such as 2026-03-01T08:00:00Z, "
+        "or so long ago as -15m.",
+    ),
+]
+DryRun = Annotated[
+    bool, Parameter(negative=(), show_default=False, help="Only say what would be removed.")
+]
 Status = Annotated[
     Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"] | None,
     Parameter(help="Only such runs; dead is a dead letter, failed a step that failed."),
@@ -292,6 +324,47 @@ def log_diff_command(a: LogA, b: LogB, /, *, output: Output = "table") -> int:
     return diff(a, b, output)
 
 
+@_command(log_app, "hold")
+def log_hold_command(
+    folder: LogFolder,
+    name: HoldName,
+    /,
+    *,
+    at: HoldAt = None,
+    release: Release = False,
+    output: Output = "table",
+) -> int:
+    """Keep the records of a log from a sequence on, until the hold is released.
+
+    The log may be in use.
+    """
+    from headrace.cli.log_keep import hold
+
+    return hold(folder, name, output, at=at, release=release)
+
+
+@_command(log_app, "compact")
+def log_compact_command(
+    folder: LogFolder,
+    /,
+    *,
+    keep_bytes: KeepBytes = None,
+    keep_s: KeepSeconds = None,
+    before: Before = None,
+    dry_run: DryRun = False,
+    output: Output = "table",
+) -> int:
+    """Remove the oldest segments of a log that no engine holds.
+
+    What a snapshot, a hold or a reader needs stays. Without a limit all that is left goes.
+    """
+    from headrace.cli.log_keep import compact
+
+    return compact(
+        folder, output, keep_bytes=keep_bytes, keep_s=keep_s, before=before, dry_run=dry_run
+    )
+
+
 @_command(events_app, "tail")
 def events_tail_command(
     folder: LogFolder,
@@ -299,13 +372,17 @@ def events_tail_command(
     *,
     follow: Follow = False,
     count: TailCount = 10,
+    after: TailAfter = None,
     subject: Subject = None,
     output: Output = "table",
 ) -> int:
-    """Print the last events of a log."""
+    """Print the last events of a log, or all after a sequence.
+
+    While it runs, retention keeps what it has not printed yet.
+    """
     from headrace.cli.events import tail
 
-    return tail(folder, output, count=count, follow=follow, subject=subject)
+    return tail(folder, output, after=after, count=count, follow=follow, subject=subject)
 
 
 @_command(runs_app, "list")

@@ -11,6 +11,7 @@ from headrace.engine.errors import (
     HeadraceError,
     LogCorrupt,
     RunNotFound,
+    SegmentGone,
 )
 
 OK: Final = 0
@@ -43,6 +44,14 @@ class BadInput(HeadraceError):
     """A line cannot be taken in.  What was before it is."""
 
 
+class HoldNotFound(HeadraceError):
+    """The log has no hold of that name."""
+
+
+class SnapshotMissing(HeadraceError):
+    """There is no snapshot that the log could be started from without its oldest records."""
+
+
 class RecordUnreadable(HeadraceError):
     """A record is whole, and still means nothing."""
 
@@ -52,6 +61,8 @@ _CODES: Final[tuple[tuple[type[HeadraceError], int], ...]] = (
     (AppNotFound, NOT_FOUND),
     (LogNotFound, NOT_FOUND),
     (RunNotFound, NOT_FOUND),
+    (HoldNotFound, NOT_FOUND),
+    (SegmentGone, NOT_FOUND),
     (EngineUnreachable, UNREACHABLE),
     (LogCorrupt, CORRUPT),
     (RecordUnreadable, CORRUPT),

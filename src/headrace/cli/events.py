@@ -14,6 +14,7 @@ from headrace.cli.log import Selection, selection
 from headrace.cli.logs import opened
 from headrace.cli.output import Output, Stream
 from headrace.cli.records import View
+from headrace.engine.errors import SegmentGone
 
 if TYPE_CHECKING:
     from headrace.engine import record as r
@@ -26,21 +27,34 @@ LOOK_BACK: Final = 256
 _Row = tuple[int, "r.Record", int | None]
 
 
-def tail(log: Path, output: Output, *, count: int, follow: bool, subject: str | None) -> int:
-    """Print the last *count* events; with *follow* go on until interrupted."""
+def tail(
+    log: Path,
+    output: Output,
+    *,
+    after: int | None,
+    count: int,
+    follow: bool,
+    subject: str | None,
+) -> int:
+    """Print the last *count* events, or all after *after*; with *follow* go on until interrupted.
+
+    Raises:
+        SegmentGone: retention has removed what comes next.
+    """
     wanted = selection(("event",), subject)
     with opened(log) as reader:
         view = View(reader)
         last = reader.refresh()
         try:
             with Stream(output, COLUMNS) as stream:
-                for row in _last(reader, wanted, count, last):
-                    _add(stream, view, row)
+                if after is None:
+                    for row in _last(reader, wanted, count, last):
+                        _add(stream, view, row)
+                    after = last
+                elif not follow:
+                    _add_wanted(stream, reader, wanted, reader.read(after=after))
                 if follow:
-                    batches = reader.follow(after=last, wait=_wait)
-                    for row in View(reader).rows(batches):
-                        if wanted(row[1]):
-                            _add(stream, view, row)
+                    _add_wanted(stream, reader, wanted, reader.follow(after=after, wait=_wait))
         except KeyboardInterrupt:
             return INTERRUPTED
     return OK
@@ -51,6 +65,18 @@ def _add(stream: Stream, view: View, row: _Row) -> None:
     stream.add(shown)
 
 
+def _add_wanted(
+    stream: Stream,
+    reader: LogReader,
+    wanted: Selection,
+    batches: Iterator[tuple[int, list[bytes]]],
+) -> None:
+    view = View(reader)
+    for row in view.rows(batches):
+        if wanted(row[1]):
+            _add(stream, view, row)
+
+
 def _last(reader: LogReader, wanted: Selection, count: int, last: int) -> Iterator[_Row]:
     """Yield the last *count* wanted records up to *last*, looking back as far as needed."""
     span = LOOK_BACK
@@ -58,7 +84,10 @@ def _last(reader: LogReader, wanted: Selection, count: int, last: int) -> Iterat
         after = max(reader.first_sequence - 1, last - span)
         found: deque[_Row] = deque(maxlen=count)
         rows = View(reader).rows(reader.read(after=after, upto=last))
-        found.extend(row for row in rows if wanted(row[1]))
+        try:
+            found.extend(row for row in rows if wanted(row[1]))
+        except SegmentGone:
+            continue  # it was removed just now: look back to where the log begins now
         if len(found) == count or after < reader.first_sequence:
             yield from found
             return

@@ -27,7 +27,11 @@ STARTS_WITHIN: Final = 1000
 
 def info(log: Path, output: Output) -> int:
     """Print what can be said of a log without reading it all."""
+    from headrace.engine.log.files import SystemFiles
+    from headrace.engine.log.lease import living
+
     with opened(log) as reader:
+        leases = living(SystemFiles(), reader.path, os.listdir(log))  # noqa: PTH208 (names)
         last = reader.refresh()
         config = reader.manifest.config
         parent = reader.manifest.parent
@@ -37,7 +41,7 @@ def info(log: Path, output: Output) -> int:
             if type(record) is r.EngineStarted
         )
         start = next(starts, None)
-        first_at_ns = start.at_ns if start is not None else None
+        first_at_ns = start.at_ns if start is not None else reader.manifest.segments[0].first_at_ns
         size = size_bytes(log)
         count = last - reader.first_sequence + 1
         document: dict[str, Any] = {
@@ -59,6 +63,8 @@ def info(log: Path, output: Output) -> int:
             "segments": len(reader.manifest.segments),
             "size_bytes": size,
             "bytes_per_record": round(size / count, 1) if count else None,
+            "holds": reader.manifest.holds,
+            "leases": [{"pid": lease.pid, "sequence": lease.sequence} for lease in leases],
             "closed_cleanly": reader.closed_cleanly,
         }
     write_document(document, output, lambda: _info_text(document))
@@ -72,6 +78,7 @@ def _info_text(document: dict[str, Any]) -> str:
         if name == "closed_cleanly"
         else (name.replace("_", " "), value)
         for name, value in document.items()
+        if value not in ({}, [])
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from headrace.cli.errors import LogNotFound, RecordUnreadable
 from headrace.cli.progress import shown
 from headrace.cli.text import safe
+from headrace.engine.errors import SegmentGone
 
 if TYPE_CHECKING:
     from headrace.engine.decider import Decider
@@ -88,9 +89,12 @@ def time_before(reader: LogReader, sequence: int) -> int | None:
     while upto >= reader.first_sequence:
         after = max(reader.first_sequence - 1, upto - span)
         found: int | None = None
-        for first, batch in reader.read(after=after, upto=upto):
-            for place, raw in enumerate(batch, first):
-                found = getattr(decoded(reader, place, raw), "at_ns", found)
+        try:
+            for first, batch in reader.read(after=after, upto=upto):
+                for place, raw in enumerate(batch, first):
+                    found = getattr(decoded(reader, place, raw), "at_ns", found)
+        except SegmentGone:
+            continue  # it was removed just now: look back to where the log begins now
         if found is not None:
             return found
         upto, span = after, span * 8

@@ -1,0 +1,157 @@
+"""``headrace log hold`` and ``headrace log compact``: what of a log stays, and what goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headrace.cli.errors import OK, HoldNotFound, SnapshotMissing, Usage
+from headrace.cli.logs import check_there, opened
+from headrace.cli.output import Output, write_document
+from headrace.cli.text import safe
+
+if TYPE_CHECKING:
+    from headrace.engine.log import LogReader
+    from headrace.engine.log.retention import Retention
+
+
+def hold(log: Path, name: str, output: Output, *, at: int | None, release: bool) -> int:
+    """Keep the records from *at* on under *name*, or give that up.
+
+    Raises:
+        HoldNotFound: there is none to give up.
+        SegmentGone, CommandRefused: the record *at* is gone already.
+        EngineUnreachable: somebody holds the log who does not answer.
+    """
+    from headrace.engine.errors import LogLocked
+
+    if release == (at is not None):
+        raise Usage("log hold: expected either --at SEQUENCE or --release; give one of them")
+    check_there(log)
+    try:
+        found = _hold(log, name, at)
+    except LogLocked:
+        found = _ask_engine(log, name, at)
+    if not found:
+        raise HoldNotFound(
+            f"{safe(str(log))}: expected a hold {safe(repr(name))}, found none; "
+            "`headrace log info` names those that there are"
+        )
+    document = {"log": str(log), "hold": name, "sequence": at}
+    said = "released" if at is None else f"keeps the records from {at} on"
+    write_document(document, output, lambda: f"hold {safe(repr(name))} {said}")
+    return OK
+
+
+def _hold(log: Path, name: str, at: int | None) -> bool:
+    """Change a log that no engine holds; say whether there was a hold to release."""
+    from headrace.engine.log import FileLog
+
+    if at is None:
+        return FileLog(log).release(name)
+    try:
+        FileLog(log).hold(name, at)
+    except ValueError as error:
+        raise Usage(f"log hold: {safe(str(error))}") from error
+    return True
+
+
+def _ask_engine(log: Path, name: str, at: int | None) -> bool:
+    """Have the engine that holds the log do it; say whether there was a hold to release."""
+    from headrace.engine.control_client import ControlClient
+
+    with ControlClient(log) as client:
+        if at is None:
+            released: bool = client.ask("release", {"name": name})["released"]
+            return released
+        client.ask("hold", {"name": name, "sequence": at})
+    return True
+
+
+def compact(
+    log: Path,
+    output: Output,
+    *,
+    keep_bytes: int | None,
+    keep_s: float | None,
+    before: str | None,
+    dry_run: bool,
+) -> int:
+    """Remove the oldest segments of a log, as far as something lets them go.
+
+    Raises:
+        SnapshotMissing: without the oldest records the log could not be started from.
+        LogLocked: an engine holds it.
+    """
+    from headrace.engine.log.retention import Policy
+    from headrace.engine.log.retention import compact as remove
+
+    with opened(log) as reader:
+        _check_snapshots(log, reader)
+        limit = _sequence_of(reader, before) if before is not None else None
+        folder = reader.path
+    if keep_bytes is None and keep_s is None:
+        keep_bytes = 0
+    done = remove(folder, Policy(keep_bytes, keep_s), before=limit, dry_run=dry_run)
+    document: dict[str, Any] = {
+        "log": str(log),
+        "dry_run": dry_run,
+        "first_sequence": done.first_sequence,
+        "segments": done.segments,
+        "records": done.records,
+        "size_bytes": done.size_bytes,
+        "kept_by": [{"sequence": need.sequence, "reason": need.reason} for need in done.kept_by],
+    }
+    write_document(document, output, lambda: _compact_text(done, dry_run=dry_run))
+    return OK
+
+
+def _check_snapshots(log: Path, reader: LogReader) -> None:
+    """See to it that one snapshot, at least, is whole: the records before it are about to go."""
+    from headrace.engine.errors import SnapshotUnusable
+
+    found = "none"
+    for sequence in reader.snapshots.sequences():
+        record = reader.fetch([sequence]).get(sequence)
+        try:
+            for _ in reader.snapshots.read(sequence, record):
+                pass
+        except SnapshotUnusable as error:
+            found = str(error)
+        else:
+            return
+    raise SnapshotMissing(
+        f"{safe(str(log))}: expected a snapshot, without which no record can be spared, found "
+        f"{safe(found)}; `headrace log snapshot` makes one"
+    )
+
+
+def _sequence_of(reader: LogReader, place: str) -> int:
+    """Return the first record at *place*, which is a sequence, a time, or so long ago."""
+    from headrace.cli.times import time_ns
+
+    if place.isascii() and place.isdigit():
+        return int(place)
+    try:
+        at_ns = time_ns(place)
+    except ValueError:
+        raise Usage(
+            f"--before {safe(place)!r}: expected a sequence, a time such as "
+            "2026-03-01T08:00:00Z, or so long ago as -15m; found none of these"
+        ) from None
+    return reader.sequence_at(at_ns)
+
+
+def _compact_text(done: Retention, *, dry_run: bool) -> str:
+    verb = "would be removed" if dry_run else "removed"
+    lines = [
+        f"{done.segments} segments {verb}, with {done.records} records in {done.size_bytes} bytes",
+        f"first record  {done.first_sequence}",
+    ]
+    lines += [
+        f"kept from {need.sequence} on by {safe(need.reason)}"
+        if need.sequence
+        else f"kept by {safe(need.reason)}"
+        for need in done.kept_by
+    ]
+    return "\n".join(lines)
