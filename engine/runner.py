@@ -12,6 +12,7 @@ import heapq
 import math
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_record
 from headrace.engine.clock import NS, Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
+from headrace.engine.errors import LogError
 from headrace.engine.event import Firing
 from headrace.engine.lanes import Lanes
 from headrace.engine.parking import Parking
@@ -171,7 +173,8 @@ class Runner:
             self._queued.discard(run_id)
             state = runs.get(run_id)
             if state is not None:
-                await self._execute(state)
+                with suppress(LogError):  # of its record: it stays open, and whoever waits knows
+                    await self._execute(state)
             if self.is_settled:
                 self.on_settled()
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import suppress
 
 import anyio
 from anyio import CancelScope
 
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
+from headrace.engine.errors import LogError
 from headrace.engine.runner import Runner
 from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
@@ -51,7 +53,8 @@ class Timekeeper:
             if self._pipeline.failure is not None:
                 return
             self._runner.expire(self._clock.monotonic_ns())
-            self._pipeline.tick()
+            with suppress(LogError):  # whoever waits knows it
+                self._pipeline.tick()
 
 
 class InputTime:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
@@ -112,6 +112,7 @@ class FullLog(MemoryLog):
         """Be full at commit *full_at*, from 1; 0: when `fill` is called."""
         super().__init__()
         self.full_at = full_at
+        self.full_at_append = False
         self.commits = 0
         self.probes = 0
         self.room = False
@@ -129,6 +130,13 @@ class FullLog(MemoryLog):
         if self.failure is None:
             self.failure = LogFull("the disk of the test is full")
             self._check_open()()
+
+    def append(self, unit: Sequence[bytes]) -> None:
+        """See `MemoryLog`: whoever appends may be the first to learn of it."""
+        if self.full_at_append and self.failure is None:
+            self.full_at_append = False
+            self.failure = LogFull("the disk of the test is full")
+        super().append(unit)
 
     def resume(self) -> bool:
         """See `MemoryLog`."""

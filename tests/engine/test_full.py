@@ -230,6 +230,46 @@ async def test_retries_and_sleeps_are_kept() -> None:
         check_fold(app, engine, log)
 
 
+async def test_a_worker_may_be_the_first_to_learn_of_it() -> None:
+    """The end of a run that cannot be recorded ends neither its worker nor the engine."""
+    app, gate, log, clock = App("t"), Gate(), FullLog(), StepClock()
+
+    @app.rule(on("a"))
+    async def act() -> None:
+        await gate.wait()
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+        log.full_at_append = True
+        gate.open()
+        await quiet(engine)
+        assert not engine.state().ready
+        await go_on(engine, log, clock)
+        await engine.drain()
+    assert len(of_kind(log, RunCompleted)) == 1
+
+
+async def test_a_timer_may_be_the_first_to_learn_of_it() -> None:
+    """A timer that cannot be recorded fires once there is room."""
+    app, log, clock, woken = App("t"), FullLog(), StepClock(), list[float]()
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        await run.sleep(10)
+        woken.append(run.now())
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+        log.full_at_append = True
+        await clock.step(engine, 11)
+        assert (engine.state().ready, woken) == (False, [])
+        await go_on(engine, log, clock)
+        await engine.drain()
+    assert len(woken) == 1
+
+
 async def test_schedules_do_not_catch_up_one_by_one() -> None:
     """A schedule that fell into the time without room fires once and tells how often it missed."""
     app, log, clock, missed = App("t"), FullLog(), StepClock(), list[int]()
