@@ -25,6 +25,8 @@ class Inode:
     def __init__(self) -> None:
         self.data = bytearray()
         self.durable = b""
+        self.uncut: bytes | None = None
+        """What was in it before it was cut, if no sync has followed."""
         self.links = 0
         self.locked_by: int | None = None
 
@@ -207,16 +209,18 @@ class SimulatedDisk:
 
     def fsync(self, fd: int) -> None:
         inode = self._of("fsync", fd)
-        inode.durable = bytes(inode.data)
+        inode.durable, inode.uncut = bytes(inode.data), None
 
     def fdatasync(self, fd: int) -> None:
         inode = self._of("fdatasync", fd)
-        inode.durable = bytes(inode.data)
+        inode.durable, inode.uncut = bytes(inode.data), None
 
     def truncate(self, fd: int, size_bytes: int) -> None:
         inode = self._of("truncate", fd)
         if self.free_bytes is not None:
             self.free_bytes += max(0, len(inode.data) - size_bytes)
+        if size_bytes < len(inode.data):
+            inode.uncut = bytes(inode.data)
         del inode.data[size_bytes:]
         inode.data.extend(bytes(size_bytes - len(inode.data)))
 
@@ -331,6 +335,8 @@ def _folders_of(path: str) -> set[str]:
 def _torn(inode: Inode, rng: Random) -> bytes:
     """Return what power loss leaves of a file."""
     old, new = inode.durable, bytes(inode.data)
+    if inode.uncut is not None and rng.random() < 0.5:
+        return inode.uncut  # it may have reached the disk before the cut, which did not
     if old == new:
         return old
     shortest, longest = sorted((len(old), len(new)))

@@ -161,6 +161,38 @@ def test_full_disk_is_cut_back() -> None:
         session.log.close()
 
 
+def test_what_was_not_written_does_not_come_back() -> None:
+    """Whoever was told that nothing was written may write it again: power loss changes nothing."""
+    for free_bytes in range(10_000, 200_000, 9_000):
+        disk = fresh_disk()
+        log = FileLog(PATH, files=disk, reserve_bytes=0)
+        session = Session(log)
+        session.put(records(1, 2))
+        disk.free_bytes = free_bytes
+        with pytest.raises(LogFull):
+            session.put(*([record(number, size_bytes=30_000)] for number in range(3, 12)))
+        for seed in range(4):
+            left = FileLog(PATH, files=disk.crash(Random(seed)), reserve_bytes=0)
+            left.open(lambda: None)
+            assert contents(left) == records(1, 2)
+            left.close()
+
+
+def test_full_log_leaves_nothing_unsynced() -> None:
+    """At level ``flushed`` what was written before becomes durable, though nothing follows it."""
+    disk = fresh_disk()
+    log = FileLog(PATH, files=disk, durability="flushed", sync_interval_s=3600)
+    session = Session(log)
+    session.put(records(1, 2))
+    assert log.durable_sequence == 0
+    disk.free_bytes = 0
+    with pytest.raises(LogFull):
+        session.put(records(3, 5))
+    assert log.durable_sequence == 2
+    with pytest.raises(LogFull):
+        log.close()
+
+
 def test_log_goes_on_when_there_is_room_again() -> None:
     """After `LogFull` nothing is taken until there is room; then it goes on without a gap."""
     disk = fresh_disk()
@@ -171,8 +203,10 @@ def test_log_goes_on_when_there_is_room_again() -> None:
         session.put(records(3, 5))
     assert isinstance(session.log, FileLog)
     assert "/var/log/RESERVE" not in disk.names
-    disk.free_bytes = 100
-    assert not session.log.resume()
+    for free_bytes in (100, 500):  # the reserve and something to write to
+        disk.free_bytes = free_bytes
+        assert not session.log.resume()
+        assert "/var/log/RESERVE" not in disk.names
     with pytest.raises(LogFull):
         session.log.append(records(3, 5))
     disk.free_bytes = 4000
