@@ -39,10 +39,10 @@ from headrace.engine.log.head import HeadFile
 from headrace.engine.log.manifest import Manifest, Parent, Segment
 from headrace.engine.log.moment import Moment, observe
 from headrace.engine.log.neighbours import check_sealed
-from headrace.engine.log.walker import OpenSegments, records_at, step
+from headrace.engine.log.walker import OpenSegments, listed_now, records_at, step
 
 BLOBS: Final = "blobs"
-TRIES_MAX: Final = 8
+TRIES_MAX: Final = 32
 """How often it is begun anew because retention took away what was to be copied."""
 
 CANNOT_LINK: Final = frozenset(
@@ -218,10 +218,9 @@ class _Making:
         entries = self._manifest.segments
         shared = [e for e in entries if e.sealed and e.next_sequence - 1 <= plan.upto]
         previous: Segment | None = None
-        for entry in shared:
-            self._take_segment(entry, previous)
+        for place, entry in enumerate(shared):
+            previous = shared[place] = self._take_segment(entry, previous)
             self._take_index(entry)
-            previous = entry
         tail = entries[len(shared)]
         log_id = plan.fork_id or self._manifest.log_id
         parent, last = self._write_tail(tail, log_id, previous)
@@ -246,20 +245,35 @@ class _Making:
         manifests.store(files, self._target, manifest)
         return Clone(manifest, self._linked, self._copied_bytes)
 
-    def _take_segment(self, entry: Segment, previous: Segment | None) -> None:
-        """Share a finished segment, or copy it and compare it with its digest."""
+    def _take_segment(self, entry: Segment, previous: Segment | None) -> Segment:
+        """Share or copy a finished segment, and return what is to be said of it."""
+        try:
+            self._take_file(entry, previous)
+        except (LogCorrupt, FileNotFoundError):
+            now = listed_now(self._files, self._source, entry)
+            if now.packed == entry.packed:
+                raise
+            # Compression has put another file in its place meanwhile.
+            self._take_file(now, previous)
+            return now
+        return entry
+
+    def _take_file(self, entry: Segment, previous: Segment | None) -> None:
+        """Share the file of a segment, or copy it and compare it with its digest."""
         check_sealed(self._files, self._source, entry, previous)
-        name = segments.name_of(entry.base)
+        source = f"{self._source}/{entry.file_name}"
+        with opened(self._files, source, os.O_RDONLY) as fd:
+            segments.read_seal(self._files, fd, source, entry.file.seal_offset)
+            self._share_or_copy(fd, entry, previous)
+
+    def _share_or_copy(self, fd: int, entry: Segment, previous: Segment | None) -> None:
+        name, file = entry.file_name, entry.file
         source, target = f"{self._source}/{name}", f"{self._target}/{name}"
-        fd = self._reading.fd(entry.base)
-        segments.read_seal(self._files, fd, source, entry.seal_offset)
-        if self._plan.forks and self._link(source, target):
+        if self._plan.forks and self._link_segment(entry, previous, target):
             self._linked += 1
-            # It may have been replaced between the look at it and the link.
-            check_sealed(self._files, self._target, entry, previous)
             return
         digest = new_digest()
-        left = entry.seal_offset
+        left = file.seal_offset
 
         def feed(data: bytes) -> None:
             nonlocal left
@@ -267,11 +281,11 @@ class _Making:
             left -= min(left, len(data))
 
         self._copied_bytes += self._copy(fd, target, feed)
-        if digest.digest() != entry.digest:
+        if digest.digest() != file.digest:
             raise LogCorrupt(
                 source,
                 0,
-                expected=f"digest {entry.digest.hex()}",
+                expected=f"digest {file.digest.hex()}",
                 found=digest.hexdigest(),
                 first_sequence=entry.base,
                 last_sequence=entry.next_sequence - 1,
@@ -286,6 +300,22 @@ class _Making:
                 raise
             return False
         return True
+
+    def _link_segment(self, entry: Segment, previous: Segment | None, target: str) -> bool:
+        """As `_link`.
+
+        Raises:
+            LogCorrupt: it is not there any more, or not the same.
+        """
+        try:
+            linked = self._link(self._reading.path(entry.base), target)
+        except FileNotFoundError:
+            check_sealed(self._files, self._source, entry, previous)
+            raise
+        if linked:
+            # It may have been replaced between the look at it and the link.
+            check_sealed(self._files, self._target, entry, previous)
+        return linked
 
     def _take_index(self, entry: Segment) -> None:
         """Copy a segment's index: a cache, which may be missing, and may be written anew."""

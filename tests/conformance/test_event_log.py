@@ -10,12 +10,14 @@ from tests.simulation.session import Session, contents, record, records
 
 from headrace.engine.errors import EventRefused, LogClosed, LogLocked
 from headrace.engine.log import EventLog, FileLog, MemoryLog
+from headrace.engine.log.copying import copy
+from headrace.engine.log.fork import fork
 from headrace.engine.log.frame import RECORD_BYTES_MAX
 
 Make = Callable[[], EventLog]
 
 
-@pytest.fixture(params=["memory", "fsynced", "flushed", "unsynced", "small"])
+@pytest.fixture(params=["memory", "fsynced", "flushed", "unsynced", "small", "forked", "copied"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Give a function that returns the log, anew after each restart."""
     path = tmp_path / "log"
@@ -26,7 +28,15 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         "flushed": lambda: FileLog(path, durability="flushed"),
         "unsynced": lambda: FileLog(path, durability="memory"),
         "small": lambda: FileLog(path, segment_bytes_max=300),
+        "forked": lambda: FileLog(path, segment_bytes_max=300),
+        "copied": lambda: FileLog(path),
     }
+    if request.param in ("forked", "copied"):
+        Session(FileLog(tmp_path / "origin")).log.close()
+        if request.param == "forked":
+            fork(tmp_path / "origin", None, path)
+        else:
+            copy(tmp_path / "origin", path)
     made: list[EventLog] = []
 
     def make_one() -> EventLog:

@@ -13,6 +13,8 @@ from tests.simulation.session import Session, contents, record
 
 from headrace.engine.errors import LogError
 from headrace.engine.log import FileLog, LogReader
+from headrace.engine.log.copying import copy
+from headrace.engine.log.fork import fork
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.verify import verify
 
@@ -34,12 +36,13 @@ class LogMachine(RuleBasedStateMachine):
         self.session: Session | None = None
         self.durability: Durability = "fsynced"
         self.log_id = b""
+        self.path = PATH
         self.open("fsynced", 300)
 
     def open(self, durability: Durability, segment_bytes_max: int) -> None:
         self.durability = durability
         log = FileLog(
-            PATH,
+            self.path,
             files=self.disk,
             durability=durability,
             segment_bytes_max=segment_bytes_max,
@@ -104,6 +107,40 @@ class LogMachine(RuleBasedStateMachine):
         self.open(durability, segment_bytes_max)
 
     @precondition(lambda self: self.session is not None)
+    @rule(place=st.floats(0, 1), close=st.booleans(), durability=durabilities)
+    def go_on_in_a_fork(self, place: float, close: bool, durability: Durability) -> None:
+        assert self.session is not None
+        before = self.session
+        if close or self.durability == "memory":  # then what counts may not be written yet
+            before.log.close()
+        made = fork(self.path, self.place_of(place), f"{self.path}f", files=self.disk)
+        before.log.close()
+        self.path, self.log_id = f"{self.path}f", made.log_id
+        self.open(durability, 300)
+        assert contents(self.session.log) == self.model[: made.sequence]
+        del self.model[made.sequence :]
+        self.durable = made.sequence
+        self.unit_ends = {end for end in self.unit_ends if end <= made.sequence} | {made.sequence}
+
+    def place_of(self, place: float) -> int | None:
+        """Return a sequence of the log's, or ``None``: the last one."""
+        last = len(self.model)
+        return round(1 + place * (last - 1)) if last and place < 0.9 else None
+
+    @precondition(lambda self: self.session is not None)
+    @rule(close=st.booleans(), durability=durabilities)
+    def go_on_in_a_copy(self, close: bool, durability: Durability) -> None:
+        assert self.session is not None
+        if close or self.durability == "memory":
+            self.session.log.close()
+        made = copy(self.path, f"{self.path}c", files=self.disk)
+        assert made.last_sequence == len(self.model)
+        self.session.log.close()
+        self.path = f"{self.path}c"
+        self.open(durability, 300)
+        self.durable = len(self.model)
+
+    @precondition(lambda self: self.session is not None)
     @rule(seed=st.integers(0, 2**32), durability=durabilities)
     def lose_power(self, seed: int, durability: Durability) -> None:
         self.leave_session()
@@ -141,10 +178,10 @@ class LogMachine(RuleBasedStateMachine):
     def readers_beside_it_see_a_prefix(self) -> None:
         if self.durability == "memory":
             return
-        with LogReader(PATH, files=self.disk) as reader:
+        with LogReader(self.path, files=self.disk) as reader:
             found = [r for _, batch in reader.read() for r in batch]
         assert found == self.model
-        report = verify(PATH, files=self.disk)
+        report = verify(self.path, files=self.disk)
         assert report.ok, report.errors
         assert report.records == len(self.model)
 

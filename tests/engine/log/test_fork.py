@@ -34,7 +34,7 @@ from headrace.engine.log import manifest as manifests
 from headrace.engine.log.fork import Fork, fork
 from headrace.engine.log.frame import FORK, MORE
 from headrace.engine.log.salvage import salvage
-from headrace.engine.log.segment import Gap, Walk, read_header
+from headrace.engine.log.segment import Gap, Walk, name_of, read_header
 from headrace.engine.log.verify import verify
 
 
@@ -371,7 +371,8 @@ def test_fork_that_somebody_else_is_making_is_left_alone() -> None:
     check_log(disk, TARGET, RECORDS, FORK_ID)
 
 
-def test_segments_that_retention_removes_meanwhile() -> None:
+@pytest.mark.parametrize("moment", ["mkdir", "link"])
+def test_segments_that_retention_removes_meanwhile(moment: str) -> None:
     """If the list of segments changes under a fork it begins anew, and takes what is kept."""
     disk = world()
     manifest = manifests.load(disk, SOURCE)
@@ -383,9 +384,10 @@ def test_segments_that_retention_removes_meanwhile() -> None:
     def retain(name: str, path: str) -> None:
         if name == "mkdir" and path == TARGET:
             looked.append(path)
-            if len(looked) == 1:
-                disk.names[f"{SOURCE}/MANIFEST"].data[:] = manifests.encode(kept)
-                del disk.names[segments_of(disk, SOURCE)[0]]
+        oldest = f"{SOURCE}/{name_of(1)}"
+        if name == moment and path.startswith(TARGET) and oldest in disk.names:
+            disk.names[f"{SOURCE}/MANIFEST"].data[:] = manifests.encode(kept)
+            del disk.names[oldest]
 
     disk.before = retain
     made = fork_at(disk, None)

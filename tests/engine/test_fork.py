@@ -1,0 +1,138 @@
+"""An engine on a fork goes on from there, and the origin's engine does not notice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from tests.engine.stand import Gate
+
+from headrace import App, FileLog, Firing, Run, on
+from headrace.engine import record as r
+from headrace.engine.log import LogReader
+from headrace.engine.log.compare import compare
+from headrace.engine.log.copying import copy
+from headrace.engine.log.fork import fork
+from headrace.engine.log.verify import verify
+
+
+class Level(msgspec.Struct):
+    metres: float
+
+
+def counting_app(seen: list[Any], gate: Gate | None = None) -> App:
+    """Return an app whose rule fires at every second level, with a step that takes its time."""
+    app = App("mill")
+
+    @app.task
+    async def close_gate(run: Run, metres: float) -> float:
+        if gate is not None:
+            await gate.wait()
+        seen.append((run.idempotency_key, metres))
+        return metres
+
+    @app.rule(on("water.*.level", Level).key(lambda e: e.tokens[1]).count(2, within=3600))
+    async def flood(run: Run, firing: Firing[Level]) -> float:
+        return await run.call(close_gate, firing.events[-1].data.metres)
+
+    return app
+
+
+def log_at(path: Path) -> FileLog:
+    return FileLog(path, segment_bytes_max=2000, reserve_bytes=0)
+
+
+def records_of(path: Path) -> list[r.Record]:
+    with LogReader(path) as reader:
+        return [r.decode(raw) for _, batch in reader.read() for raw in batch]
+
+
+async def test_engines_on_a_log_and_its_fork_go_apart(tmp_path: Path) -> None:
+    """Both go on from the same state, at the same time, and neither sees the other's events."""
+    mine, theirs = list[Any](), list[Any]()
+    async with counting_app(mine).open(log_at(tmp_path / "log")) as engine:
+        for number in range(21):
+            await engine.emit("water.race.level", Level(number))
+        await engine.drain()
+        assert len(mine) == 10
+        made = fork(tmp_path / "log", None, tmp_path / "fork")
+        async with counting_app(theirs).open(log_at(tmp_path / "fork")) as other:
+            assert other.log.log_id == made.log_id != engine.log.log_id
+            # The 21st level is half of a firing in both.
+            await other.emit("water.race.level", Level(100.0))
+            await engine.emit("water.race.level", Level(200.0))
+            await other.emit("water.race.level", Level(101.0))
+            await other.drain()
+            await engine.drain()
+    assert [metres for _, metres in mine[10:]] == [200.0]
+    assert [metres for _, metres in theirs] == [100.0]
+    assert mine[10][0] != theirs[0][0], "what they do to the world can be told apart"
+    assert verify(tmp_path / "log").ok
+    assert verify(tmp_path / "fork").ok
+    with LogReader(tmp_path / "log") as one, LogReader(tmp_path / "fork") as another:
+        found = compare(one, another)
+    assert found.at == made.sequence + 1
+    assert found.shared > 0
+
+
+async def test_fork_at_every_unit_can_be_gone_on_with(tmp_path: Path) -> None:
+    """From whichever record a fork begins, its engine starts, resumes what was open, and ends."""
+    async with counting_app([]).open(log_at(tmp_path / "log")) as engine:
+        for number in range(8):
+            await engine.emit("water.race.level", Level(number))
+        await engine.drain()
+    whole = records_of(tmp_path / "log")
+    for sequence in range(1, len(whole) + 1):
+        path = tmp_path / f"fork{sequence}"
+        made = fork(tmp_path / "log", sequence, path)
+        kept = whole[: made.sequence]
+        levels = sum(isinstance(record, r.EventStored) for record in kept)
+        async with counting_app([]).open(log_at(path)) as engine:
+            assert engine.state().events == levels
+            for number in range(levels, 8):
+                await engine.emit("water.race.level", Level(number))
+            await engine.drain()
+            ended = [(run.task, run.status) for run in engine.runs()]
+        assert sorted(ended) == [("close_gate", "completed")] * 4 + [("flood", "completed")] * 4
+        assert records_of(path)[: made.sequence] == kept
+        assert verify(path).ok
+
+
+async def test_run_that_is_open_at_the_fork_ends_in_both(tmp_path: Path) -> None:
+    """A fork in the middle of a run has that run too, under a key of its own."""
+    gate, mine, theirs = Gate(), list[Any](), list[Any]()
+    async with counting_app(mine, gate).open(log_at(tmp_path / "log")) as engine:
+        await engine.emit("water.race.level", Level(1.0))
+        await engine.emit("water.race.level", Level(2.0))
+        while gate.arrived == 0:
+            await anyio.sleep(0.001)
+        fork(tmp_path / "log", None, tmp_path / "fork")
+        async with counting_app(theirs).open(log_at(tmp_path / "fork")) as other:
+            await other.drain()
+        assert [metres for _, metres in theirs] == [2.0]
+        assert mine == []
+        gate.open()
+        await engine.drain()
+    assert [metres for _, metres in mine] == [2.0]
+    assert mine[0][0].partition("/")[2] == theirs[0][0].partition("/")[2]
+    assert mine[0][0] != theirs[0][0]
+
+
+async def test_engine_goes_on_with_a_copy(tmp_path: Path) -> None:
+    """A backup that was made of a running engine is what a restart would have found."""
+    async with counting_app([]).open(log_at(tmp_path / "log")) as engine:
+        for number in range(5):
+            await engine.emit("water.race.level", Level(number))
+        await engine.drain()
+        copy(tmp_path / "log", tmp_path / "backup")
+        at_copy = engine.state().events
+        await engine.emit("water.race.level", Level(5.0))
+        await engine.drain()
+    seen = list[Any]()
+    async with counting_app(seen).open(log_at(tmp_path / "backup")) as restored:
+        assert restored.state().events == at_copy
+        await restored.emit("water.race.level", Level(6.0))
+        await restored.drain()
+    assert [metres for _, metres in seen] == [6.0]
