@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.command import HEADRACE, Call
 
-from headrace.cli import commands
+from headrace.cli import writing
 
 HEAVY = {
     "anyio",
@@ -48,6 +48,10 @@ COMMANDS = [
     ["runs"],
     ["runs", "list"],
     ["runs", "show"],
+    ["runs", "cancel"],
+    ["emit"],
+    ["log", "export"],
+    ["log", "import"],
 ]
 
 
@@ -65,7 +69,7 @@ def test_every_command_has_help(headrace: Call, command: list[str]) -> None:
 
 def test_every_option_says_what_it_is_for(headrace: Call) -> None:
     """An option without a word of help is one that nobody dares to use."""
-    for app in (commands.app, commands.log_app, commands.events_app, commands.runs_app):
+    for app in (writing.app, *(writing.app[name] for name in ("log", "events", "runs"))):
         for name in app:
             if name.startswith("-") or app[name].default_command is None:
                 continue
