@@ -25,6 +25,7 @@ def is_ours(name: str) -> bool:
     return (
         name in _OURS
         or segment.base_of(name) is not None
+        or segment.packed_base_of(name) is not None
         or name.endswith((".idx", ".hrs", ".tmp"))
         or lease.is_lease(name)
         or ".torn-" in name

@@ -193,6 +193,11 @@ def encode_records(records: Sequence[bytes]) -> bytes:
     return head + b"".join(records)
 
 
+def compressed_body(body: bytes, level: int) -> bytes:
+    """Return *body* as a frame with the codec `ZLIB` holds it."""
+    return _LENGTH.pack(len(body)) + zlib.compress(body, level)
+
+
 def frame_size(data: Data) -> int:
     """Return the length of the frame whose header *data* begins with, from its header alone.
 

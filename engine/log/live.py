@@ -91,7 +91,7 @@ class LiveReading:
         # The writer may go on to a new segment at any time.  It lists the old one first, so
         # that what is not of the active segment is in the list.
         active = self._store.active
-        if sequence >= active.base:
+        if sequence >= active.base and not opened.packed(active.base):
             return active.base, active.index.place_of(sequence)
         entries = self._store.manifest.segments
         entry = entries[segment_of([e.base for e in entries], sequence)]

@@ -13,11 +13,21 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine.errors import LogCorrupt, LogVersion
+from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files, read_all, replace
 from headrace.engine.log.frame import FORMAT
 
 NAME: Final = "MANIFEST"
 _PREFIX: Final = b"\x92\xce"  # msgpack: an array of two, the first a 32-bit number
+
+
+class Packed(Struct, array_like=True, frozen=True):
+    """The compressed file of a segment.  Fields are only ever appended, with a default."""
+
+    size_bytes: int
+    seal_offset: int
+    digest: bytes
+    """As those of `Segment`, of this file."""
 
 
 class Segment(Struct, array_like=True, frozen=True):
@@ -41,6 +51,20 @@ class Segment(Struct, array_like=True, frozen=True):
     first_at_ns: int = 0
     """Log time of its first record that has one."""
     last_at_ns: int = 0
+    packed: Packed | None = None
+    """The compressed file that has taken the place of the one that all this is about."""
+
+    @property
+    def file_name(self) -> str:
+        """The name of the file that there is."""
+        if self.packed is not None:
+            return segments.packed_name_of(self.base)
+        return segments.name_of(self.base)
+
+    @property
+    def file(self) -> Segment | Packed:
+        """Length, digest and last frame of the file that there is."""
+        return self.packed or self
 
 
 class Parent(Struct, array_like=True, frozen=True):

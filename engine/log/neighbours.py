@@ -77,7 +77,7 @@ def check_sealed(files: Files, folder: str, entry: Segment, previous: Segment | 
     Raises:
         LogCorrupt: something does not fit.
     """
-    path = f"{folder}/{segments.name_of(entry.base)}"
+    path = f"{folder}/{entry.file_name}"
 
     def corrupt(offset: int, expected: str, found: str) -> LogCorrupt:
         return LogCorrupt(
@@ -95,8 +95,9 @@ def check_sealed(files: Files, folder: str, entry: Segment, previous: Segment | 
             header = segments.read_header(files, fd, path)
     except FileNotFoundError as error:
         raise corrupt(0, "a segment of the log", "no such file") from error
-    if size != entry.size_bytes:
-        raise corrupt(min(size, entry.size_bytes), f"{entry.size_bytes} bytes", f"{size}")
+    expected = entry.file.size_bytes
+    if size != expected:
+        raise corrupt(min(size, expected), f"{expected} bytes", f"{size}")
     if (header.log_id, header.base) != (entry.log_id, entry.base):
         raise corrupt(
             0,

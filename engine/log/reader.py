@@ -290,10 +290,10 @@ class LogReader:
         """Return where to begin to look for *sequence*, which is there."""
         left = self._left
         # Who follows the log goes on where it left off, without an index.
-        if left is not None and left[1][0] == sequence:
+        if left is not None and left[1][0] == sequence and not opened.packed(left[0]):
             return left
         entry = self._segment_of(sequence)
-        if not entry.sealed and entry.base != self._base:
+        if not entry.sealed and (entry.base != self._base or opened.packed(entry.base)):
             # It was finished meanwhile, and the way into the next one was found without a list.
             self._renew()
             entry = self._segment_of(sequence)

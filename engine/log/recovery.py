@@ -15,6 +15,7 @@ from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.active import ActiveSegment
+from headrace.engine.log.compression import remove_replaced
 from headrace.engine.log.evidence import Scan, Tear, judge, scan_active
 from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
 from headrace.engine.log.frame import CLOSE, FORMAT, SEGMENT_HEADER_BYTES
@@ -212,6 +213,7 @@ def _check_listed(
             raise LogCorrupt(extra, 0, expected="a segment of MANIFEST's list", found="another")
     # Retention lists what is kept, then deletes; it did not come to the second.
     remove_orphans(files, folder, manifest.first_sequence)
+    remove_replaced(files, folder, manifest, files.listdir(folder))
     return sealed
 
 

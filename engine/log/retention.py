@@ -118,6 +118,13 @@ def remove_orphans(files: Files, folder: str, first_sequence: int) -> None:
         living(files, folder, names, remove_dead=True)
 
 
+def _base_in(name: str) -> int:
+    """Return the first record of the segment that the file *name* belongs to; 0: to none."""
+    if name.endswith(_INDEX_SUFFIX):
+        name = name.removesuffix(_INDEX_SUFFIX) + segments.SUFFIX
+    return segments.base_of(name) or segments.packed_base_of(name) or 0
+
+
 class Extent(Struct, frozen=True):
     """What MANIFEST does not say of a log: how far its open segment has come."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -74,7 +74,7 @@ def salvage(
     try:
         if disk.kind(new) != "missing":
             raise LogUnusable(f"{new}: expected a new path, found something there; choose another")
-        if not any(map(segments.base_of, disk.listdir(old))):
+        if not _segments_in(disk.listdir(old)):
             raise LogUnusable(f"{old}: expected an event log, found no segment; check the path")
         prepare(disk, new)
         lock = Lock(disk, new)
@@ -116,8 +116,8 @@ def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
         found.gaps.append(gap)
         store.write_gap(gap)
 
-    for base in sorted(filter(None, map(segments.base_of, files.listdir(folder)))):
-        path = f"{folder}/{segments.name_of(base)}"
+    for name in _segments_in(files.listdir(folder)):
+        path = f"{folder}/{name}"
         for first, records, reason in _intact(path, read_all(files, path)):
             if first > expected:
                 missing(first - 1, reason or "no segment")
@@ -141,6 +141,14 @@ def _first_kept(files: Files, folder: str) -> int:
     except (LogCorrupt, LogVersion):
         return 1
     return 1 if manifest is None else manifest.first_sequence
+
+
+def _segments_in(names: Iterable[str]) -> list[str]:
+    """Return the names of the segments among *names*, in order."""
+    found = {base: name for name in names if (base := segments.packed_base_of(name)) is not None}
+    # Of one that was being compressed there are two; this one was there first.
+    found |= {base: name for name in names if (base := segments.base_of(name)) is not None}
+    return [found[base] for base in sorted(found)]
 
 
 def _intact(path: str, data: bytes) -> Iterator[tuple[int, list[bytes], str]]:

@@ -28,6 +28,9 @@ from headrace.engine.log.frame import (
 from headrace.engine.log.index import Entry
 
 SUFFIX: Final = ".hrl"
+PACKED_SUFFIX: Final = ".hrz"
+"""Of a compressed segment, which has taken the place of the one that was written."""
+
 SCAN_BYTES: Final = 1024 * 1024
 """How much is read at once when a segment is walked."""
 
@@ -47,6 +50,13 @@ class Seal(Struct, array_like=True, frozen=True):
     """blake2b, 16 bytes, of everything before this frame."""
 
 
+class PackedSeal(Seal, frozen=True):
+    """The body of a compressed segment's last frame; its digest and index are its own."""
+
+    chain: int = 0
+    """Checksum of the last frame of the segment that was compressed: the next one names it."""
+
+
 class Gap(Struct, array_like=True, frozen=True, tag="gap"):
     """The body of a `NOTE` frame: records that a salvage did not find.
 
@@ -58,7 +68,7 @@ class Gap(Struct, array_like=True, frozen=True, tag="gap"):
     reason: str
 
 
-decode_seal = msgspec.msgpack.Decoder(Seal).decode
+_decode_seal = msgspec.msgpack.Decoder(PackedSeal).decode
 decode_gap = msgspec.msgpack.Decoder(Gap).decode
 encode_body = msgspec.msgpack.Encoder().encode
 
@@ -68,12 +78,22 @@ def name_of(base: int) -> str:
     return f"{base:020d}{SUFFIX}"
 
 
-def base_of(name: str) -> int | None:
+def base_of(name: str, suffix: str = SUFFIX) -> int | None:
     """Return the base that the file name *name* states, or ``None`` if it is no segment."""
-    stem = name.removesuffix(SUFFIX)
-    if len(stem) == 20 and stem.isascii() and stem.isdigit() and name.endswith(SUFFIX):
+    stem = name.removesuffix(suffix)
+    if len(stem) == 20 and stem.isascii() and stem.isdigit() and name.endswith(suffix):
         return int(stem)
     return None
+
+
+def packed_name_of(base: int) -> str:
+    """Return the file name of the compressed segment whose first record is *base*."""
+    return f"{base:020d}{PACKED_SUFFIX}"
+
+
+def packed_base_of(name: str) -> int | None:
+    """Return as `base_of`, for the name of a compressed segment."""
+    return base_of(name, PACKED_SUFFIX)
 
 
 def create(
@@ -212,8 +232,8 @@ def _after_note(frame: Frame) -> int:
     return gap.last + 1
 
 
-def read_seal(files: Files, fd: int, path: str, seal_offset: int) -> Seal:
-    """Return the body of the SEAL frame at *seal_offset*.
+def read_seal(files: Files, fd: int, path: str, seal_offset: int) -> PackedSeal:
+    """Return the body of the SEAL frame at *seal_offset*; if it is not compressed, chain 0.
 
     Raises:
         LogCorrupt: it is damaged.
@@ -222,7 +242,7 @@ def read_seal(files: Files, fd: int, path: str, seal_offset: int) -> Seal:
         size = frame_size(files.pread(fd, FRAME_HEADER_BYTES, seal_offset))
         data = files.pread(fd, size, seal_offset)
         frame = decode_frame(memoryview(data), seal_offset)
-        seal = decode_seal(frame.body) if frame.kind == SEAL else None
+        seal = _decode_seal(frame.body) if frame.kind == SEAL else None
     except Damage as damage:
         raise LogCorrupt(
             path, seal_offset, expected=damage.expected, found=damage.found

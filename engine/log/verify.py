@@ -22,7 +22,7 @@ from headrace.engine.log.head import Head
 from headrace.engine.log.lease import EVERYTHING, Lease
 from headrace.engine.log.manifest import Segment
 from headrace.engine.log.neighbours import check_follows, check_sealed
-from headrace.engine.log.walker import check_kept, corrupt
+from headrace.engine.log.walker import check_kept, corrupt, listed_now
 
 PROGRESS_FRAMES: Final = 256
 """How many frames are checked between two reports of progress."""
@@ -116,13 +116,12 @@ class _Verification:
         report = self.report
         report.first_sequence = manifest.first_sequence
         report.last_sequence = manifest.first_sequence - 1
-        self._total_bytes = sum(entry.size_bytes for entry in sealed)
+        self._total_bytes = sum(entry.file.size_bytes for entry in sealed)
         previous: Segment | None = None
         for entry in sealed:
             lease.move(entry.base)
             try:
-                check_sealed(self._files, self._folder, entry, previous)
-                self._check_sealed_frames(entry)
+                self._check_sealed(entry, previous)
             except LogCorrupt as error:
                 check_kept(self._files, self._folder, entry.base)
                 self._add(error)
@@ -148,15 +147,27 @@ class _Verification:
         fault = Fault(error.path, error.offset_bytes, first, acknowledged=True, reason=reason)
         self.report.errors.append(fault)
 
+    def _check_sealed(self, entry: Segment, previous: Segment | None) -> None:
+        try:
+            check_sealed(self._files, self._folder, entry, previous)
+            self._check_sealed_frames(entry)
+        except (LogCorrupt, FileNotFoundError):
+            now = listed_now(self._files, self._folder, entry)
+            if now.packed == entry.packed:
+                raise
+            # Compression has put another file in its place meanwhile.
+            check_sealed(self._files, self._folder, now, previous)
+            self._check_sealed_frames(now)
+
     def _check_sealed_frames(self, entry: Segment) -> None:
         """Read a finished segment, and compare it with what its last frame and MANIFEST say."""
-        path = f"{self._folder}/{segments.name_of(entry.base)}"
+        path, file = f"{self._folder}/{entry.file_name}", entry.file
         with opened(self._files, path, os.O_RDONLY) as fd:
-            seal = segments.read_seal(self._files, fd, path, entry.seal_offset)
+            seal = segments.read_seal(self._files, fd, path, file.seal_offset)
             digest = new_digest()
             digest.update(self._files.pread(fd, SEGMENT_HEADER_BYTES, 0))
             unseen = deque(seal.index)
-            for frame in self._frames(fd, path, entry.base, entry.size_bytes):
+            for frame in self._frames(fd, path, entry.base, file.size_bytes):
                 if unseen and unseen[0][:2] == (frame.base, frame.offset):
                     unseen.popleft()
                 if frame.kind == SEAL:
@@ -164,14 +175,14 @@ class _Verification:
                 digest.update(frame.raw)
         self.report.segments += 1
         for what, expected, found in (
-            ("digest", entry.digest.hex(), digest.hexdigest()),
+            ("digest", file.digest.hex(), digest.hexdigest()),
             ("digest of the last frame", seal.digest.hex(), digest.hexdigest()),
             ("index entries without a frame", "0", str(len(unseen))),
         ):
             if expected != found:
                 raise LogCorrupt(
                     path,
-                    entry.seal_offset,
+                    file.seal_offset,
                     expected=f"{what} {expected}",
                     found=found,
                     first_sequence=entry.base,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -23,7 +24,7 @@ from headrace.engine.log.frame import (
 )
 from headrace.engine.log.index import SparseIndex
 from headrace.engine.log.index_file import FineIndex
-from headrace.engine.log.manifest import Segment
+from headrace.engine.log.manifest import Packed, Segment
 
 OPEN_FILES_MAX: Final = 8
 """How many segments are kept open for reading."""
@@ -41,11 +42,22 @@ class OpenSegments:
         self._files = files
         self._folder = folder
         self._open: OrderedDict[int, int] = OrderedDict()
+        self._packed: set[int] = set()
         self._indexes: OrderedDict[int, SparseIndex | FineIndex] = OrderedDict()
 
     def path(self, base: int) -> str:
-        """Return the path of the segment *base*."""
-        return f"{self._folder}/{segments.name_of(base)}"
+        """Return the path of the segment *base*: of the file that is open, if one is."""
+        name = segments.packed_name_of if base in self._packed else segments.name_of
+        return f"{self._folder}/{name(base)}"
+
+    def packed(self, base: int) -> bool:
+        """Say whether what is open of the segment *base* is compressed.
+
+        Raises:
+            As `fd`.
+        """
+        self.fd(base)
+        return base in self._packed
 
     def fd(self, base: int) -> int:
         """Return a descriptor of the segment *base*, for reading; it stays ours.
@@ -58,13 +70,8 @@ class OpenSegments:
         if fd is not None:
             self._open.move_to_end(base)
             return fd
+        fd = self._open[base] = self._open_either(base)
         path = self.path(base)
-        try:
-            fd = self._files.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            check_kept(self._files, self._folder, base)
-            raise corrupt(path, 0, Damage("a segment", "no such file"), base) from error
-        self._open[base] = fd
         header = segments.read_header(self._files, fd, path)
         if header.base != base:
             raise corrupt(path, 0, Damage(f"record {base}", f"record {header.base}"), base)
@@ -73,6 +80,44 @@ class OpenSegments:
             self._files.close(oldest)
         return fd
 
+    def _open_either(self, base: int) -> int:
+        # Compression puts a file under another name in its place.  It may do so at any time, so
+        # that only what is open says which of the two it is; their offsets differ.
+        self._packed.discard(base)
+        self._indexes.pop(base, None)
+        path = self.path(base)
+        with contextlib.suppress(FileNotFoundError):
+            return self._files.open(path, os.O_RDONLY)
+        try:
+            fd = self._files.open(f"{self._folder}/{segments.packed_name_of(base)}", os.O_RDONLY)
+        except FileNotFoundError as error:
+            check_kept(self._files, self._folder, base)
+            raise corrupt(path, 0, Damage("a segment", "no such file"), base) from error
+        self._packed.add(base)
+        return fd
+
+    def _described(self, entry: Segment) -> Segment | Packed:
+        """Return what MANIFEST says of the file that is open of the segment *entry*."""
+        if not self.packed(entry.base):
+            return entry
+        if entry.packed is None:
+            # It was compressed since the list was read.
+            entry = listed_now(self._files, self._folder, entry)
+        if entry.packed is None:
+            missing = Damage("a segment", "only a compressed one that no list names")
+            raise corrupt(self.path(entry.base), 0, missing, entry.base)
+        return entry.packed
+
+    def chain_after(self, base: int, seal: Frame) -> int:
+        """Return the checksum that the segment after *base*, whose last frame is *seal*, names.
+
+        Raises:
+            LogCorrupt: the last frame is damaged.
+        """
+        if not self.packed(base):
+            return seal.crc
+        return segments.read_seal(self._files, self.fd(base), self.path(base), seal.offset).chain
+
     def index(self, entry: Segment) -> SparseIndex | FineIndex:
         """Return the index of the sealed segment that *entry* describes.
 
@@ -80,13 +125,14 @@ class OpenSegments:
             LogCorrupt: it has no index file, and its last frame is damaged, where there is
                 one too.
         """
+        fd = self.fd(entry.base)
         index = self._indexes.get(entry.base)
         if index is None:
-            index = index_file.load(self._files, self._folder, entry.base, entry.digest)
+            file = self._described(entry)
+            index = index_file.load(self._files, self._folder, entry.base, file.digest)
             if index is None:
                 path = self.path(entry.base)
-                fd = self.fd(entry.base)
-                seal = segments.read_seal(self._files, fd, path, entry.seal_offset)
+                seal = segments.read_seal(self._files, fd, path, file.seal_offset)
                 index = SparseIndex(seal.index)
             self._indexes[entry.base] = index
             if len(self._indexes) > OPEN_FILES_MAX:
@@ -140,6 +186,13 @@ class OpenSegments:
         while self._open:
             _, fd = self._open.popitem()
             self._files.close(fd)
+
+
+def listed_now(files: Files, folder: str, entry: Segment) -> Segment:
+    """Return what MANIFEST says now of the finished segment *entry*; *entry* if nothing."""
+    manifest = manifests.load(files, folder)
+    listed = manifest.segments if manifest is not None else []
+    return next((other for other in listed if other.base == entry.base), entry)
 
 
 def check_kept(files: Files, folder: str, base: int) -> None:
@@ -239,7 +292,8 @@ def read_batches(
     while walk.sequence <= upto:
         frame = step(opened, base, walk)
         if frame.kind == SEAL:
-            base, walk = frame.base, opened.walk(frame.base, previous=frame.crc)
+            previous = opened.chain_after(base, frame)
+            base, walk = frame.base, opened.walk(frame.base, previous=previous)
         elif frame.count and walk.sequence > after + 1:
             cut = cut_batch(
                 frame.base, records_at(opened.path(base), frame), after=after, upto=upto
