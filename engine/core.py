@@ -25,7 +25,13 @@ from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payer import Payer
-from headrace.engine.record import CancelRequested, EngineStarted, EventStored, RuleDiverged
+from headrace.engine.record import (
+    CancelRequested,
+    CursorMoved,
+    EngineStarted,
+    EventStored,
+    RuleDiverged,
+)
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
 from headrace.engine.snapshotter import Snapshotter
@@ -172,6 +178,7 @@ class Core:
 
     async def _store(self, todo: list[Checked], sequences: list[int]) -> None:
         pipeline = self.pipeline
+        repeated: dict[int, int] = {}
         waits_for_time = self._waits_for_time(todo)
         if waits_for_time or self._settings.clock_kind == "system":
             await self._payer.paid()  # what was offered before comes before
@@ -181,20 +188,36 @@ class Core:
                     await pipeline.room()
                     time_ns = None if event[2] is None else time_ns_of(event[2])
                     at_ns = await self._let_time_come(time_ns)
-                    sequences.append(self._put(event, at_ns))
+                    sequences.append(self._put(event, at_ns, repeated))
+                last = self._move_cursors(repeated)
         else:
             await pipeline.room(runs_max=RUNS_OPEN_MAX)
             at_ns = pipeline.tick()
             for number, event in enumerate(todo, 1):
-                sequences.append(self._put(event, at_ns))
+                sequences.append(self._put(event, at_ns, repeated))
                 if number % EMIT_BATCH == 0:
                     await checkpoint()
                     await pipeline.room(runs_max=RUNS_OPEN_MAX)
                     at_ns = pipeline.tick()
+            last = self._move_cursors(repeated)
         if sequences:
-            await pipeline.committed(max(sequences))
+            await pipeline.committed(max(last, *sequences))
 
-    def _put(self, event: Checked, at_ns: int) -> int:
+    def _move_cursors(self, repeated: dict[int, int]) -> int:
+        """Move the cursors of sources behind events that were stored before.
+
+        Or a source that ends in such would be read from its last new event at each start.
+        Returns the sequence of the last record that says so; 0: there is none.
+        """
+        last = 0
+        cursors = self.kernel.state.cursors
+        for source, position in repeated.items():
+            if position > cursors.get(source, -1):
+                last = self.pipeline.put(CursorMoved(self.pipeline.tick(), source, position))
+        return last
+
+    def _put(self, event: Checked, at_ns: int, repeated: dict[int, int]) -> int:
+        """Store *event* unless it was before; then note its position in *repeated*."""
         subject, payload, full = event
         if full is None:
             return self.pipeline.put(EventStored(at_ns, subject, payload))
@@ -205,6 +228,8 @@ class Core:
             if first is None:
                 first = state.offers.find(full.source, full.id)
             if first is not None:
+                if source and full.position is not None:
+                    repeated[source] = full.position
                 return first
         record = EventStored(
             at_ns, subject, payload, source, full.position, full.id, time_ns_of(full), full.key

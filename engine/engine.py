@@ -274,7 +274,8 @@ class Engine:
 
         An event whose (*source*, *id*) was stored within the dedupe window is not stored
         again: the first one's sequence is returned, once that is durable.  *position* is
-        the source's cursor after this event; see `cursor`.
+        the source's cursor after this event, also after one that is not stored again; see
+        `cursor`.
 
         Raises:
             ValueError: *subject* is no valid subject, or is reserved.  Nothing was stored.

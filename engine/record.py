@@ -210,6 +210,15 @@ class EventOffered(Struct, array_like=True, frozen=True, gc=False, tag=15):
     key: str | None = None
 
 
+class CursorMoved(Struct, array_like=True, frozen=True, gc=False, tag=16):
+    """A source has come further with events that were stored before, under the same ids."""
+
+    at_ns: int
+    source: int
+    position: int
+    """Its cursor now."""
+
+
 # ---------------------------------------------------------------- decisions
 
 
@@ -308,6 +317,7 @@ Input = (
     | RuleDiverged
     | ClockStepped
     | EventOffered
+    | CursorMoved
 )
 Decision = (
     RuleFired
@@ -337,6 +347,7 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     RuleDiverged: "rule.diverged",
     ClockStepped: "clock.stepped",
     EventOffered: "event.offered",
+    CursorMoved: "cursor.moved",
     RuleFired: "rule.fired",
     RunReleased: "run.released",
     RunReplaced: "run.replaced",
@@ -393,7 +404,7 @@ def encode(record: Record) -> bytes:
                 return _encode(fields)
             return _encode((1, *(getattr(record, name) for name in _OUTSIDE_FIELDS)))
         return _encode((1, *_CAUSED_FIELDS(record)))
-    elif type(record) is UnknownRecord:
+    if type(record) is UnknownRecord:
         return record.raw
     return _encode(record)
 

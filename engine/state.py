@@ -85,13 +85,7 @@ class EngineState:
         self.at_ns = record.at_ns
         if type(record) is r.EventStored:  # by far the most frequent
             self.events += 1
-            if (
-                record.run
-                or record.hops
-                or record.source
-                or record.id is not None
-                or record.offer
-            ):
+            if record.run or record.hops or record.source or record.id is not None or record.offer:
                 self._note_origin(sequence, record)
             return self.decider.on_event(sequence, record)
         return _INPUTS[type(record)](self, sequence, record)
@@ -267,6 +261,10 @@ class EngineState:
     def _clock_stepped(self, _: int, stepped: r.ClockStepped) -> Sequence[Verdict]:
         return ()
 
+    def _cursor_moved(self, _: int, moved: r.CursorMoved) -> Sequence[Verdict]:
+        self.cursors[moved.source] = moved.position
+        return ()
+
     def _event_offered(self, sequence: int, offered: r.EventOffered) -> Sequence[Verdict]:
         if offered.id is not None and offered.source in ("", *self.sources):
             number = self.sources.index(offered.source) + 1 if offered.source else 0
@@ -425,4 +423,5 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.RuleDiverged: EngineState._rule_diverged,
     r.ClockStepped: EngineState._clock_stepped,
     r.EventOffered: EngineState._event_offered,
+    r.CursorMoved: EngineState._cursor_moved,
 }

@@ -498,6 +498,22 @@ async def test_a_repeated_id_of_a_source_is_stored_once(path: Path) -> None:
     assert min(sequences) > before
 
 
+async def test_a_file_that_ends_in_repetitions_is_not_read_again(path: Path) -> None:
+    """The cursor is behind the last line, whether that was stored or known already."""
+    log = MemoryLog()
+    lines = [event(n, time=FIRST_S, id=i) for n, i in enumerate("abcab")]
+    text = "".join(f"{line}\n" for line in lines)
+    write(path, text)
+    await feed_into(log, path)
+    async with App("a").open(log, clock="input") as engine:
+        assert list(engine.state().sources.values()) == [len(text)]
+    counted: list[int] = []
+    await feed_into(log, path, count=counted.append)
+
+    assert counted == []
+    assert len(stored(log)) == 3
+
+
 async def test_waiting_for_a_pipe_can_be_cancelled(tmp_path: Path) -> None:
     """A pipe that says nothing does not keep a program from stopping."""
     pipe = tmp_path / "pipe"

@@ -11,7 +11,7 @@ from tests.reference.shell import Shell, fold, ns, rules
 from headrace import App, Emission, MemoryLog, on
 from headrace.engine.clock import NS
 from headrace.engine.dedupe import Dedupe
-from headrace.engine.record import SourceOpened
+from headrace.engine.record import CursorMoved, SourceOpened, decode
 from headrace.testing import VirtualClock
 
 WINDOW_NS = 10
@@ -186,6 +186,64 @@ async def test_the_answer_to_a_repetition_waits_for_the_first() -> None:
         log.commit()
 
     assert sorted(answers) == ["again", "first"]
+
+
+async def test_repeated_events_move_the_cursor() -> None:
+    """A source that goes on behind what it has sent twice does not send it a third time."""
+    app, log = App("plant"), MemoryLog()
+    async with app.open(log, clock=VirtualClock()) as engine:
+        for position in range(1, 4):
+            await engine.emit("a", id=f"e{position}", source="press", position=position)
+        again = await engine.emit("a", id="e2", source="press", position=4)
+        assert again == 4  # after `EngineStarted`, `SourceOpened` and the first event
+        assert engine.cursor("press") == 4
+        assert log.committed_sequence == engine.kernel.sequence
+    async with app.open(log, clock=VirtualClock()) as engine:
+        assert engine.cursor("press") == 4
+        assert engine.state().events == 3
+
+
+async def test_a_batch_moves_each_cursor_once() -> None:
+    """What a source repeats costs one small record a batch, and none if something new follows."""
+    app, log = App("plant"), MemoryLog()
+
+    def batch(source: str, *ids: int, first: int) -> list[Emission]:
+        return [
+            Emission("a", id=f"e{number}", source=source, position=position)
+            for position, number in enumerate(ids, first)
+        ]
+
+    async with app.open(log, clock=VirtualClock()) as engine:
+        for source in ("press", "oven"):
+            await engine.emit_many(batch(source, 1, 2, 3, first=1))
+        before = engine.kernel.sequence
+        await engine.emit_many(
+            [
+                *batch("press", 1, 2, 3, first=4),
+                *batch("oven", 1, 4, first=4),
+                Emission("a", id="e1", source="press"),
+            ]
+        )
+        assert engine.kernel.sequence == before + 2
+        assert (engine.cursor("press"), engine.cursor("oven")) == (6, 5)
+        records = [decode(raw) for _, batch in log.read() for raw in batch]
+    (moved,) = [record for record in records if isinstance(record, CursorMoved)]
+    assert (moved.source, moved.position) == (1, 6)
+
+
+async def test_what_is_repeated_late_does_not_move_the_cursor_back() -> None:
+    """An old event that comes once more says nothing of how far the source has come."""
+    app, log = App("plant"), MemoryLog()
+    async with app.open(log, clock=VirtualClock()) as engine:
+        for position in (10, 20):
+            await engine.emit("a", id=f"e{position}", source="press", position=position)
+        before = engine.kernel.sequence
+        for position in (10, 20, None):
+            await engine.emit("a", id="e10", source="press", position=position)
+        await engine.emit("a", id="e1", position=5)
+        await engine.emit("a", id="e1", position=6)  # of no source, so that nobody goes on
+        assert engine.cursor("press") == 20
+        assert engine.kernel.sequence == before + 1
 
 
 def test_the_window_is_recorded_with_each_start() -> None:

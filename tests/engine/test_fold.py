@@ -166,6 +166,12 @@ class Life(RuleBasedStateMachine):
         if number < 4:
             self.shell.put(r.SourceOpened(self.shell.at_ns, number, f"source{number}"))
 
+    @precondition(lambda self: self.shell.kernel.state.sources)
+    @rule(position=st.integers(0, 100))
+    def move_cursor(self, position: int) -> None:
+        number = len(self.shell.kernel.state.sources)
+        self.shell.put(r.CursorMoved(self.shell.at_ns, number, position))
+
     @rule(step_ns=st.sampled_from([3600 * NS, -3600 * NS]))
     def set_clock(self, step_ns: int) -> None:
         self.shell.put(r.ClockStepped(self.shell.at_ns, step_ns))
