@@ -20,7 +20,7 @@ from headrace.engine.control_wire import (
     ReleaseArguments,
 )
 from headrace.engine.emission import Emission
-from headrace.engine.errors import EventRefused
+from headrace.engine.errors import EventRefused, LogUnusable
 from headrace.engine.log.file import FileLog
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.views import StateView
@@ -43,6 +43,10 @@ class Commanded(Protocol):
 
     async def cancel(self, run_id: int, reason: str) -> int:
         """See `Engine.cancel`."""
+        ...
+
+    async def snapshot(self) -> int:
+        """See `Engine.snapshot`."""
         ...
 
 
@@ -80,6 +84,14 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
 
     if isinstance(engine.log, FileLog):
         _register_holds(control, engine.log)
+
+    async def snapshot(_: dict[str, Any]) -> Any:
+        try:
+            return {"sequence": await engine.snapshot()}
+        except OSError as error:
+            raise LogUnusable(f"expected to write a snapshot, found {error}") from error
+
+    control.register("snapshot", snapshot)
     control.register("status", status)
     control.register("emit", emit, EmitArguments)
     control.register("cancel", cancel, CancelArguments)

@@ -42,6 +42,7 @@ _KINDS: Final = (
     errors.LogFull,
     errors.LogUnusable,
     errors.RunNotFound,
+    errors.SnapshotUnusable,
 )
 """Errors that are raised here as they were there."""
 

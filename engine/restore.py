@@ -42,7 +42,7 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
             or has lost the records that its state follows from.
         LogCorrupt: damage was met.
     """
-    kernel, problems = _from_snapshot(log, decider)
+    kernel, problems = from_snapshot(log, decider)
     for first, records in log.read(after=kernel.sequence):
         if first != kernel.sequence + 1:
             raise LogMismatch(
@@ -64,11 +64,18 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
     return kernel
 
 
-def _from_snapshot(log: ReadableLog, decider: Decider) -> tuple[Kernel, list[str]]:
-    """Return a kernel from the newest snapshot that can be used, and why others cannot."""
+def from_snapshot(
+    log: ReadableLog, decider: Decider, *, oldest: bool = False
+) -> tuple[Kernel, list[str]]:
+    """Return a kernel from the newest snapshot that can be used, and why others cannot.
+
+    With *oldest* from the oldest one, to see as much of the log as there is.  If none can be
+    used it is a kernel at the beginning.
+    """
     problems: list[str] = []
     snapshots = log.snapshots
-    for sequence in snapshots.sequences():
+    sequences = snapshots.sequences()
+    for sequence in reversed(sequences) if oldest else sequences:
         kernel = Kernel(decider)
         try:
             load(kernel, snapshots.read(sequence, log.fetch([sequence]).get(sequence)))

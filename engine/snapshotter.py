@@ -109,7 +109,7 @@ class Snapshotter:
         except BaseException:
             await self._in_thread(file.abort)
             raise
-        await self._in_thread(partial(_tidy_up, log))
+        await self._in_thread(partial(tidy_up, log))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await in_own_thread(self._pipeline.backend, call)
@@ -144,7 +144,7 @@ class Snapshotter:
             await anyio.sleep(PAUSE_S)
 
 
-def _tidy_up(log: EventLog) -> None:
+def tidy_up(log: EventLog) -> None:
     """Remove what is of no use any more: old snapshots, and what the log needs not keep."""
     log.snapshots.prune()
     needs = log.snapshots.needs()

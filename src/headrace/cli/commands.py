@@ -61,6 +61,10 @@ Output = Annotated[
 AppName = Annotated[
     str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
 ]
+SnapshotApp = Annotated[
+    str | None,
+    Parameter(help="The app, as `module:attribute` or `plant.py:app`, if no engine runs."),
+]
 LogFolder = Annotated[Path, Parameter(name="DIR", help="The log's directory.")]
 NewFolder = Annotated[Path, Parameter(name="NEW", help="Directory to make.")]
 LogA = Annotated[Path, Parameter(name="A", help="Directory of a log.")]
@@ -363,6 +367,20 @@ def log_compact_command(
     return compact(
         folder, output, keep_bytes=keep_bytes, keep_s=keep_s, before=before, dry_run=dry_run
     )
+
+
+@_command(log_app, "snapshot")
+def log_snapshot_command(
+    folder: LogFolder, /, *, app: SnapshotApp = None, output: Output = "table"
+) -> int:
+    """Write the state that a log leads to, so that the next start has little to fold.
+
+    The engine that runs over it does it. If none runs, the app is needed: its rules give it.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.log_snapshot import snapshot
+
+    return snapshot(folder, None if app is None else load(app), output)
 
 
 @_command(events_app, "tail")

@@ -105,27 +105,39 @@ def folded(
     reader: LogReader,
     decider: Decider | None = None,
     *,
+    begin: Callable[[Kernel], None] = lambda _kernel: None,
     watch: Callable[[int, Record], None] = lambda _sequence, _record: None,
     on_ended: Callable[[Sequence[RunView]], None] | None = None,
+    shortcut: bool = False,
 ) -> Kernel:
     """Return the kernel after all records, with the rules of *decider* or without any.
 
-    *watch* is shown each record before it is applied; *on_ended* gets the runs that have
-    ended, of which the kernel would forget all but the last.
+    *begin* is shown the kernel before the first record, and *watch* each record before it is
+    applied; *on_ended* gets the runs that have ended, of which the kernel would forget all
+    but the last.  It begins at the oldest snapshot if older records were removed, and with
+    *shortcut* at the newest.
     """
     from headrace.engine.decider import NoRules
     from headrace.engine.kernel import Kernel
+    from headrace.engine.restore import from_snapshot
 
-    kernel = Kernel(decider or NoRules())
+    decider = decider or NoRules()
+    if shortcut or reader.first_sequence > 1:
+        kernel, problems = from_snapshot(reader, decider, oldest=not shortcut)
+    else:
+        kernel, problems = Kernel(decider), []
     if on_ended is not None:
+        on_ended(kernel.state.runs.ended)
         kernel.state.runs.ended = deque()
+    begin(kernel)
     last = reader.refresh()
     with shown("reading", last) as advance:
-        for first, batch in reader.read():
+        for first, batch in reader.read(after=kernel.sequence):
             if first != kernel.sequence + 1:
                 raise RecordUnreadable(
                     f"{reader.path}: expected every record, found {kernel.sequence + 1} to "
-                    f"{first - 1} missing; without them there is no state: read it with `log cat`"
+                    f"{first - 1} missing{''.join(f'; {problem}' for problem in problems)}; "
+                    "without them there is no state: read it with `log cat`"
                 )
             for sequence, raw in enumerate(batch, first):
                 record = decoded(reader, sequence, raw)

@@ -13,6 +13,7 @@ from headrace.engine import record as r
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.kernel import Kernel
 
 
 def replay(app: App, log: Path, output: Output, *, strict: bool) -> int:
@@ -20,13 +21,14 @@ def replay(app: App, log: Path, output: Output, *, strict: bool) -> int:
     decider = app.decider()
     changes = Changes(decider.fingerprints())
     with opened(log) as reader:
-        kernel = folded(reader, decider, watch=changes.watch)
-        records = reader.last_sequence
+        kernel = folded(reader, decider, begin=changes.begin, watch=changes.watch)
+        last = reader.last_sequence
     differs = bool(kernel.divergences) or (strict and bool(changes.found))
     recorded = set(kernel.state.rules)
     document: dict[str, Any] = {
         "log": str(log),
-        "records": records,
+        "records": last - changes.begun_after,
+        "from_snapshot": changes.begun_after or None,
         "events": kernel.state.events,
         "same": not differs,
         "divergences": [
@@ -48,18 +50,27 @@ class Changes:
         """*declared* are today's fingerprints by rule."""
         self._declared = declared
         self._rules: dict[str, str] = {}
+        self.begun_after = 0
+        """The sequence of the snapshot that it began at; 0: the log's beginning."""
         self.found: list[dict[str, Any]] = []
+
+    def begin(self, kernel: Kernel) -> None:
+        """Look at what is in force where it begins."""
+        self.begun_after = kernel.sequence
+        self._compare(kernel.sequence, kernel.state.rules)
 
     def watch(self, sequence: int, record: r.Record) -> None:
         """Look at the next record."""
-        if not isinstance(record, r.EngineStarted):
-            return
-        for rule, fingerprint in record.rules.items():
+        if isinstance(record, r.EngineStarted):
+            self._compare(sequence, record.rules)
+
+    def _compare(self, sequence: int, rules: dict[str, str]) -> None:
+        for rule, fingerprint in rules.items():
             today = self._declared.get(rule)
             if fingerprint != today and fingerprint != self._rules.get(rule):
                 row = {"sequence": sequence, "rule": rule, "declared": today is not None}
                 self.found.append(row)
-        self._rules = record.rules
+        self._rules = dict(rules)
 
 
 def _text(document: dict[str, Any], *, strict: bool) -> str:
@@ -75,6 +86,10 @@ def _text(document: dict[str, Any], *, strict: bool) -> str:
         + ("" if strict else "; its decisions there were not compared")
         for found in document["changed"]
     ]
+    if document["from_snapshot"]:
+        lines.append(
+            f"begins at the snapshot at {document['from_snapshot']}: older records were removed"
+        )
     if document["new_rules"]:
         lines.append(f"not in the log yet: {', '.join(map(safe, document['new_rules']))}")
     if document["unknown_records"]:

@@ -31,7 +31,7 @@ def state(app: App, log: Path, output: Output) -> int:
     from headrace.engine.views import state_of
 
     with opened(log) as reader:
-        kernel = folded(reader, app.decider())
+        kernel = folded(reader, app.decider(), shortcut=True)
     document = document_of(state_of(kernel))
     write_document(document, output, lambda: _text(document))
     return OK
