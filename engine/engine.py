@@ -67,7 +67,7 @@ class Engine:
     ) -> None:
         """Made by `App.open`."""
         self.log = log
-        self.control = ControlSocket(getattr(log, "path", None) if control else None)
+        self.control = ControlSocket(getattr(log, "folder", None) if control else None)
         """What other processes may ask of this engine; more commands can be registered."""
         commands.register(self.control, self, version=version)
         self._make_decider = make_decider

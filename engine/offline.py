@@ -8,14 +8,15 @@ of the last record before it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.decider import NoRules
 from headrace.engine.emission import Emission, checked, time_ns_of
-from headrace.engine.errors import RunNotFound
+from headrace.engine.errors import LogUnusable, RunNotFound
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record, check_text
@@ -25,6 +26,18 @@ from headrace.engine.restore import restore
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 LOOK_BACK: Final = 64
 """How many records to look back at first, for the time of the last one."""
+
+
+@contextmanager
+def _readable() -> Generator[None]:
+    """Say it as an error of the log if it cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        raise LogUnusable(
+            f"{error.filename or 'the log'}: expected a file that can be read, found: {error}; "
+            f"check the disk"
+        ) from error
 
 
 class OfflineLog:
@@ -42,11 +55,12 @@ class OfflineLog:
         """Take the log as its only writer.
 
         Raises:
-            As `EventLog.open`.
+            As `EventLog.open`.  Nothing was changed.
         """
         self.log.open(self._changed.set)
         try:
-            self._at_ns = self._last_log_time_ns()
+            with _readable():
+                self._at_ns = self._last_log_time_ns()
             self._is_open = True
         finally:
             if not self._is_open:
@@ -114,9 +128,11 @@ class OfflineLog:
         Raises:
             RunNotFound: no run with this id is open; nothing was written.
             EventRefused: *reason* is no text that can be stored; nothing was written.
+            LogUnusable, LogCorrupt: the log cannot be read; nothing was written.
         """
         check_text(reason, "the reason of a cancellation")
-        kernel = restore(self.log, NoRules(), clock=None)
+        with _readable():
+            kernel = restore(self.log, NoRules(), clock=None)
         if run_id not in kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
         unit = kernel.submit(CancelRequested(kernel.state.at_ns, run_id, reason))

@@ -121,6 +121,11 @@ class FileLog:
         """What the last `open` found."""
 
     @property
+    def folder(self) -> str | None:
+        """Its directory, if that is on a disk of this machine and not a simulated one."""
+        return self.path if isinstance(self._files, SystemFiles) else None
+
+    @property
     def durability(self) -> Durability:
         """The level at which a record counts as committed."""
         return self._durability

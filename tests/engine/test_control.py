@@ -165,11 +165,7 @@ async def test_more_commands_can_be_registered(tmp_path: Path) -> None:
             ("repeat", {"count": 3}, "missing required field `name`"),
             ("broken", {}, "internal error: a bug"),
             ("talkative", {}, "at most"),
-            (
-                "unheard",
-                {},
-                "expected one of broken, cancel, emit, hold, release, repeat, status, talkative",
-            ),
+            ("unheard", {}, "expected one of broken, cancel, emit, .*talkative"),
         ):
             with pytest.raises(CommandRefused, match=said):
                 await ask(folder, partial(ControlClient.ask, command=command, arguments=arguments))
@@ -314,7 +310,7 @@ async def test_nonsense_gets_an_error_and_harms_nobody(tmp_path: Path, seed: int
         (b"\x00\x00\x00\x01\xc1", "BadRequest", "expected {v, command, arguments}"),
         (packed({"v": 1}), "BadRequest", "missing required field `command`"),
         (packed(Request(9, "status")), "BadRequest", "found 9"),
-        (packed(Request(1, "nothing")), "UnknownCommand", "cancel, emit, hold, release, status"),
+        (packed(Request(1, "nothing")), "UnknownCommand", "expected one of cancel, emit, "),
         (packed({"v": 1, "command": "cancel", "arguments": {}}), "BadRequest", "`run`"),
         (
             packed({"v": 1, "command": "emit", "arguments": {"events": [{"subject": "run.x"}]}}),
