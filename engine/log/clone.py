@@ -104,7 +104,7 @@ def make(
                         files, source, folder, reading=reading, moment=moment, plan=wanted
                     )
                     return making.run()
-            except (LogCorrupt, SegmentGone):
+            except (LogCorrupt, SegmentGone, FileNotFoundError):
                 # Retention and compression put other segments in the place of those that we
                 # knew; damage is what is still in the list.
                 if manifests.load(files, source) == moment.manifest:
@@ -269,8 +269,10 @@ class _Making:
     def _share_or_copy(self, fd: int, entry: Segment, previous: Segment | None) -> None:
         name, file = entry.file_name, entry.file
         source, target = f"{self._source}/{name}", f"{self._target}/{name}"
-        if self._plan.forks and self._link_segment(entry, previous, target):
+        if self._plan.forks and self._link(source, target):
             self._linked += 1
+            # It may have been replaced between the look at it and the link.
+            check_sealed(self._files, self._target, entry, previous)
             return
         digest = new_digest()
         left = file.seal_offset
@@ -300,22 +302,6 @@ class _Making:
                 raise
             return False
         return True
-
-    def _link_segment(self, entry: Segment, previous: Segment | None, target: str) -> bool:
-        """As `_link`.
-
-        Raises:
-            LogCorrupt: it is not there any more, or not the same.
-        """
-        try:
-            linked = self._link(self._reading.path(entry.base), target)
-        except FileNotFoundError:
-            check_sealed(self._files, self._source, entry, previous)
-            raise
-        if linked:
-            # It may have been replaced between the look at it and the link.
-            check_sealed(self._files, self._target, entry, previous)
-        return linked
 
     def _take_index(self, entry: Segment) -> None:
         """Copy a segment's index: a cache, which may be missing, and may be written anew."""
@@ -371,8 +357,9 @@ class _Making:
     ) -> tuple[Parent, Segment]:
         """Write the last segment, which holds what is left of *entry*, and HEAD."""
         files, plan = self._files, self._plan
+        fd = self._reading.fd(entry.base)
         path = self._reading.path(entry.base)
-        header = segments.read_header(files, self._reading.fd(entry.base), path)
+        header = segments.read_header(files, fd, path)
         if header.log_id != entry.log_id:
             raise LogCorrupt(
                 path,
