@@ -77,7 +77,7 @@ def recover(
         if name.endswith(".tmp"):
             files.unlink(f"{folder}/{name}")
     bases = sorted(base for name in names if (base := segments.base_of(name)) is not None)
-    manifest = manifests.load(files, folder)
+    manifest = _durable_list(files, folder)
     created = manifest is None
     if manifest is None:
         _check_unborn(files, folder, bases)
@@ -113,6 +113,17 @@ def recover(
         notes=notes,
     )
     return Opened(listed, active, head.generation if head else 0, recovery)
+
+
+def _durable_list(files: Files, folder: str) -> Manifest | None:
+    """Return MANIFEST, if there is one, once power loss cannot bring back the one before it.
+
+    It may be the work of a process that was killed before it was durable, and what is done
+    from now on must not outlive it.
+    """
+    manifest = manifests.load(files, folder)
+    files.sync_directory(folder)
+    return manifest
 
 
 class _Torn(Struct, frozen=True):

@@ -107,14 +107,14 @@ def remove_orphans(files: Files, folder: str, first_sequence: int) -> None:
     """
     with contextlib.suppress(OSError):
         names = files.listdir(folder)
-        for name in names:
-            segment = name
-            if name.endswith(_INDEX_SUFFIX):
-                segment = name.removesuffix(_INDEX_SUFFIX) + segments.SUFFIX
-            base = segments.base_of(segment)
-            if base is not None and base < first_sequence:
-                with contextlib.suppress(OSError):
-                    files.unlink(f"{folder}/{name}")
+        found = [name for name in names if 0 < _base_in(name) < first_sequence]
+        if found:
+            # The list that does not name them may have been put there by a process that was
+            # killed before it was durable: power loss could still bring back the other one.
+            files.sync_directory(folder)
+        for name in found:
+            with contextlib.suppress(OSError):
+                files.unlink(f"{folder}/{name}")
         living(files, folder, names, remove_dead=True)
 
 
@@ -387,7 +387,7 @@ def closed_log(files: Files, folder: str) -> Generator[Catalog]:
         try:
             _manifest_of(files, folder)  # or the lock would be made in a foreign directory
             lock = Lock(files, folder)
-            undo.callback(lock.release)
+            undo.callback(_give_back, lock)
             manifest = _manifest_of(files, folder)
         except OSError as error:
             raise LogUnusable(
@@ -395,6 +395,12 @@ def closed_log(files: Files, folder: str) -> Generator[Catalog]:
                 "owner and its mode"
             ) from error
         yield Catalog(files, folder, manifest)
+
+
+def _give_back(lock: Lock) -> None:
+    # What matters is synced, so that an error here means nothing any more.
+    with contextlib.suppress(OSError):
+        lock.release()
 
 
 def _manifest_of(files: Files, folder: str) -> Manifest:
