@@ -10,6 +10,7 @@ from typing import Final
 
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogFull, LogUnusable
+from headrace.engine.log.background import Background
 from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import prepare, refuse_network
@@ -61,6 +62,12 @@ class FileLog:
     - ``memory``: at once; a crash takes what the writer had not come to write.
     """
 
+    _lock: Lock | None = None
+    _store: Store | None = None
+    _writer: Writer | None = None
+    _live: LiveReading | None = None
+    _background: Background | None = None
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -72,6 +79,7 @@ class FileLog:
         keep_bytes: int | None = None,
         keep_s: float | None = None,
         reserve_bytes: int = RESERVE_BYTES,
+        compress: bool = False,
         strict: bool = False,
         allow_network_fs: bool = False,
         files: Files | None = None,
@@ -83,6 +91,8 @@ class FileLog:
         A segment ends at the first write after it has *segment_bytes_max* or is older than
         *segment_age_max_s*.  `retain` may remove what is beyond the newest segments that have
         *keep_bytes* together, or older than *keep_s*; without either everything is kept.
+
+        With *compress* finished segments are replaced, in the background, by compressed ones.
 
         *strict* refuses a log whose last writer did not finish, instead of cutting the torn
         end.  *reserve_bytes* are kept aside and freed when the disk is full, so that the log can
@@ -101,15 +111,12 @@ class FileLog:
         self._policy = Policy(keep_bytes, keep_s)
         self._upkeep = threading.Lock()
         self._reserve_bytes = reserve_bytes
+        self._compress = compress
         self._strict = strict
         self._allow_network_fs = allow_network_fs
         self._files = files or SystemFiles()
         self._clock = clock or SystemClock()
         self._new_id = new_id or draw_id
-        self._lock: Lock | None = None
-        self._store: Store | None = None
-        self._writer: Writer | None = None
-        self._live: LiveReading | None = None
         self._pid = 0
         self._log_id = b""
         self._next = 1
@@ -212,6 +219,15 @@ class FileLog:
         self.recovery = opened.recovery
         store.reserve()
         self._begin(store, notify)
+        if self._compress or len(store.manifest.segments) > 1:
+            self._background = Background(
+                self._files,
+                self.path,
+                store.catalog,
+                compresses=self._compress,
+                healthy=lambda: self.failure is None,
+                clock=self._clock,
+            )
 
     def _begin(self, store: Store, notify: Callable[[], None]) -> None:
         """Take records after the last one that *store* has written."""
@@ -365,6 +381,9 @@ class FileLog:
             # A forked child: the files and the lock are the parent's.
             self._writer = self._lock = self._live = None
             return
+        if self._background is not None:
+            self._background.stop()
+            self._background = None
         # Once the lock is given back, another writer's list of segments counts.
         with self._upkeep:
             self._close()

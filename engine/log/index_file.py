@@ -14,7 +14,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from headrace.engine.errors import LogCorrupt
@@ -123,16 +123,20 @@ def store(files: Files, folder: str, base: int, digest: bytes, entries: Sequence
         raise
 
 
-def rebuild(files: Files, folder: str, entry: Segment) -> int:
+def rebuild(
+    files: Files, folder: str, entry: Segment, *, pause: Callable[[], bool] = lambda: True
+) -> int:
     """Read the finished segment *entry*, write its index, and return how many entries it has.
+
+    *pause* is called after each megabyte; it may sleep, and ``False`` gives up: then it is 0.
 
     Raises:
         LogCorrupt: the segment is damaged; no index is written.
         LogVersion: a newer headrace wrote it.
         OSError: it cannot be read, or the index not be written.
     """
-    path = f"{folder}/{segments.name_of(entry.base)}"
-    index, at_ns, kind = SparseIndex(), 0, 0
+    path = f"{folder}/{entry.file_name}"
+    index, at_ns, kind, pause_at = SparseIndex(), 0, 0, segments.SCAN_BYTES
     with opened(files, path, os.O_RDONLY) as fd:
         chain = segments.read_header(files, fd, path).crc
         walk = segments.Walk(
@@ -144,6 +148,10 @@ def rebuild(files: Files, folder: str, entry: Segment) -> int:
                 if kind == DATA:
                     at_ns = first_time_ns(body_of(frame)) or at_ns
                     index.add(frame.base, frame.offset, at_ns)
+                if frame.offset >= pause_at:
+                    pause_at = frame.offset + segments.SCAN_BYTES
+                    if not pause():
+                        return 0
         except Damage as damage:
             raise LogCorrupt(
                 path,
@@ -162,5 +170,5 @@ def rebuild(files: Files, folder: str, entry: Segment) -> int:
             found=f"the end of the file after record {walk.sequence - 1}",
             first_sequence=walk.sequence,
         )
-    store(files, folder, entry.base, entry.digest, index.entries)
+    store(files, folder, entry.base, entry.file.digest, index.entries)
     return len(index.entries)
