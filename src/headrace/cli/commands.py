@@ -369,6 +369,17 @@ def log_compact_command(
     )
 
 
+@_command(log_app, "index")
+def log_index_command(folder: LogFolder, /, *, output: Output = "table") -> int:
+    """Make the index files of a log anew.
+
+    They only save time, and an engine makes missing ones by itself. The log may be in use.
+    """
+    from headrace.cli.log_index import index
+
+    return index(folder, output)
+
+
 @_command(log_app, "snapshot")
 def log_snapshot_command(
     folder: LogFolder, /, *, app: SnapshotApp = None, output: Output = "table"

@@ -17,6 +17,7 @@ from headrace.cli.text import rfc3339, safe, to_json
 from headrace.engine import record as r
 
 if TYPE_CHECKING:
+    from headrace.engine.log.manifest import Manifest
     from headrace.engine.log.verify import Report
 
 CAT_COLUMNS: Final = {"sequence": 8, "recorded_at": 30, "kind": 15, "what": 0}
@@ -63,12 +64,23 @@ def info(log: Path, output: Output) -> int:
             "segments": len(reader.manifest.segments),
             "size_bytes": size,
             "bytes_per_record": round(size / count, 1) if count else None,
+            "compression": _compression(reader.manifest),
             "holds": reader.manifest.holds,
             "leases": [{"pid": lease.pid, "sequence": lease.sequence} for lease in leases],
             "closed_cleanly": reader.closed_cleanly,
         }
     write_document(document, output, lambda: _info_text(document))
     return OK
+
+
+def _compression(manifest: Manifest) -> dict[str, float]:
+    """Return how many segments are compressed, and what the bytes of one were before."""
+    packed = [entry for entry in manifest.segments if entry.packed is not None]
+    if not packed:
+        return {}
+    plain_bytes = sum(entry.size_bytes for entry in packed)
+    ratio = plain_bytes / sum(entry.file.size_bytes for entry in packed)
+    return {"segments": len(packed), "ratio": round(ratio, 2)}
 
 
 def _info_text(document: dict[str, Any]) -> str:
