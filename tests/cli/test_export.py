@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
@@ -474,3 +475,33 @@ def test_what_was_paid_is_exported_once(headrace: Call, log: Path) -> None:
     stored = [decode(raw) for raw in raws(log)]
     assert sum(isinstance(x, EventStored) and x.offer > 0 for x in stored) == 1
     assert encode(stored[0]) == raws(log)[0]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_thousands_of_damaged_lines_cost_no_more_than_others(headrace: Call, form: str) -> None:
+    """Each is an event or is reported with its line; none stops the rest or takes long."""
+    rng = Random(form)
+    events = [foreign("1", data=[1, {"a": "b"}], time="2026-03-01T08:00:00Z", subject="x")]
+    if form == "jsonl":
+        events = [{"subject": "a.b", "data": [1, {"a": "b"}], "time": 1.5, "key": "k", "id": "i"}]
+    whole = json.dumps(events[0]).encode()
+    lines = []
+    for _ in range(25_000):
+        line = bytearray(whole)
+        for _ in range(rng.randrange(1, 4)):
+            place = rng.randrange(len(line))
+            line[place : place + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
+        lines.append(bytes(line).replace(b"\n", b" "))
+    Path("file").write_bytes(b"\n".join(lines))
+    began = time.monotonic()
+    done = headrace(*("log", "import", "file", "a", "--skip-bad-lines", "-o", "json"))
+
+    assert done.code == 0, done.err
+    assert time.monotonic() - began < 30
+    counts = done.json
+    assert counts["bad_lines"] > 100
+    taken = sum(counts[name] for name in ("imported", "known", "emitted", "engines_own"))
+    blank = sum(not line.strip() for line in lines)
+    assert taken + counts["bad_lines"] + blank == len(lines)
+    assert len(offered(Path("a"))) == counts["imported"]
+    assert taken > 100
