@@ -165,18 +165,22 @@ def removable(
     *sealed, last = manifest.segments
     limit = min((need.sequence for need in needs), default=last.base)
     newest_ns = max(extent.newest_ns, *(entry.last_at_ns for entry in manifest.segments), 0)
-    after_bytes = sum(entry.size_bytes for entry in sealed)
+    after_bytes = sum(map(_room_of, sealed))
     if extent.base == last.base:
         after_bytes += extent.size_bytes
     found: list[Segment] = []
     for entry, last_at_ns in zip(sealed, _last_times(sealed, newest_ns), strict=True):
-        after_bytes -= entry.size_bytes
+        after_bytes -= _room_of(entry)
         beyond = policy.keep_bytes is not None and after_bytes >= policy.keep_bytes
         old = policy.keep_s is not None and newest_ns - last_at_ns > seconds_to_ns(policy.keep_s)
         if entry.next_sequence > limit or not (beyond or old):
             break
         found.append(entry)
     return found
+
+
+def _room_of(entry: Segment) -> int:
+    return entry.packed.size_bytes if entry.packed is not None else entry.size_bytes
 
 
 def _last_times(sealed: list[Segment], newest_ns: int) -> list[int]:
@@ -205,7 +209,7 @@ def _done(manifest: Manifest, removed: list[Segment], needs: Iterable[Need]) -> 
         first_sequence=oldest.base,
         segments=len(removed),
         records=sum(entry.next_sequence - entry.base for entry in removed),
-        size_bytes=sum(entry.size_bytes for entry in removed),
+        size_bytes=sum(map(_room_of, removed)),
         kept_by=tuple(sorted(kept_by, key=lambda need: (need.sequence, need.reason))),
     )
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -74,7 +74,7 @@ class Process:
 
 
 @contextmanager
-def started(*arguments: object) -> Iterator[Process]:
+def started(*arguments: object) -> Generator[Process]:
     """Give a process that ends with the block."""
     process = Process(*arguments)
     try:
