@@ -21,25 +21,18 @@ from headrace.engine.log import index_file, snapshots
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.digest import new_digest
-from headrace.engine.log.files import READ_BYTES_MAX, Data, Files, opened, write_all
+from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
 from headrace.engine.log.folder import UNFINISHED, is_ours, make_directory
 from headrace.engine.log.frame import (
     CLOSE,
     FORK,
-    MORE,
-    PLAIN,
-    SEGMENT_HEADER_BYTES,
-    Frame,
-    SegmentHeader,
-    encode_frame,
-    encode_records,
-    encode_segment_header,
 )
 from headrace.engine.log.head import HeadFile
 from headrace.engine.log.manifest import Manifest, Parent, Segment
 from headrace.engine.log.moment import Moment, observe
 from headrace.engine.log.neighbours import check_sealed
-from headrace.engine.log.walker import OpenSegments, listed_now, records_at, step
+from headrace.engine.log.tail import Tail
+from headrace.engine.log.walker import OpenSegments, listed_now, step
 
 BLOBS: Final = "blobs"
 TRIES_MAX: Final = 32
@@ -77,6 +70,8 @@ class Clone(Struct, frozen=True):
     """How many segments it shares with its origin."""
     copied_bytes: int
     """How many bytes of segments were written for it."""
+    snapshot: int
+    """The sequence of the newest snapshot that it has; 0: none."""
 
 
 def make(
@@ -224,10 +219,7 @@ class _Making:
         tail = entries[len(shared)]
         log_id = plan.fork_id or self._manifest.log_id
         parent, last = self._write_tail(tail, log_id, previous)
-        for name in files.listdir(self._source):
-            sequence = snapshots.sequence_of(name)
-            if sequence is not None and sequence <= plan.upto:
-                self._take(f"{self._source}/{name}", f"{self._target}/{name}")
+        snapshot = self._take_snapshots()
         if files.kind(f"{self._source}/{BLOBS}") == "directory":
             self._take_all(f"{self._source}/{BLOBS}", f"{self._target}/{BLOBS}")
         files.sync_directory(self._target)
@@ -243,7 +235,18 @@ class _Making:
                 holds={},
             )
         manifests.store(files, self._target, manifest)
-        return Clone(manifest, self._linked, self._copied_bytes)
+        return Clone(manifest, self._linked, self._copied_bytes, snapshot)
+
+    def _take_snapshots(self) -> int:
+        """Share or copy the snapshots that the new log can use; return the newest's sequence."""
+        newest = 0
+        for name in self._files.listdir(self._source):
+            sequence = snapshots.sequence_of(name)
+            if sequence is None or sequence > self._plan.upto:
+                continue
+            if self._take(f"{self._source}/{name}", f"{self._target}/{name}"):
+                newest = max(newest, sequence)
+        return newest
 
     def _take_segment(self, entry: Segment, previous: Segment | None) -> Segment:
         """Share or copy a finished segment, and return what is to be said of it."""
@@ -331,15 +334,18 @@ class _Making:
                 files.fsync(new)
         return offset
 
-    def _take(self, source: str, target: str) -> None:
-        """Share or copy a file that is never changed; one that is gone meanwhile is left out."""
+    def _take(self, source: str, target: str) -> bool:
+        """Share or copy a file that is never changed; one that is gone meanwhile is left out.
+
+        Returns whether it is there.
+        """
         try:
-            if self._plan.forks and self._link(source, target):
-                return
-            with opened(self._files, source, os.O_RDONLY) as fd:
-                self._copy(fd, target)
+            if not (self._plan.forks and self._link(source, target)):
+                with opened(self._files, source, os.O_RDONLY) as fd:
+                    self._copy(fd, target)
         except FileNotFoundError:
-            return
+            return False
+        return True
 
     def _take_all(self, source: str, target: str) -> None:
         """Share or copy the files of a directory, and those of the directories in it."""
@@ -370,7 +376,7 @@ class _Making:
             )
         walk = self._reading.walk(entry.base, previous=previous.chain if previous else None)
         created_ns = plan.created_ns if plan.forks else header.created_ns
-        with _Tail(files, self._target, header, log_id=log_id, created_ns=created_ns) as tail:
+        with Tail(files, self._target, header, log_id=log_id, created_ns=created_ns) as tail:
             chain = header.previous if previous else header.crc
             while walk.sequence <= plan.upto:
                 frame = step(self._reading, entry.base, walk)
@@ -395,74 +401,3 @@ class _Making:
             finally:
                 head.close()
         return parent, Segment(entry.base, log_id)
-
-
-class _Tail:
-    """The open last segment of a new log."""
-
-    def __init__(
-        self, files: Files, folder: str, origin: SegmentHeader, *, log_id: bytes, created_ns: int
-    ) -> None:
-        """Make the segment that comes in the place of the one with the header *origin*."""
-        header, self.chain = encode_segment_header(
-            log_id=log_id, base=origin.base, created_ns=created_ns, previous=origin.previous
-        )
-        self._files = files
-        path = f"{folder}/{segments.name_of(origin.base)}"
-        self._fd = files.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        self._parts: list[Data] = [header]
-        self._waiting_bytes = SEGMENT_HEADER_BYTES
-        self._written_bytes = 0
-
-    def __enter__(self) -> _Tail:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._files.close(self._fd)
-
-    @property
-    def offset(self) -> int:
-        """Where the next frame goes."""
-        return self._written_bytes + self._waiting_bytes
-
-    def add(self, path: str, frame: Frame, upto: int) -> None:
-        """Add *frame* of the segment *path*, without its records after *upto*."""
-        count = min(frame.count, upto + 1 - frame.base)
-        if count == frame.count and frame.codec == PLAIN:
-            body = bytes(frame.body)
-        else:
-            # Plain, as all frames are of a segment that is written to.
-            body = encode_records(records_at(path, frame)[:count])
-        data, self.chain = encode_frame(
-            body,
-            # Where records are left out, a unit ends.
-            kind=frame.kind | MORE if frame.more and count == frame.count else frame.kind,
-            count=count,
-            base=frame.base,
-            durable=frame.durable,
-            chain=self.chain,
-        )
-        self._append(data)
-
-    def mark(self, kind: int, sequence: int, body: bytes) -> None:
-        """Add a frame without records; *sequence* is the next one of the log."""
-        data, self.chain = encode_frame(
-            body, kind=kind, count=0, base=sequence, durable=sequence, chain=self.chain
-        )
-        self._append(data)
-
-    def _append(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes >= READ_BYTES_MAX:
-            self._flush()
-
-    def _flush(self) -> None:
-        write_all(self._files, self._fd, b"".join(self._parts), self._written_bytes)
-        self._written_bytes = self.offset
-        self._parts, self._waiting_bytes = [], 0
-
-    def sync(self) -> None:
-        """Make everything that was added durable."""
-        self._flush()
-        self._files.fsync(self._fd)

@@ -34,6 +34,8 @@ class Fork(Struct, frozen=True):
     """How many segments are shared with the origin on the disk."""
     copied_bytes: int
     """How many bytes of segments were written."""
+    snapshot: int
+    """The sequence of the newest snapshot that it has; 0: none."""
 
     @property
     def sequence(self) -> int:
@@ -98,6 +100,7 @@ def fork(
         left_out=(units.end + 1, units.next_end) if units.end < asked else None,
         linked=made.linked,
         copied_bytes=made.copied_bytes,
+        snapshot=made.snapshot,
     )
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.cli.command import Call, lines_of
+from tests.simulation.session import Session, record
+
+from headrace.engine.log import FileLog
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -149,6 +152,22 @@ def test_half_a_copy_says_what_it_is(headrace: Call, log: Path) -> None:
         assert "a fork or a copy that was cut short; make it again" in done.last_error
     assert headrace("log", "copy", log, "new.log").code == 0
     assert headrace("log", "diff", log, "new.log").code == 0
+
+
+def test_fork_that_cannot_be_run_is_announced(headrace: Call, plant: Path, tmp_path: Path) -> None:
+    """Where the beginning is gone and no snapshot stands for it, the user is told at once."""
+    session = Session(FileLog(tmp_path / "long.log", segment_bytes_max=500, keep_bytes=0))
+    for number in range(1, 60):
+        session.put([record(number)])
+    first = session.log.retain(40).first_sequence if isinstance(session.log, FileLog) else 0
+    session.log.close()
+    done = headrace("log", "fork", "long.log", "other.log", "--at", 50)
+
+    assert (done.code, first > 1) == (0, True)
+    assert done.out.splitlines()[-1].endswith("it can be read, and not be run.")
+    ran = headrace("run", "plant.py", "--log", "other.log", "--from", plant, "--clock", "input")
+    assert ran.code != 0
+    assert "can be read with" in ran.last_error
 
 
 def test_diff_shows_both_sides(headrace: Call, log: Path, tmp_path: Path) -> None:

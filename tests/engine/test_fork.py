@@ -136,3 +136,33 @@ async def test_engine_goes_on_with_a_copy(tmp_path: Path) -> None:
         await restored.emit("water.race.level", Level(6.0))
         await restored.drain()
     assert [metres for _, metres in seen] == [6.0]
+
+
+async def test_fork_starts_from_the_snapshots_that_it_shares(tmp_path: Path) -> None:
+    """A log that has lost its beginning is forked and run on, from a snapshot at or before it."""
+    snapshots = list[int]()
+    log = FileLog(tmp_path / "log", segment_bytes_max=2000, reserve_bytes=0, keep_bytes=0)
+    async with counting_app([]).open(log) as engine:
+        for number in range(40):
+            await engine.emit("water.race.level", Level(number))
+            if number in (19, 29):
+                await engine.drain()
+                snapshots.append(await engine.snapshot())
+        await engine.drain()
+        last = log.committed_sequence
+        first = log.retain(snapshots[0]).first_sequence
+    assert 1 < first <= snapshots[0] + 1
+    for sequence, shared in ((snapshots[0] + 1, 1), (snapshots[1] + 1, 2), (last, 2)):
+        path = tmp_path / f"fork{sequence}"
+        made = fork(tmp_path / "log", sequence, path)
+        assert made.first_sequence == first
+        seen = list[Any]()
+        other = log_at(path)
+        async with counting_app(seen).open(other) as engine:
+            assert set(other.snapshots.sequences()) >= set(snapshots[:shared])
+            assert engine.state().events >= 20
+            await engine.emit("water.race.level", Level(300.0))
+            await engine.emit("water.race.level", Level(301.0))
+            await engine.drain()
+        assert seen
+        assert verify(path).ok

@@ -33,6 +33,7 @@ from headrace.engine.log import manifest as manifests
 from headrace.engine.log.copying import copy
 from headrace.engine.log.folder import UNFINISHED
 from headrace.engine.log.fork import fork
+from headrace.engine.log.tail import Tail
 
 Make = Callable[[SimulatedDisk], None]
 
@@ -268,7 +269,7 @@ def manifest_first(patch: Patch) -> None:
 
 def tail_without_sync(patch: Patch) -> None:
     """The last segment is not made durable."""
-    patch.setattr(clone._Tail, "sync", clone._Tail._flush)
+    patch.setattr(Tail, "sync", Tail._flush)
 
 
 def no_mark(patch: Patch) -> None:
@@ -283,10 +284,8 @@ def nothing_removed(patch: Patch) -> None:
 
 def tail_longer(patch: Patch) -> None:
     """The frame with the last record is taken over whole."""
-    add = clone._Tail.add
-    patch.setattr(
-        clone._Tail, "add", lambda tail, path, frame, _upto: add(tail, path, frame, 10**9)
-    )
+    add = Tail.add
+    patch.setattr(Tail, "add", lambda tail, path, frame, _upto: add(tail, path, frame, 10**9))
 
 
 def copied_unchecked(patch: Patch) -> None:

@@ -35,6 +35,7 @@ def fork(log: Path, new: Path, output: Output, *, at: str | None) -> int:
         "left_out": left_out,
         "linked_segments": made.linked,
         "copied_bytes": made.copied_bytes,
+        "snapshot": made.snapshot or None,
     }
     write_document(document, output, lambda: _fork_text(document))
     return OK
@@ -57,6 +58,11 @@ def _fork_text(document: dict[str, Any]) -> str:
         lines.append(
             f"Records {unit['first']} to {unit['last']} are one input with what it led to, which "
             f"is never cut: the fork ends before them and not at {document['asked']}."
+        )
+    if document["first_sequence"] > 1 and document["snapshot"] is None:
+        lines.append(
+            "Its beginning was removed, and there is no snapshot up to its end: it can be read, "
+            "and not be run."
         )
     return "\n".join(lines)
 

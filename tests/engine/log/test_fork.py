@@ -166,10 +166,12 @@ def test_what_is_beside_the_segments_is_shared_too() -> None:
     """Snapshots up to the fork and blobs are there; what was half-written is not."""
     for sequence, count in ((8, 0), (9, 1), (19, 1), (len(RECORDS), 2)):
         disk = world()
-        end = fork_at(disk, sequence).sequence
+        made = fork_at(disk, sequence)
+        end = made.sequence
         names = {path.removeprefix(f"{TARGET}/") for path in files_of(disk, TARGET)}
         kept = {name for name in SNAPSHOTS if int(name[5:25]) <= end}
         assert len(kept) <= count
+        assert made.snapshot == max((int(name[5:25]) for name in kept), default=0)
         others = {name for name in names if not name.endswith((".hrl", ".idx"))}
         assert others == {"MANIFEST", "HEAD", BLOB, *kept}
         assert disk.names[f"{TARGET}/{BLOB}"] is disk.names[f"{SOURCE}/{BLOB}"]
