@@ -178,7 +178,7 @@ class Key:
         self.then.push(keyed, out)
 
 
-class _Window(Struct):
+class _Window(Struct, gc=False):
     hits: deque[tuple[int, tuple[int, ...]]]
     """``(at_ns, sequences)``, oldest first."""
     armed: bool = True
