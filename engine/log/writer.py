@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final
 
@@ -120,7 +119,9 @@ class Writer:
         while taken < len(self.queue) and size_bytes < BATCH_BYTES:
             size_bytes += self.queue[taken].size_bytes
             taken += 1
-        self._store.write(merged(islice(self.queue, taken)) if taken > 1 else [self.queue[0]])
+        # One by one: a deque that grows, as this one may at any time, cannot be iterated over.
+        groups = [self.queue[place] for place in range(taken)]
+        self._store.write(merged(groups) if taken > 1 else groups)
         if self._durability == "fsynced":
             self._store.sync()
         elif not self._sync_due_ns:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +16,7 @@ from tests.simulation.session import Session, contents, record, records
 from headrace.engine.errors import LogClosed, LogCorrupt, LogLocked, LogUnusable
 from headrace.engine.log import Durability, FileLog, LogReader
 from headrace.engine.log.files import SystemFiles
+from headrace.engine.log.group import Group, merged
 from headrace.engine.log.verify import verify
 
 FIRST = "00000000000000000001.hrl"
@@ -346,4 +347,33 @@ def test_groups_grow_while_the_disk_is_busy(tmp_path: Path) -> None:
     session.wait(101)
     assert len(syncs) - marked <= 3
     assert contents(session.log) == records(1, 101)
+    session.log.close()
+
+
+def test_commits_while_groups_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop may commit at any moment, also while the writer goes through its queue."""
+    session = Session(FileLog(tmp_path))
+    merging, committed = threading.Event(), threading.Event()
+
+    def slowly(groups: Iterable[Group]) -> list[Group]:
+        found: list[Group] = []
+        for group in groups:
+            found.append(group)
+            merging.set()
+            assert committed.wait(30)
+        return merged(found)
+
+    monkeypatch.setattr("headrace.engine.log.writer.merged", slowly)
+    number = 0
+    while not merging.is_set():
+        number += 1
+        session.log.append([record(number)])
+        session.log.commit()
+    session.log.append([record(number + 1)])
+    session.log.commit()
+    committed.set()
+    session.wait(number + 1)
+    assert contents(session.log) == records(1, number + 1)
     session.log.close()
