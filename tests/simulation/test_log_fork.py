@@ -123,6 +123,15 @@ def test_power_loss_after_every_operation(make: Make, seed: int) -> None:
         lose_power(make, calls, seed=seed)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("seed", range(3, 100))
+def test_power_loss_often(make: Make, seed: int) -> None:
+    """Many more schedules of the same."""
+    for calls in range(len(calls_of(make)) + 1):
+        lose_power(make, calls, seed=seed)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_kill_after_every_operation(make: Make) -> None:
     """A process that is killed leaves a whole log, or one that is known to be none."""
@@ -346,7 +355,6 @@ def test_seeded_bugs_are_caught(
     bug: Callable[[Patch], None], check: Callable[[], None], monkeypatch: Patch
 ) -> None:
     """Tests that would miss one of these bugs would not protect anybody."""
-    check()
     bug(monkeypatch)
     with pytest.raises((AssertionError, LogError, pytest.fail.Exception)):
         check()
