@@ -16,7 +16,7 @@ from typing import Final, Self
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.decider import NoRules
 from headrace.engine.emission import Emission, checked, time_ns_of
-from headrace.engine.errors import LogUnusable, RunNotFound
+from headrace.engine.errors import LogUnusable, RunNotFound, SegmentGone
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record, check_text
@@ -83,18 +83,25 @@ class OfflineLog:
         self.log.close()
 
     def _last_log_time_ns(self) -> int:
-        span, upto = LOOK_BACK, self.log.committed_sequence
-        while upto > 0:
-            after = max(0, upto - span)
-            found = 0
-            for first, records in self.log.read(after=after):
-                if first > upto:
-                    break
-                found = max(found, *map(log_time_ns, records))
+        span, last = LOOK_BACK, self.log.committed_sequence
+        after = last
+        while after > 0:
+            after = max(0, last - span)
+            try:
+                found = self._newest_time_ns(after)
+            except SegmentGone:
+                found = self._newest_time_ns(0)
+                # What is kept may be no input, or nothing; a snapshot has the time then.
+                return found or restore(self.log, NoRules(), clock=None).state.at_ns
             if found:
                 return found
-            upto, span = after, span * 8
+            span *= 8
         return 0
+
+    def _newest_time_ns(self, after: int) -> int:
+        """Return the latest log time of the records after *after*, 0 if none has any."""
+        batches = self.log.read(after=after)
+        return max((log_time_ns(record) for _, batch in batches for record in batch), default=0)
 
     def offer(self, events: Iterable[Emission]) -> list[int]:
         """Put *events* into the log for the next engine; return the offers' sequences.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from headrace import (
     MemoryLog,
     Run,
     RunNotFound,
+    SegmentGone,
     on,
     silent,
 )
@@ -146,6 +148,42 @@ async def test_log_time_stands_still_while_no_engine_runs() -> None:
     assert kinds[:3] == [r.EventStored, r.TimerFired, r.EventStored]
     assert of_kind(log, r.EventStored)[1].at_ns == clock.wall_ns()
     check_fold(log)
+
+
+class ShortLog(MemoryLog):
+    """A log of which retention has left only the last few records, or none."""
+
+    kept: int | None = None
+
+    def read(self, *, after: int = 0) -> Any:
+        """See `MemoryLog`."""
+        if self.kept is None:
+            return super().read(after=after)
+        first = self.committed_sequence - self.kept + 1
+        if 0 < after < first - 1:
+            raise SegmentGone("log", wanted=after + 1, first_sequence=first)
+        return super().read(after=max(after, first - 1))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 30, None])
+async def test_log_time_is_known_however_little_is_kept(kept: int | None) -> None:
+    """An offer must not go back in time, or no engine could open the log again."""
+    log, clock = ShortLog(), StepClock()
+    async with opened(make_app(), log, clock) as engine:
+        await engine.emit_many([("b", None)] * 100)
+    if kept == 0:
+        with suppress(DurabilityLost):
+            async with opened(make_app(), log, clock) as engine:
+                await engine.snapshot()
+                log.failure = DurabilityLost("so that no end is recorded")
+                await engine.emit("b")
+    last_ns = max(getattr(record, "at_ns", 0) for _, record in records_of(log))
+    log.kept = kept
+    with OfflineLog(log, clock=clock) as offline:
+        log.kept = None
+        offline.offer([Emission("a.x", 1)])
+
+    assert of_kind(log, r.EventOffered)[0].at_ns == last_ns
 
 
 # ---------------------------------------------------------------- by input
