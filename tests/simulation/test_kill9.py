@@ -20,6 +20,9 @@ from tests.simulation import victim
 from headrace import MemoryLog
 from headrace.engine import record as r
 from headrace.engine.log import LogReader
+from headrace.engine.log.fork import fork
+from headrace.engine.log.verify import verify
+from headrace.engine.restore import from_snapshot, restore
 
 ROOT = Path(__file__).parents[2]
 LIFE_S_MAX = 60.0
@@ -30,8 +33,9 @@ Records = list[tuple[int, r.Record]]
 class Lives:
     """A log, the lives that were lived over it, and what they said."""
 
-    def __init__(self, folder: Path, backend: str) -> None:
-        """Begin with no log."""
+    def __init__(self, folder: Path, backend: str, *, keep_bytes: int = -1) -> None:
+        """Begin with no log; *keep_bytes* of it are kept, all if that is negative."""
+        self.keep_bytes = keep_bytes
         self.path = folder / "log"
         self.side = folder / "side"
         self.backend = backend
@@ -47,7 +51,7 @@ class Lives:
         self.count += 1
         command = [sys.executable, victim.__file__, self.backend, self.path, self.side]
         with subprocess.Popen(
-            [*map(str, command), str(self.count), str(last)],
+            [*map(str, command), str(self.count), str(last), str(self.keep_bytes)],
             stdin=subprocess.PIPE,  # its end is the child's end
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
@@ -86,8 +90,9 @@ class Lives:
         if not self.path.exists() or not (self.path / "MANIFEST").exists():
             return found  # killed before there was a log
         for first, batch in LogReader(self.path).read():
-            assert first == len(found) + 1, "a gap or a repeat"
+            assert first == (found[-1][0] + 1 if found else first), "a gap or a repeat"
             found += [(s, r.decode(raw)) for s, raw in enumerate(batch, first)]
+        assert not found or found[0][0] == 1 or self.keep_bytes >= 0
         return found
 
 
@@ -228,6 +233,77 @@ def kill_and_compare(folder: Path, backend: str, *, seed: int, kills: int) -> st
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path: Path, backend: str, kills: int) -> None:
     """The result is that of a run that nobody killed, and no completed step ran again."""
     print(kill_and_compare(tmp_path, backend, seed=1, kills=kills))
+
+
+def kill_while_forgetting(folder: Path, *, seed: int, kills: int) -> None:
+    """Kill an engine that removes old records, fork what it left, and check all of it."""
+    rng = Random(seed)
+    lives = Lives(folder, "asyncio", keep_bytes=6000)
+    for number in range(kills):
+        assert not lives.live(
+            last=10**6, kill_after=rng.randrange(20, 90), delay_s=rng.uniform(0.0, 0.05)
+        )
+        check_what_is_kept(lives)
+        fork_and_compare(lives, folder / f"fork{number}", rng)
+    last = max(number for _, number in lives.acknowledged) + 10
+    assert lives.live(last=last)
+    records = check_what_is_kept(lives)
+    assert records[0][0] > 1, "nothing was removed"
+    assert len(list(lives.path.glob("snap-*.hrs"))) == 2
+    with LogReader(lives.path) as reader:
+        kernel = restore(reader, victim.make_app(lambda _: None).decider(), clock=None)
+    assert kernel.divergences == []
+    assert kernel.state.runs.active == {}
+    # Every job was stored once and worked off, though most of that is not in the log any more.
+    jobs = len(victim.SOURCES) * (last + 1)
+    assert kernel.state.stats["work"].fired == kernel.state.stats["note"].fired == jobs
+    assert kernel.state.runs.counts["work"] == {"completed": jobs}
+    assert kernel.state.runs.counts["note"] == {"completed": jobs}
+    assert set(kernel.state.cursors.values()) == {last}
+
+
+def check_what_is_kept(lives: Lives) -> Records:
+    """What was acknowledged is there, as far back as the log goes; return the records."""
+    records = lives.records()
+    stored = dict(records)
+    for (source, number), sequence in lives.acknowledged.items():
+        if sequence >= records[0][0]:
+            record = stored[sequence]
+            assert isinstance(record, r.EventStored)
+            job = msgspec.msgpack.decode(record.data, type=victim.Job)
+            assert (job.source, job.number) == (source, number)
+    assert verify(lives.path).ok
+    return records
+
+
+def fork_and_compare(lives: Lives, target: Path, rng: Random) -> None:
+    """A fork at any record from which a state can be had has that state."""
+    with LogReader(lives.path) as reader:
+        last = reader.refresh()
+        decider = victim.make_app(lambda _: None).decider
+        at = rng.randint(min([*reader.snapshots.sequences(), last]), last)
+        done = fork(lives.path, at, target)
+        kernel, _ = from_snapshot(reader, decider(), oldest=True)
+        for start, batch in reader.read(after=kernel.sequence, upto=done.sequence):
+            for sequence, raw in enumerate(batch, start):
+                kernel.fold(sequence, r.decode(raw))
+        kernel.finish_fold()
+    with LogReader(target) as forked:
+        assert restore(forked, decider(), clock=None).dump() == kernel.dump()
+        assert forked.refresh() == done.sequence
+
+
+@pytest.mark.parametrize("seed", [1])
+def test_kills_of_an_engine_that_forgets(tmp_path: Path, seed: int) -> None:
+    """Snapshots, removal of old records and forks are safe against kills at any time."""
+    kill_while_forgetting(tmp_path, seed=seed, kills=6)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_kills_of_an_engine_that_forgets_at_length(tmp_path: Path, seed: int) -> None:
+    """As above, ten logs with ten kills each."""
+    kill_while_forgetting(tmp_path, seed=seed, kills=10)
 
 
 @pytest.mark.soak

@@ -1,8 +1,10 @@
 """A loaded engine that a test kills: its app, and the program of the child process.
 
-As a program: ``victim.py BACKEND LOG SIDE LIFE LAST``.  It emits jobs from three sources, each
+As a program: ``victim.py BACKEND LOG SIDE LIFE LAST KEEP_BYTES``.  It emits jobs from three sources, each
 from its cursor up to number LAST, and says on stdout what was acknowledged.  What its tasks do
-to the world is a line in SIDE.  It ends when its stdin does: with whoever started it.
+to the world is a line in SIDE.  Segments are small and snapshots frequent, so that kills come
+in the middle of rotating, of writing snapshots, and of removing what KEEP_BYTES (if not
+negative) gives up.  It ends when its stdin does: with whoever started it.
 """
 
 from __future__ import annotations
@@ -16,11 +18,13 @@ from typing import Any
 import anyio
 import msgspec
 
-from headrace import App, Emission, Engine, Firing, Retry, Run, StepFailed, on
+from headrace import App, Emission, Engine, FileLog, Firing, Retry, Run, StepFailed, on
 
 SOURCES = ("north", "east", "south")
 OPEN_MAX = 60
 """More runs than this are not piled up, so that each life gets somewhere."""
+SEGMENT_BYTES = 4000
+SNAPSHOT_EVERY = 60
 BRIEF = Retry(attempts=3, wait_first=0.004, wait_max=0.01)
 Act = Callable[[Run], None]
 
@@ -106,9 +110,9 @@ async def emit_all(engine: Engine, source: str, last: int, said: Callable[[str],
         number = upto + 1
 
 
-async def live(path: str, act: Act, life: int, last: int, said: Callable[[str], None]) -> None:
+async def live(log: FileLog, act: Act, life: int, last: int, said: Callable[[str], None]) -> None:
     """One life: go on from the log, emit, and let everything end."""
-    async with make_app(act).open(path) as engine:
+    async with make_app(act).open(log, snapshot_every=SNAPSHOT_EVERY) as engine:
         await engine.emit("life", life)
         async with anyio.create_task_group() as group:
             for source in SOURCES:
@@ -119,7 +123,7 @@ async def live(path: str, act: Act, life: int, last: int, said: Callable[[str], 
 
 def main() -> None:
     """Live until killed."""
-    backend, path, side, life, last = sys.argv[1:]
+    backend, path, side, life, last, keep_bytes = sys.argv[1:]
     side_fd = os.open(side, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def act(run: Run) -> None:
@@ -133,7 +137,9 @@ def main() -> None:
         os._exit(3)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    anyio.run(live, path, act, int(life), int(last), said, backend=backend)
+    keep = int(keep_bytes) if int(keep_bytes) >= 0 else None
+    log = FileLog(path, segment_bytes_max=SEGMENT_BYTES, keep_bytes=keep, compress=True)
+    anyio.run(live, log, act, int(life), int(last), said, backend=backend)
 
 
 if __name__ == "__main__":
