@@ -221,6 +221,7 @@ class Engine:
         """Close it; raise what it failed of, but of a full disk only if *tell_full*."""
         core, pipeline = self._core, self._core.pipeline
         failure = pipeline.failure or self.log.failure
+        last = core.kernel.sequence
         if failure is None and not core.start_is_due:
             stopped = EngineStopped(pipeline.now_ns())
             with suppress(LogError):  # the log has failed just now: closing it says so
@@ -229,7 +230,10 @@ class Engine:
         try:
             await in_own_thread(pipeline.backend, self.log.close)
         except LogFull as full:
-            failure = failure or full
+            if (
+                self.log.committed_sequence < last
+            ):  # else nothing but the mark of its end is missing
+                failure = failure or full
         finally:
             self._is_open = False
             pipeline.release()

@@ -189,9 +189,11 @@ class ActiveSegment:
             OSError: it is not known what is durable.
         """
         self._files.fdatasync(self.fd)
-        if not self._files.links(self.fd):
-            # The bytes went into a file that has no name any more.
-            raise FileNotFoundError(2, "the segment was deleted while it was written", self.path)
+        if not self._files.is_named(self.fd, self.path):
+            # The bytes went where nobody will look for them.
+            raise FileNotFoundError(
+                2, "the segment was deleted or moved away while it was written", self.path
+            )
 
     def entry(self) -> Segment:
         """Return what MANIFEST says of this segment."""

@@ -70,8 +70,8 @@ class Files(Protocol):
         """Return the file's length in bytes."""
         ...
 
-    def links(self, fd: int) -> int:
-        """Return how many names the file has; 0: it was deleted."""
+    def is_named(self, fd: int, path: str) -> bool:
+        """Say whether *path* is still the name of the open file: not if it was moved or deleted."""
         ...
 
     def rename(self, source: str, target: str) -> None:
@@ -165,9 +165,13 @@ class SystemFiles:
         """See `Files.size`."""
         return os.fstat(fd).st_size
 
-    def links(self, fd: int) -> int:
-        """See `Files.links`."""
-        return os.fstat(fd).st_nlink
+    def is_named(self, fd: int, path: str) -> bool:
+        """See `Files.is_named`."""
+        try:
+            named = os.stat(path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(fd))
 
     def rename(self, source: str, target: str) -> None:
         """See `Files.rename`."""

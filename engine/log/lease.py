@@ -90,7 +90,7 @@ class Lease:
                 undo.callback(files.close, fd)
                 undo.callback(files.unlink, self._path)
                 # Until it is locked it looks like a dead reader's, and may be removed as one.
-                if files.lock(fd) and files.links(fd):
+                if files.lock(fd) and files.is_named(fd, self._path):
                     write_all(files, fd, _text(self._sequence), 0)
                     undo.pop_all()
                     self._fd = fd

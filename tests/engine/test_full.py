@@ -15,6 +15,7 @@ from tests.engine.stand import (
     of_kind,
     opened,
     quiet,
+    until,
 )
 from tests.reference.shell import fold
 
@@ -30,8 +31,10 @@ from headrace.engine.record import (
 
 
 async def fill(engine: Engine, log: FullLog) -> None:
-    """Let the disk be full and everybody know it."""
+    """Let the disk be full, everybody know it, and the engine wait for room."""
+    before = engine.kernel
     log.fill()
+    await until(lambda: engine.kernel is not before)
     await quiet(engine)
 
 
@@ -39,8 +42,15 @@ async def go_on(engine: Engine, log: FullLog, clock: StepClock) -> None:
     """Make room, and let the engine find it."""
     log.room = True
     await clock.step(engine, PROBE_S)
-    await engine.ready()
+    await step_until_ready(engine, clock)
     log.room = False
+
+
+async def step_until_ready(engine: Engine, clock: StepClock) -> None:
+    """Let time pass until events are taken: a thread rebuilds the state before that."""
+    while not engine.state().ready and isinstance(engine.log.failure, LogFull):
+        await clock.step(engine, PROBE_S)
+    await engine.ready()
 
 
 def check_fold(app: App, engine: Engine, log: FullLog) -> None:
@@ -85,7 +95,8 @@ async def test_all_who_wait_are_told_each_for_itself() -> None:
         log.failure = LogFull("no room")
         log.hold = False
         log._check_open()()
-        await clock.step(engine, PROBE_S)
+        await quiet(engine)
+        await step_until_ready(engine, clock)
         assert told == {"one": 2, "many": ([3, 4], False)}
         assert await engine.emit("a") == 6  # after another `EngineStarted`
 
@@ -127,11 +138,11 @@ async def test_what_is_stored_can_be_read_meanwhile() -> None:
     async with opened(app, log, clock) as engine:
         await engine.emit("a", 7, source="file", position=10)
         await quiet(engine)
-        stored = log.committed_sequence
+        stored, before = log.committed_sequence, engine.kernel
         log.full_at = log.commits + 1
         with pytest.raises(LogFull):
             await engine.emit("a", 8, source="file", position=20)
-        await quiet(engine)
+        await until(lambda: engine.kernel is not before)
         state = engine.state()
         assert (state.sequence, state.events, state.sources) == (stored, 1, {"file": 10})
         assert [run.status for run in engine.runs()] == ["active"]
@@ -366,6 +377,17 @@ async def test_closing_while_the_disk_is_full_says_so() -> None:
     assert len(of_kind(log, RunCompleted)) == 1
 
 
+async def test_no_room_for_the_mark_of_the_end_is_no_loss() -> None:
+    """All that was asked for is stored: there is nothing to complain of."""
+    log = FullLog()
+    async with opened(App("t"), log) as engine:
+        await engine.emit("a")
+        await engine.drain()
+        log.full_at = log.commits + 1
+    assert of_kind(log, EngineStopped) == []
+    assert len(of_kind(log, EventStored)) == 1
+
+
 async def test_an_error_of_the_body_is_not_hidden_by_the_full_disk() -> None:
     """What ended the program is what it hears of."""
     log = FullLog()
@@ -516,11 +538,12 @@ async def test_code_that_does_not_let_go_is_waited_for() -> None:
         await engine.emit("a")
         await quiet(engine)
         log.room = True
-        await fill(engine, log)
+        log.fill()
         await clock.step(engine, 60)
         assert inside == ["in"]
         let_go.set()
-        await clock.step(engine, PROBE_S)
+        await step_until_ready(engine, clock)
+        await quiet(engine)
         assert inside == ["in", "out", "in"]
 
 

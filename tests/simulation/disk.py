@@ -236,8 +236,8 @@ class SimulatedDisk:
     def size(self, fd: int) -> int:
         return len(self._of("size", fd).data)
 
-    def links(self, fd: int) -> int:
-        return self._of("links", fd).links
+    def is_named(self, fd: int, path: str) -> bool:
+        return self.names.get(path) is self._of("is_named", fd)
 
     def rename(self, source: str, target: str) -> None:
         self._call("rename", target)
