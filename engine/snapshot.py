@@ -155,6 +155,15 @@ def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
     )
 
 
+_UNREADABLE: Final = (
+    msgspec.MsgspecError,
+    UnicodeDecodeError,
+    RecursionError,
+    # Of parts that decode and are not what they should be: entries are plain data.
+    TypeError,
+    ValueError,
+    LookupError,
+)
 _decode_part = msgspec.msgpack.Decoder(tuple[str, str, int, Raw]).decode
 _decode_header = msgspec.msgpack.Decoder(tuple[Header]).decode
 _decode_entries = msgspec.msgpack.Decoder(list[Any]).decode
@@ -177,13 +186,16 @@ def load(kernel: Kernel, parts: Iterable[bytes]) -> None:
                 _load_header(kernel, header)
             else:
                 _load_entries(kernel.state, name, rule, stage, entries)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise SnapshotUnusable(f"expected a part of a snapshot, found {error}") from error
+        if header is not None:
+            kernel.state.timers.loaded(header.timers_order)
+            kernel.state.lifecycle.load(header.owed)
+            kernel.state.offers.load(header.offers)
+    except _UNREADABLE as error:
+        raise SnapshotUnusable(
+            f"expected a part of a snapshot, found {type(error).__name__}: {error}"
+        ) from error
     if header is None:
         raise SnapshotUnusable("expected a header, found nothing")
-    kernel.state.timers.loaded(header.timers_order)
-    kernel.state.lifecycle.load(header.owed)
-    kernel.state.offers.load(header.offers)
 
 
 def _load_header(kernel: Kernel, header: Header) -> None:
