@@ -1,8 +1,10 @@
 """What the event log does beside a bare loop that writes and syncs the same bytes.
 
-    python benchmarks/log.py [--seconds 2] [--path DIR]
+    python benchmarks/log.py [--seconds 0.3] [--repetitions 9] [--path DIR]
+    python benchmarks/log.py --large --seek 1 --memory 10000000
 
-Each line is measured in the same run, one after the other, on the file system of *path*.
+Each line is measured in the same run, on the file system of *path*.  What is compared takes
+turns, so that whatever else the machine does meets both.
 """
 
 from __future__ import annotations
@@ -14,25 +16,20 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
-import msgspec
+import log_large
+from log_large import small_event
 
 from headrace.engine import record as kinds
 from headrace.engine.log import FileLog, LogReader
+from headrace.engine.log.frame import FRAME_HEADER_BYTES
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.verify import verify
-
-START_NS = 1_700_000_000_000_000_000
-
-
-def small_event(number: int) -> bytes:
-    """Return a typical reading of a sensor, encoded."""
-    payload = msgspec.Raw(b"\x81\xa1c\xcb" + bytes(8))
-    return kinds.encode(kinds.EventStored(START_NS + number, "plant.7.t", payload))
 
 
 class Committed:
@@ -67,17 +64,27 @@ def opened(path: Path, durability: Durability = "fsynced") -> Generator[tuple[Fi
         log.close()
 
 
-def raw_groups(path: Path, group: bytes, seconds: float) -> tuple[int, list[float]]:
-    """Write and sync *group* again and again; return how often, and how long each took."""
-    took: list[float] = []
+def raw_groups(path: Path, records: list[bytes], seconds: float, *, ready: bool) -> float:
+    """Write and sync *records* as one group again and again; return groups/s.
+
+    With *ready* the bytes of the group are there from the beginning.  Else they are collected
+    record by record, as they have to be by everybody who gets them one by one.
+    """
+    group = b"".join(records) + bytes(FRAME_HEADER_BYTES + 3)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    end = time.perf_counter() + seconds
-    while (start := time.perf_counter()) < end:
+    count, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        if not ready:
+            collected: list[bytes] = []
+            for record in records:
+                collected.append(record)  # noqa: PERF402 (that is what is measured)
+            group = b"".join(collected) + bytes(FRAME_HEADER_BYTES + 3)
         os.write(fd, group)
         os.fdatasync(fd)
-        took.append(time.perf_counter() - start)
+        count += 1
+    rate = count / (time.perf_counter() - begin)
     os.close(fd)
-    return len(took), took
+    return rate
 
 
 def log_groups(
@@ -87,22 +94,27 @@ def log_groups(
     durability: Durability = "fsynced",
     *,
     ahead: int = 0,
-) -> tuple[float, list[float]]:
-    """Append and commit *records* one by one as a group; return groups/s and their times.
+    whole: bool = False,
+) -> float:
+    """Append and commit *records* as a group, again and again; return groups/s.
 
-    Waits for each group, or (*ahead*) for the one that was committed so many groups before.
+    They are appended one by one, or (*whole*) in one call, as one unit.  Waits for each group,
+    or (*ahead*) for the one that was committed so many groups before.
     """
-    took: list[float] = []
+    count = 0
     with opened(path, durability) as (log, committed):
         begin = time.perf_counter()
-        end = begin + seconds
-        while (start := time.perf_counter()) < end:
-            for record in records:
-                log.append((record,))
+        while time.perf_counter() - begin < seconds:
+            if whole:
+                log.append(records)
+            else:
+                for record in records:
+                    log.append((record,))
             log.commit()
             committed.wait(log, log.next_sequence - 1 - ahead * len(records))
-            took.append(time.perf_counter() - start)
-        return len(took) / (time.perf_counter() - begin), took
+            count += 1
+        committed.wait(log, log.next_sequence - 1)
+        return count / (time.perf_counter() - begin)
 
 
 def stream_groups(
@@ -168,28 +180,48 @@ async def emitters(path: Path, count: int, seconds: float) -> float:
     return rate
 
 
-def compare_groups(folder: Path, seconds: float) -> None:
-    """Print a line for each size of a group."""
-    print("fsynced, records/s: each group waited for, one group ahead, raw write+fdatasync")
+def compare_groups(folder: Path, seconds: float, repetitions: int) -> None:
+    """Print a line for each size of a group: medians of interleaved repetitions."""
+    print("fsynced groups. `raw` writes and syncs bytes that are ready, `collect` gets its records")
+    print("one by one. `unit` is one append for each group, `each` one for each record; `+1` goes")
+    print("on to the next group while one is synced. Shares are medians of neighbours in time.")
     print(
-        f"{'group':<10}{'waiting':>12}{'ahead':>12}{'raw':>12}{'ratio':>8}{'ahead':>8}"
-        f"{'p50 ms':>9}{'raw':>9}"
+        f"{'group':<6}{'records/s: raw':>16}{'collect':>12}{'unit':>12}{'unit+1':>12}{'each':>12}"
+        f"{'each+1':>12}   unit/raw unit+1/raw each/collect each+1/collect"
     )
+    raw, log = folder / "raw", folder / "log"
     for size in (1, 10, 100, 1000):
         records = [small_event(n) for n in range(size)]
-        frame = b"".join(records) + bytes(43)
-        count, raw_took = raw_groups(folder / "raw", frame, seconds)
-        rate, took = log_groups(folder / "log", records, seconds)
-        ahead, _ = log_groups(folder / "log", records, seconds, ahead=1)
-        raw_rate = count / sum(raw_took)
+        ways: dict[str, Callable[[], float]] = {
+            "raw": partial(raw_groups, raw, records, seconds, ready=True),
+            "unit": partial(log_groups, log, records, seconds, whole=True),
+            "unit+1": partial(log_groups, log, records, seconds, whole=True, ahead=1),
+            "collect": partial(raw_groups, raw, records, seconds, ready=False),
+            "each": partial(log_groups, log, records, seconds),
+            "each+1": partial(log_groups, log, records, seconds, ahead=1),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(repetitions):
+            for name, way in ways.items():
+                rates[name].append(way() * size)
+
+        def share(name: str, base: str, found: dict[str, list[float]] = rates) -> float:
+            return median(a / b for a, b in zip(found[name], found[base], strict=True))
+
+        line = "".join(
+            f"{median(rates[name]):>{width},.0f}"
+            for name, width in (
+                ("raw", 16), ("collect", 12), ("unit", 12), ("unit+1", 12), ("each", 12),
+                ("each+1", 12),
+            )
+        )  # fmt: skip
         print(
-            f"{size:<10}{rate * size:>12,.0f}{ahead * size:>12,.0f}{raw_rate * size:>12,.0f}"
-            f"{rate / raw_rate:>8.2f}{ahead / raw_rate:>8.2f}"
-            f"{median(took) * 1e3:>9.2f}{median(raw_took) * 1e3:>9.2f}"
+            f"{size:<6}{line}{share('unit', 'raw'):>11.2f}{share('unit+1', 'raw'):>11.2f}"
+            f"{share('each', 'collect'):>13.2f}{share('each+1', 'collect'):>15.2f}"
         )
 
 
-def read_back(path: Path, count: int) -> None:
+def read_back(path: Path, count: int, repetitions: int) -> None:
     """Write a log of *count* records in groups of 10 and print what reading it costs."""
     records = [small_event(n) for n in range(count)]
     with opened(path, "flushed") as (log, committed):
@@ -200,17 +232,20 @@ def read_back(path: Path, count: int) -> None:
                 committed.wait(log, start + 10)
         committed.wait(log, count)
     size = sum(file.stat().st_size for file in path.iterdir())
-    start_s = time.perf_counter()
-    with LogReader(path) as reader:
-        typed = sum(len(list(map(kinds.decode, batch))) for _, batch in reader.read())
-    typed_s = time.perf_counter() - start_s
-    start_s = time.perf_counter()
-    report = verify(path)
-    verify_s = time.perf_counter() - start_s
-    assert report.ok
-    assert report.records == typed == count
-    print(f"typed reading           {typed / typed_s:>12,.0f} records/s")
-    print(f"verify                  {size / verify_s / 1e6:>12,.0f} MB/s")
+    typed_s: list[float] = []
+    verify_s: list[float] = []
+    for _ in range(repetitions):
+        start_s = time.perf_counter()
+        with LogReader(path) as reader:
+            typed = sum(len(list(map(kinds.decode, batch))) for _, batch in reader.read())
+        typed_s.append(time.perf_counter() - start_s)
+        start_s = time.perf_counter()
+        report = verify(path)
+        verify_s.append(time.perf_counter() - start_s)
+        assert report.ok
+        assert report.records == typed == count
+    print(f"typed reading           {count / median(typed_s):>12,.0f} records/s")
+    print(f"verify                  {size / median(verify_s) / 1e6:>12,.0f} MB/s")
 
 
 def bytes_per_event(path: Path) -> None:
@@ -226,29 +261,45 @@ def bytes_per_event(path: Path) -> None:
         print(f"bytes per small event   {size:>12.1f} in groups of {group}")
 
 
+def small(folder: Path, seconds: float, repetitions: int) -> None:
+    """Print what takes seconds to measure."""
+    compare_groups(folder, seconds, repetitions)
+    path = folder / "log"
+
+    def rate_of(name: str, run: Callable[[], float]) -> None:
+        rates = [run() for _ in range(repetitions)]
+        print(f"{name:<24}{median(rates):>12,.0f} records/s")
+
+    hundred = [small_event(n) for n in range(100)]
+    rate_of("64 emitters, fsynced", lambda: asyncio.run(emitters(path, 64, seconds)))
+    rate_of("flushed, groups of 100", lambda: log_groups(path, hundred, seconds, "flushed") * 100)
+    rate_of("fsynced, streaming", lambda: stream_groups(path, hundred, seconds, "fsynced"))
+    rate_of("flushed, streaming", lambda: stream_groups(path, hundred, seconds, "flushed"))
+    read_back(path, 300_000, repetitions)
+    bytes_per_event(path)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of each measurement")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of each measurement")
+    parser.add_argument("--repetitions", type=int, default=9, help="of which the median counts")
     parser.add_argument("--path", type=Path, help="directory to write in (default: a new one)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.path) as name:
-        folder, seconds = Path(name), float(arguments.seconds)
-        compare_groups(folder, seconds)
-        rate = asyncio.run(emitters(folder / "log", 64, seconds))
-        print(f"64 emitters, fsynced    {rate:>12,.0f} records/s")
-        hundred = [small_event(n) for n in range(100)]
-        rate, took = log_groups(folder / "log", hundred, seconds, "flushed")
-        print(
-            f"flushed, groups of 100  {rate * 100:>12,.0f} records/s"
-            f"  p50 {median(took) * 1e3:.3f} ms"
-        )
-        streamed: tuple[Durability, ...] = ("fsynced", "flushed")
-        for durability in streamed:
-            rate = stream_groups(folder / "log", hundred, seconds, durability)
-            print(f"{f'{durability}, streaming':<24}{rate:>12,.0f} records/s")
-        read_back(folder / "log", 300_000)
-        bytes_per_event(folder / "log")
+    parser.add_argument("--large", action="store_true", help="10 GiB: opening, compression")
+    parser.add_argument("--seek", type=float, metavar="GIB", help="find records in so large a log")
+    parser.add_argument("--memory", type=int, metavar="RECORDS", help="append and read so many")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.path) as name:
+        folder = Path(name)
+        if not (given.large or given.seek or given.memory):
+            small(folder, given.seconds, given.repetitions)
+        if given.large:
+            log_large.opening(folder, given.repetitions)
+            log_large.compressing(folder, 6.0)
+        if given.seek:
+            log_large.seeking(folder, given.seek, 2000)
+        if given.memory:
+            log_large.memory(folder, given.memory)
 
 
 if __name__ == "__main__":
