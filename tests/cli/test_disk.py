@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,11 +107,9 @@ def test_a_full_disk_makes_the_command_wait(
     assert headrace("log", "verify", "log", "-o", "json").json["ok"] is True
 
 
-@pytest.mark.slow
-def test_a_full_disk_in_earnest(
-    start: Start, headrace: Call, counter: Path, numbers: Path, tmp_path: Path
-) -> None:
-    """On a small file system, with nothing but a file removed by hand."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MiB, with room for a little more than what a log keeps aside."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)]
@@ -120,22 +119,43 @@ def test_a_full_disk_in_earnest(
         pytest.skip("there is no mount")
     if done.returncode:
         pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
-    try:
-        (disk / "filler").write_bytes(bytes(2 * 1024 * 1024 - 32 * 1024))
-        process = start(
-            *("run", counter, "--log", "disk/log", "--from", numbers, "-o", "json"),
-            *("--log-format", "json"),
-        )
-        wait_for(process, "disk_full")
-        (disk / "filler").unlink()
-        wait_for(process, "disk_has_room")
-        out, _ = process.communicate(timeout=WAIT_S)
+    (disk / "filler").write_bytes(bytes(2 * 1024 * 1024 - 32 * 1024))
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
-        assert process.returncode == 0
-        assert json.loads(out)["runs"] == {"completed": 2 * LINES}
-        assert headrace("log", "verify", "disk/log", "-o", "json").json["ok"] is True
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+RUN = ("run", "counter.py", "--log", "disk/log", "--from", "numbers.jsonl", "-o", "json")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("counter", "numbers")
+def test_a_full_disk_in_earnest(start: Start, headrace: Call, small_disk: Path) -> None:
+    """A file is removed by hand, and nothing else has to be done."""
+    process = start(*RUN)
+    wait_for(process, "disk_full")
+    (small_disk / "filler").unlink()
+    wait_for(process, "disk_has_room")
+    out, _ = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 0
+    assert json.loads(out)["runs"] == {"completed": 2 * LINES}
+    assert headrace("log", "verify", "disk/log", "-o", "json").json["ok"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("counter", "numbers")
+def test_a_signal_while_the_disk_is_full(start: Start, headrace: Call, small_disk: Path) -> None:
+    """The command ends at once and says why it is not done; the next start does the rest."""
+    process = start(*RUN, "--grace", "1000")
+    wait_for(process, "disk_full")
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 1
+    assert "make room on the disk" in err.splitlines()[-1]
+    assert headrace("log", "info", "disk/log", "-o", "json").json["closed_cleanly"] is True
+    (small_disk / "filler").unlink()
+    assert headrace(*RUN).json["runs"] == {"completed": 2 * LINES}
 
 
 def delete(log: Path) -> None:

@@ -45,6 +45,7 @@ class Life:
         *,
         reserve_bytes: int = 0,
         durability: Durability = "fsynced",
+        snapshot_every: int = 0,
     ) -> None:
         """Begin on *disk*, or on a new one."""
         self.disk = disk or SimulatedDisk()
@@ -58,6 +59,7 @@ class Life:
             reserve_bytes=reserve_bytes,
             segment_bytes_max=4000,
         )
+        self.snapshot_every = snapshot_every
         self.trail = Witness()
         self.told: list[LogFull] = []
         self.acknowledged: list[int] = []
@@ -75,7 +77,13 @@ class Life:
         app = make_app(self.trail)
         try:
             with anyio.fail_after(HANG_S):
-                async with app.open(self.log, clock="input", grace_s=0, probe_s=0.001) as engine:
+                async with app.open(
+                    self.log,
+                    clock="input",
+                    grace_s=0,
+                    probe_s=0.001,
+                    snapshot_every=self.snapshot_every,
+                ) as engine:
                     self.trail.engine = engine
                     opened_at = len(self.disk.calls)
                     fault()

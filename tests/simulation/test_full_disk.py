@@ -72,7 +72,11 @@ async def check_random_life(seed: int) -> None:
     rng = Random(seed)
     events = random_input(rng)
     model = await undisturbed(events)
-    life = Life(reserve_bytes=600, durability=rng.choice(["fsynced", "flushed"]))
+    life = Life(
+        reserve_bytes=600,
+        durability=rng.choice(["fsynced", "flushed"]),
+        snapshot_every=rng.choice([0, 5, 25]),
+    )
     disk = life.disk
 
     def make_room(name: str, _: str) -> None:
@@ -87,7 +91,7 @@ async def check_random_life(seed: int) -> None:
     life.check(outcome_of(model.kept), f"seed {seed}")
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 async def test_disk_that_is_full_now_and_then(seed: int) -> None:
     """Any events, and room for some of them at a time."""
     await check_random_life(seed)
