@@ -289,7 +289,7 @@ async def test_an_id_that_is_owed_is_known_to_emit() -> None:
         (Emission("a", id="\udcff"), EventRefused),
         (Emission("a", time=-1.0), ValueError),
     ],
-    ids=repr,
+    ids=["run", "rule", "subject", "type", "size", "id", "time"],
 )
 def test_what_cannot_be_stored_cannot_be_offered(event: Emission, error: type[Exception]) -> None:
     """The producer hears of it, and nothing of its batch is left for an engine to choke on."""
