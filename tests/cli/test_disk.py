@@ -94,7 +94,9 @@ def test_a_full_disk_makes_the_command_wait(
         return write(self, fd, data, offset_bytes)
 
     monkeypatch.setattr(SystemFiles, "pwrite", pwrite)
-    monkeypatch.setitem(App.open.__kwdefaults__, "probe_s", 0.01)
+    monkeypatch.setattr(
+        App.open, "__kwdefaults__", {**(App.open.__kwdefaults__ or {}), "probe_s": 0.01}
+    )
     done = headrace(
         *("run", counter, "--log", "log", "--from", numbers, "--clock", clock, "-o", "json")
     )

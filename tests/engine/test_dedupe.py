@@ -238,8 +238,8 @@ async def test_what_is_repeated_late_does_not_move_the_cursor_back() -> None:
         for position in (10, 20):
             await engine.emit("a", id=f"e{position}", source="press", position=position)
         before = engine.kernel.sequence
-        for position in (10, 20, None):
-            await engine.emit("a", id="e10", source="press", position=position)
+        for repeated in (10, 20, None):
+            await engine.emit("a", id="e10", source="press", position=repeated)
         await engine.emit("a", id="e1", position=5)
         await engine.emit("a", id="e1", position=6)  # of no source, so that nobody goes on
         assert engine.cursor("press") == 20

@@ -143,7 +143,7 @@ async def test_a_log_that_goes_away_stops_the_engine(
 ) -> None:
     """Nothing is acknowledged that nobody would find again."""
     path = tmp_path / "log"
-    acknowledged = 0
+    acknowledged = before = 0
     with anyio.fail_after(HANG_S), pytest.raises(DurabilityLost, match="deleted or moved away"):
         async with make_app().open(path, grace_s=0) as engine:
             await engine.emit("load.a", 1)
