@@ -31,6 +31,7 @@ from headrace.engine.log.retention import (
     release,
     retain,
 )
+from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.store import Store
 from headrace.engine.log.writer import Writer
 
@@ -124,6 +125,8 @@ class FileLog:
         self._records: list[bytes] = []
         self._ends: list[int] = []
         self._last_failure: LogError | None = None
+        self.snapshots = FileSnapshots(self._files, self.path)
+        """See `EventLog`."""
         self.recovery: Recovery | None = None
         """What the last `open` found."""
 
