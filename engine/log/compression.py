@@ -41,8 +41,11 @@ from headrace.engine.log.manifest import Manifest, Packed, Segment
 LEVEL: Final = 1
 """zlib's: three times as fast as its usual one, for a tenth more bytes."""
 
-WRITE_BYTES: Final = 1024 * 1024
-"""How much is written at once."""
+WRITE_BYTES: Final = 256 * 1024
+"""How much is written and synced at once: who waits for a commit may have to wait for it."""
+
+STEP_BYTES: Final = 256 * 1024
+"""How much is worked on between two rests."""
 
 GAIN_LEAST: Final = 0.05
 """What is to be saved, as a share: for less, nothing is replaced."""
@@ -59,7 +62,7 @@ def compress(
     """Replace the finished segment *entry* of the log in *folder* by a compressed one.
 
     Works beside the writer and beside readers, who may go on with the old file.  *pause* is
-    called after each megabyte; it may sleep, and ``False`` gives up.  Returns what MANIFEST
+    called again and again; it may sleep, and ``False`` gives up.  Returns what MANIFEST
     says now; ``None``: there is nothing to be gained, it was given up, or retention was faster.
 
     Raises:
@@ -122,6 +125,7 @@ class _Packing:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with opened(files, self._path, os.O_RDONLY) as source, opened(files, target, flags) as fd:
             digest, offset, parts, waiting, at_ns = new_digest(), 0, list[bytes](), 0, 0
+            rest_at = STEP_BYTES
             header = segments.read_header(files, source, self._path)
             chain = header.crc
             parts.append(files.pread(source, SEGMENT_HEADER_BYTES, 0))
@@ -137,6 +141,8 @@ class _Packing:
                 if waiting >= WRITE_BYTES:
                     offset = self._flush(fd, parts, offset, digest.update)
                     waiting = 0
+                if frame.end >= rest_at:
+                    rest_at = frame.end + STEP_BYTES
                     if not self._pause():
                         return None
             offset = self._flush(fd, parts, offset, digest.update)
@@ -254,8 +260,8 @@ def _same(
         for frame in _frames(files, fd, path, compressed):
             data, chain = _encoded(frame, bytes(body_of(frame)), PLAIN, chain)
             digest.update(data)
-            read += len(frame.raw)
-            if read >= WRITE_BYTES:
+            read += len(data)
+            if read >= STEP_BYTES:
                 read = 0
                 if not pause():
                     return False

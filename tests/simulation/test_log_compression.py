@@ -162,7 +162,7 @@ def test_nothing_is_replaced_for_no_gain() -> None:
 
 def test_given_up(disk: SimulatedDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever closes the log does not wait for a segment to be finished."""
-    monkeypatch.setattr(compression, "WRITE_BYTES", 100)
+    monkeypatch.setattr(compression, "STEP_BYTES", 100)
     catalog = Catalog(disk, PATH, listed(disk))
     entry = catalog.manifest.segments[0]
     for after in range(4):

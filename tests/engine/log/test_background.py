@@ -111,7 +111,7 @@ def test_closing_does_not_wait_for_a_segment(
 ) -> None:
     """A log that is closed gives up what is being compressed, and leaves nothing of it behind."""
     write(tmp_path)
-    monkeypatch.setattr("headrace.engine.log.compression.WRITE_BYTES", 1)
+    monkeypatch.setattr("headrace.engine.log.compression.STEP_BYTES", 1)
     log = log_at(tmp_path, compress=True)
     log.open(lambda: None)
     work = background_of(log)
