@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         "headrace/engine/kernel.py",
         "headrace/triggers/pattern.py",
         "headrace/connectors/__init__.py",
-        "headrace/demo_data/machine_temperature_system_failure.csv",
+        "headrace/demo_data/machine_temperature_system_failure.csv.gz",
         "headrace/demo_data/LICENSE-NAB.txt",
     } <= set(names)
     assert [name for name in names if name.endswith("/licenses/LICENSE")]
@@ -123,7 +123,7 @@ def test_every_module_imports_without_extras(installed: Path, tmp_path: Path) ->
         for path in (ROOT / folder).rglob("*.py")
     }
     assert {name.removesuffix(".__init__") for name in sources} <= set(found["names"])
-    assert "machine_temperature_system_failure.csv" in found["data"]
+    assert "machine_temperature_system_failure.csv.gz" in found["data"]
     assert all(str(installed.parent.parent) in place for place in found["places"])
 
 
