@@ -69,9 +69,9 @@ def test_merged_groups_hold_the_same_units(
     assert ends_of(found) == ends_of(given_groups)
     records = [record for group in given_groups for record in group.records]
     assert [record for group in found for record in group.records] == records
-    for one, other in pairwise(found):
-        size_bytes = one.size_bytes + other.size_bytes
-        assert size_bytes > frame_bytes or len(one.records) + len(other.records) > count_max
+    for left, right in pairwise(found):
+        size_bytes = left.size_bytes + right.size_bytes
+        assert size_bytes > frame_bytes or len(left.records) + len(right.records) > count_max
     for group in found:
         assert group.size_bytes == sum(map(len, group.records))
         assert group in given_groups or (
