@@ -103,6 +103,8 @@ class Snapshotter:
             await self._write(snapshot, file)
             await pipeline.committed(sequence)
             record = log.fetch([sequence])[sequence]
+            # A snapshot lets older records go, so it must not be ahead of what survives.
+            await self._in_thread(partial(log.sync, sequence))
             await self._in_thread(
                 partial(file.finish, oldest_sequence=snapshot.oldest_sequence, record=record)
             )

@@ -285,6 +285,14 @@ class FileLog:
         if self._durability == "memory":
             writer.notify()
 
+    def sync(self, sequence: int) -> None:
+        """See `EventLog`."""
+        writer = self._writer
+        if writer is None:
+            raise self._closed()
+        if self.durable_sequence < sequence:
+            writer.sync(sequence)
+
     def _check_ours(self) -> None:
         if self._pid != os.getpid():
             raise LogClosed(

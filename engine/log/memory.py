@@ -191,6 +191,12 @@ class MemoryLog:
             self._pending_bytes = 0
             notify()
 
+    def sync(self, sequence: int) -> None:
+        """See `EventLog`."""
+        self._check_open()
+        if self.failure is not None and self._committed < sequence:
+            raise self.failure
+
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """See `EventLog`.  Works on a closed log too."""
         committed = self._committed

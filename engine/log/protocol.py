@@ -146,6 +146,18 @@ class EventLog(Protocol):
         """Let everything that was appended so far be written, as one group if it fits."""
         ...
 
+    def sync(self, sequence: int) -> None:
+        """Return once the record at *sequence* survives all that the log can survive.
+
+        Below level ``fsynced`` that is later than its commit; a `MemoryLog` has no more to
+        give.  The record has to be committed, or on its way.  Blocks: for a worker thread.
+
+        Raises:
+            LogClosed: the log is not open, or was closed meanwhile.
+            The log's `failure`, if it failed before.
+        """
+        ...
+
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """Yield ``(sequence of the first, encoded records)`` in order, up to the commit.
 

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from headrace.engine.clock import NS, Clock
-from headrace.engine.errors import DurabilityLost, LogError
+from headrace.engine.errors import DurabilityLost, LogClosed, LogError
 from headrace.engine.log.group import Group, merged
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.store import Store
@@ -29,7 +29,8 @@ IDLE_S: Final = 1.0
 class Writer:
     """Takes groups from the event loop's thread and writes them in one of its own.
 
-    Each attribute is set by one thread only and read by the others, so there is no lock.
+    Each attribute is set by one thread only and read by the others, so there is no lock but
+    that of those who wait for a sync.
     """
 
     def __init__(
@@ -50,6 +51,9 @@ class Writer:
         self._wake: SimpleQueue[None] = SimpleQueue()
         self._stopping = False
         self._sync_due_ns = 0
+        self._synced = threading.Condition()
+        self._wanted_sequence = 0
+        self._has_ended = False
         self.queue: deque[Group] = deque()
         """Groups that are not written yet, for those who want to read them."""
         self.written_bytes = 0
@@ -62,6 +66,23 @@ class Writer:
         """Have *group* written, after those before it.  Never blocks."""
         self.queue.append(group)
         self._wake.put(None)
+
+    def sync(self, sequence: int) -> None:
+        """Return once the record at *sequence*, which was submitted, is durable.  Blocks.
+
+        Raises:
+            LogClosed, DurabilityLost, LogFull: the thread has ended before.
+        """
+        store = self._store
+        with self._synced:
+            self._wanted_sequence = max(self._wanted_sequence, sequence)
+            self._wake.put(None)
+            self._synced.wait_for(lambda: store.durable_sequence >= sequence or self._has_ended)
+        if store.durable_sequence < sequence:
+            raise self.failure or LogClosed(
+                f"{store.active.path}: expected record {sequence} to be made durable, found the "
+                "log closed; open it again"
+            )
 
     def stop(self) -> None:
         """Write what was submitted, unless the log has failed, and end the thread.  Blocks."""
@@ -85,6 +106,12 @@ class Writer:
                 )
             if self.failure is not None:
                 self.notify()
+            self._has_ended = True
+            self._tell_synced()
+
+    def _tell_synced(self) -> None:
+        with self._synced:
+            self._synced.notify_all()
 
     def _write_until_stopped(self) -> None:
         main_thread = threading.main_thread()
@@ -96,8 +123,15 @@ class Writer:
                 self._store.write_index()
             elif self._stopping or not main_thread.is_alive():
                 return
-            if self._sync_due_ns and self._clock.monotonic_ns() >= self._sync_due_ns:
+            if self._sync_is_due():
                 self._sync()
+            self._tell_synced()
+
+    def _sync_is_due(self) -> bool:
+        store = self._store
+        if store.durable_sequence < self._wanted_sequence <= store.written_sequence:
+            return True
+        return bool(self._sync_due_ns) and self._clock.monotonic_ns() >= self._sync_due_ns
 
     def _wait(self) -> None:
         """Return when there may be something to do."""

@@ -212,3 +212,19 @@ def test_read_while_groups_are_written(make: Make) -> None:
         assert log.fetch(wanted) == {s: record(s) for s in wanted}
     session.wait(400)
     assert contents(log) == records(1, 400)
+
+
+def test_sync_returns_once_records_survive(make: Make) -> None:
+    """Whoever builds on a record, such as a snapshot, can wait for more than its commit."""
+    session = Session(make())
+    log = session.log
+    for first in range(1, 60, 3):
+        log.append(records(first, first + 2))
+        log.commit()
+        log.sync(first + 2)
+        if isinstance(log, FileLog):
+            assert log.durable_sequence >= first + 2
+        assert contents(log) == records(1, first + 2)
+    log.close()
+    with pytest.raises(LogClosed, match="open it first"):
+        log.sync(60)

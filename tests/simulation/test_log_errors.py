@@ -240,6 +240,29 @@ def test_full_log_can_be_closed() -> None:
     log.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "code", "error"),
+    [("fdatasync", errno.EIO, DurabilityLost), ("pwrite", errno.ENOSPC, LogFull)],
+)
+def test_who_waits_for_a_sync_learns_of_the_failure(
+    name: str, code: int, error: type[LogError]
+) -> None:
+    """At level ``memory`` a record is committed long before the disk refuses it."""
+    disk = fresh_disk()
+    log = FileLog(PATH, files=disk, durability="memory", sync_interval_s=3600, reserve_bytes=0)
+    session = Session(log)
+    session.put(records(1, 2))
+    log.sync(2)
+    disk.fail(name, 1, code)
+    session.put(records(3, 5))
+    with pytest.raises(error):
+        log.sync(5)
+    assert (log.committed_sequence, log.durable_sequence) == (5, 2)
+    with pytest.raises(error):
+        log.close()
+    check_restart(disk.killed(), 2)
+
+
 def test_read_error_is_not_the_end_of_the_log() -> None:
     """A record that the disk cannot read is an error, not one that does not exist."""
     disk = fresh_disk()
