@@ -30,6 +30,7 @@ SCHEMA: Final = 1
 class Header(Struct):
     """What is small enough to be written in one go.  Fields are only ever appended."""
 
+    schema: int
     sequence: int
     at_ns: int
     started_at_ns: int
@@ -134,6 +135,7 @@ class Snapshot:
 def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
     state = kernel.state
     return Header(
+        schema=SCHEMA,
         sequence=kernel.sequence,
         at_ns=state.at_ns,
         started_at_ns=state.started_at_ns,
@@ -199,6 +201,11 @@ def load(kernel: Kernel, parts: Iterable[bytes]) -> None:
 
 
 def _load_header(kernel: Kernel, header: Header) -> None:
+    if header.schema > SCHEMA:
+        raise SnapshotUnusable(
+            f"expected schema {SCHEMA} or lower, found {header.schema}: it was written by a newer "
+            "headrace"
+        )
     state = kernel.state
     for rule, fingerprint in header.rules.items():
         if state.declared.get(rule) == fingerprint and rule not in header.automata:

@@ -198,3 +198,12 @@ def test_what_is_no_snapshot_is_refused(parts: list[bytes]) -> None:
     """Each with one typed error."""
     with pytest.raises(SnapshotUnusable):
         load(Kernel(rules(COUNTED)()), parts)
+
+
+def test_snapshot_of_a_newer_schema_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may mean something else by the same names."""
+    with monkeypatch.context() as patch:
+        patch.setattr("headrace.engine.snapshot.SCHEMA", 2)
+        taken = list(Snapshot(with_windows().kernel).parts())
+    with pytest.raises(SnapshotUnusable, match="newer headrace"):
+        load(Kernel(rules(COUNTED)()), taken)
