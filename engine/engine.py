@@ -174,7 +174,8 @@ class Engine:
             while not has_room:  # not at once: what did not fit now would not fit again
                 await clock.sleep_until(clock.monotonic_ns() + self._probe_ns)
                 has_room = self.log.resume()
-            if kernel.sequence != self.log.next_sequence - 1:
+            is_whole = self._core.snapshotter.is_settled  # also after a snapshot that found no room
+            if not is_whole or kernel.sequence != self.log.next_sequence - 1:
                 kernel = await self._restored(backend)
         except HeadraceError as error:
             self._core.pipeline.failure = error

@@ -53,6 +53,11 @@ class Snapshotter:
         self.last_sequence = max(log.snapshots.sequences(), default=0)
         """Sequence of the newest snapshot; 0: there is none."""
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the kernel's tables are whole, so that another `Snapshotter` can begin."""
+        return self._unsettled is None
+
     def note_commit(self) -> None:
         """Look whether one is due; costs next to nothing."""
         if self._every and self._pipeline.kernel.sequence >= self._next:

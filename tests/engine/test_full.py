@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -21,6 +22,7 @@ from tests.reference.shell import fold
 
 from headrace import App, DurabilityLost, Emission, Engine, Firing, LogFull, Retry, Run, on
 from headrace.engine.defaults import PROBE_S
+from headrace.engine.log.memory import MemorySnapshot
 from headrace.engine.record import (
     EngineStarted,
     EngineStopped,
@@ -517,6 +519,28 @@ async def test_by_input_it_goes_on_too(full_at: int) -> None:
         await engine.drain()
         check_fold(app, engine, log)
     assert of_kind(log, EventStored)[-1].at_ns == 1010 * 10**9
+
+
+async def test_snapshot_that_finds_no_room_is_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for while the disk is full it fails; once there is room, the next one is taken."""
+    app, log, clock = App("t"), FullLog(), StepClock()
+
+    @app.rule(on("a").count(3, within=60))
+    async def act() -> None: ...
+
+    def no_room(_sequence: int) -> MemorySnapshot:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a")
+        await fill(engine, log)
+        with monkeypatch.context() as full, pytest.raises(OSError, match="No space"):
+            full.setattr(log.snapshots, "begin", no_room)
+            await engine.snapshot()
+        await go_on(engine, log, clock)
+        await engine.emit("a")
+        assert await engine.snapshot() == engine.kernel.sequence
+        check_fold(app, engine, log)
 
 
 async def test_code_that_does_not_let_go_is_waited_for() -> None:
