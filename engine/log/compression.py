@@ -93,7 +93,7 @@ def compress(
     with contextlib.suppress(FileNotFoundError):
         files.unlink(f"{folder}/{segments.name_of(entry.base)}")
     with contextlib.suppress(OSError):
-        index_file.store(files, folder, entry.base, done.digest, packing.index.entries)
+        index_file.store(files, folder, entry.base, done.digest, packing.index)
     return done
 
 

@@ -11,6 +11,9 @@ from headrace.engine.log.files import Data
 ACTIVE_STEP_BYTES: Final = 4 * 1024
 """Distance of two entries of the active segment, in memory: what `fetch` reads at most."""
 
+FILE_STEP_BYTES: Final = 16 * 1024
+"""Distance of two entries of an index file.  It is read whole to look one place up."""
+
 SEALED_STEP_BYTES: Final = 64 * 1024
 SEALED_STEP_RECORDS: Final = 4096
 """Distance of two entries of a sealed segment, whichever is reached first."""
@@ -98,12 +101,19 @@ class SparseIndex:
 
     def thinned(self) -> list[Entry]:
         """Return the entries that a sealed segment keeps."""
+        return self._thinned(SEALED_STEP_BYTES, SEALED_STEP_RECORDS)
+
+    def filed(self) -> list[Entry]:
+        """Return the entries that an index file keeps."""
+        return self._thinned(FILE_STEP_BYTES, SEALED_STEP_RECORDS)
+
+    def _thinned(self, step_bytes: int, step_records: int) -> list[Entry]:
         kept: list[Entry] = []
         for entry in self.entries:
             if (
                 not kept
-                or entry[1] - kept[-1][1] >= SEALED_STEP_BYTES
-                or entry[0] - kept[-1][0] >= SEALED_STEP_RECORDS
+                or entry[1] - kept[-1][1] >= step_bytes
+                or entry[0] - kept[-1][0] >= step_records
             ):
                 kept.append(entry)
         return kept

@@ -87,8 +87,9 @@ def decode(data: bytes, base: int, digest: bytes) -> FineIndex | None:
     view = memoryview(data)
     if zlib.crc32(view[:-_CRC_BYTES]) != int.from_bytes(view[-_CRC_BYTES:], "little"):
         return None
-    numbers = _little_endian(array("Q", data[_HEAD.size : -_CRC_BYTES]))
-    columns = memoryview(numbers)
+    columns = view[_HEAD.size : -_CRC_BYTES].cast("Q")
+    if sys.byteorder == "big":
+        columns = memoryview(_little_endian(array("Q", columns)))
     return FineIndex([columns[n * count : (n + 1) * count] for n in range(_COLUMNS)])
 
 
@@ -106,13 +107,15 @@ def load(files: Files, folder: str, base: int, digest: bytes) -> FineIndex | Non
         return None  # not even an unreadable one is a reason not to read the log
 
 
-def store(files: Files, folder: str, base: int, digest: bytes, entries: Sequence[Entry]) -> None:
-    """Write the index of the segment *base*, in place of what is there.
+def store(files: Files, folder: str, base: int, digest: bytes, index: SparseIndex) -> int:
+    """Write what is known of the segment *base*, in place of the index file that is there.
+
+    Returns how many entries it has.
 
     Raises:
         OSError: that failed; there is the old one, or none.
     """
-    path = f"{folder}/{name_of(base)}"
+    path, entries = f"{folder}/{name_of(base)}", index.filed()
     try:
         with opened(files, f"{path}.tmp", os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
             write_all(files, fd, encode(base, digest, entries), 0)
@@ -121,6 +124,7 @@ def store(files: Files, folder: str, base: int, digest: bytes, entries: Sequence
         with contextlib.suppress(OSError):
             files.unlink(f"{path}.tmp")
         raise
+    return len(entries)
 
 
 def rebuild(
@@ -170,5 +174,4 @@ def rebuild(
             found=f"the end of the file after record {walk.sequence - 1}",
             first_sequence=walk.sequence,
         )
-    store(files, folder, entry.base, entry.file.digest, index.entries)
-    return len(index.entries)
+    return store(files, folder, entry.base, entry.file.digest, index)

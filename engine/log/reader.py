@@ -371,7 +371,9 @@ class LogReader:
         opened = OpenSegments(self._files, self.path)
         try:
             start = self._place_before(opened, at_ns, last)
-            for first, records in read_batches(opened, start, after=0, upto=last):
+            for first, records in read_batches(
+                opened, start, after=0, upto=last, chunk_bytes=segments.FETCH_BYTES
+            ):
                 for sequence, record in enumerate(records, first):
                     if log_time_ns(record) >= at_ns:
                         return sequence
@@ -392,7 +394,7 @@ class LogReader:
         place = bisect_left(entries, at_ns, key=_first_at_ns)
         entry = entries[max(0, place - 1)]
         if entry.sealed:
-            return entry.base, self._opened.index(entry).place_before(at_ns)
+            return entry.base, opened.index(entry).place_before(at_ns)
         return entry.base, (0, 0)
 
     def close(self) -> None:

@@ -184,7 +184,7 @@ class Store:
                     self._folder,
                     finished.base,
                     finished.entry().digest,
-                    finished.index.entries,
+                    finished.index,
                 )
 
     def sync(self) -> None:

@@ -278,6 +278,7 @@ def read_batches(
     after: int,
     upto: int,
     leave: Callable[[Place], None] = lambda _: None,
+    chunk_bytes: int = segments.SCAN_BYTES,
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the records after *after* up to *upto*, frame by frame.
 
@@ -288,7 +289,7 @@ def read_batches(
         LogVersion: a newer headrace wrote a frame.
     """
     base, place = start
-    walk = opened.walk(base, place)
+    walk = opened.walk(base, place, chunk_bytes=chunk_bytes)
     while walk.sequence <= upto:
         frame = step(opened, base, walk)
         if frame.kind == SEAL:

@@ -33,6 +33,7 @@ def log_on(disk: SimulatedDisk, log_id: bytes = b"i" * 16) -> FileLog:
 def fine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the small segments of these tests have indexes of several entries."""
     monkeypatch.setattr("headrace.engine.log.index.ACTIVE_STEP_BYTES", 100)
+    monkeypatch.setattr("headrace.engine.log.index.FILE_STEP_BYTES", 100)
 
 
 @pytest.fixture(name="disk")
