@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import anyio
 
 from headrace.engine.backend import in_own_thread
-from headrace.engine.clock import SystemClock
+from headrace.engine.clock import NS, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError
@@ -27,6 +27,7 @@ SLICE_NS: Final = 1_000_000
 """How long the event loop is held in one go."""
 PAUSE_S: Final = 0.003
 """How long others have it then."""
+PAUSE_S_MAX: Final = 0.1
 STEP_ENTRIES: Final = 64
 SETTLE_ENTRIES: Final = 256
 BLOCK_BYTES: Final = 1024 * 1024
@@ -138,7 +139,7 @@ class Snapshotter:
                 await self._in_thread(partial(file.write, parts))
                 parts, size_bytes = [], 0
             elif not is_last:
-                await anyio.sleep(PAUSE_S)
+                await self._pause()
 
     async def _settle(self, snapshot: Snapshot) -> None:
         snapshot.give_up()  # if it is not complete
@@ -148,7 +149,15 @@ class Snapshotter:
                 if snapshot.settle(SETTLE_ENTRIES):
                     self._unsettled = None
                     return
-            await anyio.sleep(PAUSE_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Let others work; for longer where they have so much to do that they wait in a line."""
+        until_ns = self._clock.monotonic_ns() + seconds_to_ns(PAUSE_S)
+        await anyio.sleep(PAUSE_S)
+        late_s = (self._clock.monotonic_ns() - until_ns) / NS
+        if late_s > PAUSE_S:
+            await anyio.sleep(min(PAUSE_S_MAX, late_s * 4))
 
 
 def tidy_up(log: EventLog) -> None:
