@@ -122,7 +122,8 @@ class OrderedTable(Table[K, V]):
     """A table in the order in which entries were stored or touched last."""
 
     __slots__ = ()
-    live: OrderedDict[K, V]
+    # Narrower than in `Table`, though it can be set: `_make` is the only one that makes it.
+    live: OrderedDict[K, V]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @staticmethod
     def _make() -> OrderedDict[Any, Any]:
