@@ -132,6 +132,24 @@ class Snapshot:
             pass
 
 
+def check_rules(kernel: Kernel) -> None:
+    """Check that *kernel* has the state of all rules that are in force in its log.
+
+    A snapshot without it is of no use to the app that has them, and older ones make way for it.
+
+    Raises:
+        SnapshotUnusable: it has not.
+    """
+    state = kernel.state
+    unlike = sorted(state.rules.keys() - state.active)
+    if unlike:
+        raise SnapshotUnusable(
+            f"expected the rules that the log was last run with, found {unlike[0]!r} changed, "
+            "removed or diverged, and so without its state; run the app once, which records "
+            "that, or name the app that the log was run with"
+        )
+
+
 def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
     state = kernel.state
     return Header(

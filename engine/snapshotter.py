@@ -19,7 +19,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError
 from headrace.engine.log.protocol import EventLog, SnapshotWriter
 from headrace.engine.signal import Signal
-from headrace.engine.snapshot import Snapshot
+from headrace.engine.snapshot import Snapshot, check_rules
 
 R = TypeVar("R")
 
@@ -51,7 +51,9 @@ class Snapshotter:
         self._lock = anyio.Lock()
         self._unsettled: Snapshot | None = None
         self._next = pipeline.kernel.sequence + every
-        self.last_sequence = max(log.snapshots.sequences(), default=0)
+        last = pipeline.kernel.sequence
+        # Not one of another log, say, that is ahead of this one: it was of no use.
+        self.last_sequence = max((s for s in log.snapshots.sequences() if s <= last), default=0)
         """Sequence of the newest snapshot; 0: there is none."""
 
     @property
@@ -83,7 +85,8 @@ class Snapshotter:
         Then the log may remove what nobody needs any more.
 
         Raises:
-            SnapshotUnusable: the log has records that are not understood here.
+            SnapshotUnusable: the log has records that are not understood here, or was run with
+                other rules.
             OSError: the disk failed; older snapshots are as they were.
             DurabilityLost, LogFull: the log failed.
         """
@@ -93,6 +96,7 @@ class Snapshotter:
             if self._unsettled is not None:
                 await self._settle(self._unsettled)
             if self.last_sequence < kernel.sequence:
+                check_rules(kernel)
                 # Until it has settled the kernel's tables are in two parts; whatever happens
                 # here, the next snapshot can begin only then.
                 snapshot = self._unsettled = Snapshot(kernel)

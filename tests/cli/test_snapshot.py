@@ -105,6 +105,18 @@ def test_snapshot_of_a_log_that_nobody_runs_takes_the_app(headrace: Call, old: P
     assert (state["events"], state["rules"][0]["keys"]) == (806, 5)
 
 
+def test_snapshot_with_other_rules_is_refused(headrace: Call, old: Path) -> None:
+    """It would lack their state, and two of them would leave the log without a beginning."""
+    before = sorted(path.name for path in old.glob("snap-*.hrs"))
+    for _ in range(2):
+        done = headrace("log", "snapshot", old, "--app", "changed.py")
+        assert done.code == 1
+        assert "'four' changed" in done.last_error
+        assert headrace("emit", old, "n", "1").code == 0
+    assert sorted(path.name for path in old.glob("snap-*.hrs")) == before
+    assert headrace("state", "app.py", old).code == 0
+
+
 def test_snapshot_of_a_running_engine(headrace: Call, tmp_path: Path) -> None:
     """The engine writes it, beside its work."""
     app = App("x")

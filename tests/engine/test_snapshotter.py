@@ -181,6 +181,18 @@ async def test_damaged_snapshot_is_reported_and_not_used(
         assert sum("snapshot_unusable" in record.message for record in caplog.records) == count
 
 
+async def test_snapshot_ahead_of_the_log_is_not_in_the_way(tmp_path: Path) -> None:
+    """One that was copied here from a log that is longer: the next one takes its place."""
+    folder = tmp_path / "log"
+    async with make_app([]).open(folder, grace_s=0) as engine:
+        await engine.emit("n", 1)
+    (folder / f"snap-{10**12:020}.hrs").write_bytes(b"of another log")
+    async with make_app([]).open(folder, grace_s=0) as engine:
+        made = await engine.snapshot()
+        assert made == engine.kernel.sequence
+        assert engine.log.snapshots.sequences() == [made]
+
+
 async def test_full_disk_costs_a_snapshot_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -52,13 +52,14 @@ def _write(log: Path, app: App) -> int:
     from headrace.engine.errors import LogUnusable
     from headrace.engine.log import FileLog
     from headrace.engine.restore import restore
-    from headrace.engine.snapshot import Snapshot
+    from headrace.engine.snapshot import Snapshot, check_rules
     from headrace.engine.snapshotter import tidy_up
 
     held = FileLog(log)
     held.open(lambda: None)
     try:
         kernel = restore(held, app.decider(), clock=None)
+        check_rules(kernel)
         sequence = kernel.sequence
         found = held.fetch([sequence])
         if not found:
