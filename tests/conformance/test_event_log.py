@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.simulation.session import Session, contents, record, records
 
-from headrace.engine.errors import EventRefused, LogClosed, LogLocked
+from headrace.engine.errors import EventRefused, LogClosed, LogLocked, SnapshotUnusable
 from headrace.engine.log import EventLog, FileLog, MemoryLog
 from headrace.engine.log.copying import copy
 from headrace.engine.log.fork import fork
@@ -228,3 +228,35 @@ def test_sync_returns_once_records_survive(make: Make) -> None:
     log.close()
     with pytest.raises(LogClosed, match="open it first"):
         log.sync(60)
+
+
+def test_snapshots_are_kept_for_their_log(make: Make) -> None:
+    """Two that are of use, each only for the record that it was made with, also when reopened."""
+    session = Session(make())
+    session.put(*([record(number)] for number in range(1, 41)))
+    for sequence in (10, 20, 30):
+        file = session.log.snapshots.begin(sequence)
+        file.write([b"part one of %d" % sequence, b"two"])
+        file.write([b"three"])
+        file.finish(oldest_sequence=sequence - 5, record=record(sequence))
+        session.log.snapshots.prune()
+    given_up = session.log.snapshots.begin(40)
+    given_up.write([b"half"])
+    given_up.abort()
+    session.log.close()
+
+    log = Session(make()).log
+    snapshots = log.snapshots
+    assert snapshots.sequences() == [30, 20]
+    assert snapshots.needs() == {30: 25, 20: 15}
+    stored = log.fetch([30])[30]
+    assert list(snapshots.read(30, stored)) == [b"part one of 30", b"two", b"three"]
+    for other in (record(31), None):
+        with pytest.raises(SnapshotUnusable):
+            list(snapshots.read(30, other))
+    snapshots.discard(30)
+    file = snapshots.begin(35)
+    file.finish(oldest_sequence=36, record=record(35))
+    snapshots.prune()
+    assert snapshots.sequences() == [35, 20]
+    assert snapshots.needs() == {35: 35, 20: 15}
