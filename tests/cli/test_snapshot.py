@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from tests.cli.command import Call
 
-from headrace import App, FileLog, on
+from headrace import App, Engine, FileLog, on
 from headrace.engine.log import LogReader
 
 APP = """
@@ -146,3 +147,28 @@ def test_snapshot_of_nothing_is_refused(headrace: Call, tmp_path: Path) -> None:
     done = headrace("log", "snapshot", tmp_path / "empty", "--app", "app.py")
     assert done.code == 2
     assert "found none" in done.last_error
+
+
+def test_run_keeps_as_much_as_it_is_told(
+    headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The options reach the log, whose MANIFEST says how it was opened, and the engine."""
+    seen: list[int] = []
+    app_open = App.open
+
+    def watched(self: App, *arguments: Any, **options: Any) -> Engine:
+        seen.append(options["snapshot_every"])
+        return app_open(self, *arguments, **options)
+
+    monkeypatch.setattr(App, "open", watched)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "n.jsonl").write_text('{"subject": "n", "data": 1}\n' * 300)
+    options = ["--keep-bytes", 5_000_000, "--keep-s", 60, "--compress", "--snapshot-every", 100]
+    done = headrace("run", "app.py", "--log", "kept", "--from", "n.jsonl", *options)
+    assert done.code == 0, done.err
+    with LogReader(tmp_path / "kept") as reader:
+        assert reader.manifest.config["keep_bytes"] == 5_000_000
+        assert reader.manifest.config["keep_s"] == 60
+    assert seen == [100]
+    refused = headrace("run", "app.py", "--log", "kept", "--keep-bytes", -1)
+    assert refused.code == 2

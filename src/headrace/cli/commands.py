@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from cyclopts import App, Parameter, validators
 
+from headrace.engine.defaults import SNAPSHOT_EVERY
 from headrace.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -174,6 +175,13 @@ KeepSeconds = Annotated[
         help="Keep what is no more than so many seconds of log time older than the newest record.",
     ),
 ]
+Compress = Annotated[
+    bool, Parameter(negative=(), help="Compress finished segments, in the background.")
+]
+SnapshotEvery = Annotated[
+    int,
+    Parameter(validator=_AT_LEAST_0, help="Write the state down after so many records; 0: never."),
+]
 Before = Annotated[
     str | None,
     Parameter(
@@ -207,6 +215,10 @@ def run_command(
     clock: ClockName = "system",
     durability: DurabilityName = "fsynced",
     grace: Grace = 10.0,
+    keep_bytes: KeepBytes = None,
+    keep_s: KeepSeconds = None,
+    compress: Compress = False,
+    snapshot_every: SnapshotEvery = SNAPSHOT_EVERY,
     skip_bad_lines: SkipBadLines = False,
     log_format: LogFormatName = "auto",
     output: Output = "table",
@@ -225,6 +237,10 @@ def run_command(
         clock=clock,
         durability=durability,
         grace_s=grace,
+        keep_bytes=keep_bytes,
+        keep_s=keep_s,
+        compress=compress,
+        snapshot_every=snapshot_every,
         output=output,
         log_format=log_format,
         skip_bad_lines=skip_bad_lines,

@@ -22,6 +22,7 @@ from headrace.cli.progress import shown
 from headrace.cli.summary import Counted, document_of, text_of
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
 from headrace.engine.errors import HeadraceError, LogMismatch
+from headrace.engine.log import FileLog
 
 if TYPE_CHECKING:
     from headrace.app import App
@@ -41,6 +42,10 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     clock: Literal["system", "input"]
     durability: Durability
     grace_s: float
+    keep_bytes: int | None
+    keep_s: float | None
+    compress: bool
+    snapshot_every: int
     output: Output
     log_format: LogFormat
     skip_bad_lines: bool
@@ -123,11 +128,18 @@ class Session:
     async def _serve(self) -> None:
         began = time.perf_counter()
         options = self._options
-        engine = self._app.open(
+        log = FileLog(
             options.log,
             durability=options.durability,
+            keep_bytes=options.keep_bytes,
+            keep_s=options.keep_s,
+            compress=options.compress,
+        )
+        engine = self._app.open(
+            log,
             clock=options.clock,
             grace_s=options.grace_s,
+            snapshot_every=options.snapshot_every,
         )
         try:
             async with engine:
