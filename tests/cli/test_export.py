@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -222,6 +222,24 @@ def test_type_and_subject_become_one(kind: str, about: str | None, subject: str)
     """Wildcards work on what comes from elsewhere, and nothing of it is made up."""
     assert ce.own_subject(ce.CloudEvent("1.0", "1", "s", kind, about)) == subject
     assert ce.split_subject(subject) == (kind, about)
+
+
+def test_offers_are_read_many_at_once(
+    headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are as many as an import brought; each alone would be looked for anew."""
+    with OfflineLog(FileLog(tmp_path / "a")) as log:
+        log.offer([Emission("a", number) for number in range(1500)])
+    calls: list[int] = []
+    fetch = LogReader.fetch
+
+    def counting(self: LogReader, sequences: Iterable[int]) -> dict[int, bytes]:
+        calls.append(1)
+        return fetch(self, sequences)
+
+    monkeypatch.setattr(LogReader, "fetch", counting)
+    assert [row["data"] for row in headrace("log", "export", "a").jsonl] == list(range(1500))
+    assert len(calls) <= 3
 
 
 def test_an_exported_event_is_a_cloudevent(headrace: Call, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -156,11 +157,13 @@ def size_bytes(log: Path) -> int:
     """Return the size of all files of the log, but not of the space that it keeps free."""
     from headrace.engine.log.store import RESERVE
 
-    return sum(
-        entry.stat().st_size
-        for entry in os.scandir(log)
-        if entry.is_file() and entry.name != RESERVE
-    )
+    found = 0
+    for entry in os.scandir(log):
+        # Of a log in use any file but the newest may be removed just now.
+        with contextlib.suppress(FileNotFoundError):
+            if entry.is_file() and entry.name != RESERVE:
+                found += entry.stat().st_size
+    return found
 
 
 def plain_raw(raw: Any) -> Any:
