@@ -145,8 +145,11 @@ class OrderedTable(Table[K, V]):
 
     def store(self, key: K, value: V) -> None:
         """Set the value of *key* and make it the newest."""
-        super().store(key, value)
-        self.live.move_to_end(key)
+        if self._writing is not None:
+            self._writing.recall(key)
+        live = self.live
+        live[key] = value
+        live.move_to_end(key)
 
     def first(self) -> tuple[K, V] | None:
         """Return the oldest entry, not to be changed, or ``None``."""
