@@ -32,6 +32,7 @@ from headrace.engine.record import (
     EventStored,
     RuleDiverged,
 )
+from headrace.engine.room import RoomWatch
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
 from headrace.engine.snapshotter import Snapshotter
@@ -70,6 +71,7 @@ class Core:
         self.start_is_due = False
         """Whether the start is not recorded yet, since log time has not begun."""
         self._settings = settings
+        self._room = RoomWatch(log)
         self._input = InputTime(self.pipeline, self.runner)
         self._timekeeper = Timekeeper(self.pipeline, self.runner, clock)
         self.snapshotter = Snapshotter(self.pipeline, log, every=settings.snapshot_every)
@@ -139,6 +141,7 @@ class Core:
                 self.runner.run_in(workers)
                 workers.start_soon(self._timekeeper.run, name="headrace timekeeper")
                 workers.start_soon(self.snapshotter.run, name="headrace snapshots")
+                workers.start_soon(self._room.run, name="headrace room")
                 async with self._input.lock:
                     await self._payer.run()
 

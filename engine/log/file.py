@@ -135,6 +135,10 @@ class FileLog:
         """Its directory, if that is on a disk of this machine and not a simulated one."""
         return self.path if isinstance(self._files, SystemFiles) else None
 
+    def room(self) -> tuple[int, int]:
+        """See `EventLog`."""
+        return self._files.room(self.path)
+
     @property
     def durability(self) -> Durability:
         """The level at which a record counts as committed."""

@@ -70,6 +70,10 @@ class Files(Protocol):
         """Return the file's length in bytes."""
         ...
 
+    def room(self, path: str) -> tuple[int, int]:
+        """Return how many bytes are free, and how many there are, on the disk of *path*."""
+        ...
+
     def is_named(self, fd: int, path: str) -> bool:
         """Say whether *path* is still the name of the open file: not if it was moved or deleted."""
         ...
@@ -164,6 +168,12 @@ class SystemFiles:
     def size(self, fd: int) -> int:
         """See `Files.size`."""
         return os.fstat(fd).st_size
+
+    def room(self, path: str) -> tuple[int, int]:
+        """See `Files.room`."""
+        found = os.statvfs(path)
+        # What a user without privileges may still take.
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def is_named(self, fd: int, path: str) -> bool:
         """See `Files.is_named`."""

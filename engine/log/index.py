@@ -76,11 +76,6 @@ class SparseIndex:
         """Begin with *entries*, in order."""
         self.entries: list[Entry] = entries or []
 
-    @property
-    def last_offset(self) -> int:
-        """Offset of the last entry; 0 if there is none."""
-        return self.entries[-1][1] if self.entries else 0
-
     def add(self, sequence: int, offset: int, at_ns: int) -> None:
         """Take in the frame at *offset*, if it is far enough from the last entry."""
         if not self.entries or offset - self.entries[-1][1] >= ACTIVE_STEP_BYTES:

@@ -211,6 +211,9 @@ class MemoryLog:
             if 1 <= sequence <= self._committed
         }
 
+    def room(self) -> None:
+        """See `EventLog`: as much as the machine has."""
+
     def retain(self, from_sequence: int) -> None:
         """See `EventLog`: it keeps everything."""
 

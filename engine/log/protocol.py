@@ -178,6 +178,16 @@ class EventLog(Protocol):
         """
         ...
 
+    def room(self) -> tuple[int, int] | None:
+        """Return how many bytes are free, and how many there are, where the log is kept.
+
+        ``None``: that is not known.
+
+        Raises:
+            OSError: it cannot be found out.
+        """
+        ...
+
     def retain(self, from_sequence: int) -> object:
         """Remove old records, if the log was told to; none from *from_sequence* on.
 

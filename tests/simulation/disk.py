@@ -236,6 +236,10 @@ class SimulatedDisk:
     def size(self, fd: int) -> int:
         return len(self._of("size", fd).data)
 
+    def room(self, path: str) -> tuple[int, int]:
+        self._call("room", path)
+        return 1 << 40, 1 << 41
+
     def is_named(self, fd: int, path: str) -> bool:
         return self.names.get(path) is self._of("is_named", fd)
 
