@@ -31,7 +31,7 @@ class RoomWatch:
     def look(self) -> None:
         """Look once; warn when there is little room and there was more before."""
         try:
-            room = self._log.room()
+            room = self._log.disk_room()
         except OSError:
             return  # the log's writer meets whatever this is, and says it
         was_low = self.is_low

@@ -135,7 +135,7 @@ class FileLog:
         """Its directory, if that is on a disk of this machine and not a simulated one."""
         return self.path if isinstance(self._files, SystemFiles) else None
 
-    def room(self) -> tuple[int, int]:
+    def disk_room(self) -> tuple[int, int]:
         """See `EventLog`."""
         return self._files.room(self.path)
 

@@ -211,7 +211,7 @@ class MemoryLog:
             if 1 <= sequence <= self._committed
         }
 
-    def room(self) -> None:
+    def disk_room(self) -> None:
         """See `EventLog`: as much as the machine has."""
 
     def retain(self, from_sequence: int) -> None:

@@ -178,7 +178,7 @@ class EventLog(Protocol):
         """
         ...
 
-    def room(self) -> tuple[int, int] | None:
+    def disk_room(self) -> tuple[int, int] | None:
         """Return how many bytes are free, and how many there are, where the log is kept.
 
         ``None``: that is not known.
