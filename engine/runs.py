@@ -313,7 +313,7 @@ class RunsWriting:
             self._note(run)
 
     def _note(self, run: RunState) -> None:
-        oldest = min(run.id, run.events[0]) if run.events else run.id
+        oldest = min([run.id, *run.events])
         if self.oldest is None or oldest < self.oldest:
             self.oldest = oldest
 

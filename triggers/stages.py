@@ -124,7 +124,8 @@ def key_of(rule: str, key: Callable[[Any], Any], event: Event[Any], out: list[Ve
         out.append(RuleError(rule, event.sequence, "key", last_line(error)))
         return None
     if value is None or is_key(value):
-        return value if type(value) is str else plain_key(value)
+        kind = type(value)
+        return value if kind is str or kind is int else plain_key(value)
     text = f"TypeError: the key is of type {type(value).__name__}; {KEY_EXPECTED}"
     out.append(RuleError(rule, event.sequence, "key", text))
     return None
@@ -272,7 +273,9 @@ class Count:
 
 def _packed_window(key: Any, window: _Window) -> tuple[Any, int | None]:
     hits = list(window.hits)
-    return [key, hits, window.armed], (hits[0][1][0] if hits and hits[0][1] else None)
+    # Not the first: of windows in a window, the one that was full first may be the younger.
+    oldest = min((min(sequences) for _, sequences in hits if sequences), default=None)
+    return [key, hits, window.armed], oldest
 
 
 class Silent:
@@ -347,7 +350,7 @@ class Silent:
 
 
 def _packed_last(key: Any, last: tuple[tuple[int, ...], int, int]) -> tuple[Any, int | None]:
-    return [key, *last], (last[0][0] if last[0] else None)
+    return [key, *last], min(last[0], default=None)
 
 
 class Every:

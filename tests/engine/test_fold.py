@@ -51,6 +51,16 @@ DECLARED = [
     Rule("quiet", silent(on("a.*").key(by_data), for_=4, repeat="every", expect=["x"]), "single"),
     Rule("still", silent(on("b", int), for_=2), "parallel"),
     Rule("beat", BEAT, "restart"),
+    Rule(
+        "turns",
+        any_of(on("a.*").count(2, within=9), on("b").count(2, within=9)).count(2, within=20),
+        "single",
+    ),
+    Rule(
+        "mute",
+        silent(on("a.*").key(by_data), for_=5, repeat="every", expect=["x"]).count(2, within=30),
+        "parallel",
+    ),
     Rule("any", any_of(on("a.x"), on("b").where(is_small), on("a.*", int)), "parallel"),
     Rule("dead", on("run.failed.>"), "parallel"),
     Rule("told", any_of(on("rule.fired.one"), on("rule.error.*"), on("run.*.work")), "single"),

@@ -12,7 +12,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from tests.engine.test_fold import HOPS_MAX, VERSIONS, Life, decoded
 from tests.reference.shell import Shell, fold, ns, rules
 
-from headrace import on
+from headrace import any_of, on, silent
 from headrace.engine import record as r
 from headrace.engine.errors import SnapshotUnusable
 from headrace.engine.kernel import Kernel
@@ -30,6 +30,8 @@ class SnapshotLife(Life):
         self.is_written = False
         self.taken: list[bytes] = []
         self.taken_at = 0
+        self.oldest = 0
+        """The oldest record that a start from what was taken may still ask for."""
 
     def restart_with(self, version: int, *, at_ns: int, keep: int | None = None) -> None:
         super().restart_with(version, at_ns=at_ns, keep=keep)
@@ -57,6 +59,7 @@ class SnapshotLife(Life):
             else:
                 self.is_written = True
                 self.taken, self.taken_at = self.parts, self.snapshot.sequence
+                self.oldest = self.snapshot.oldest_sequence
                 self.check_oldest(self.snapshot)
                 self.resume()
 
@@ -66,6 +69,7 @@ class SnapshotLife(Life):
         kernel = self.folded(snapshot.sequence)
         needed = [run.id for run in kernel.state.runs.active.values()]
         needed += [s for run in kernel.state.runs.active.values() for s in run.events]
+        needed += kernel.state.offers.owed
         assert min(needed, default=snapshot.oldest_sequence) >= snapshot.oldest_sequence, text
         assert snapshot.oldest_sequence <= snapshot.sequence + 1
 
@@ -100,6 +104,14 @@ class SnapshotLife(Life):
         kernel.finish_fold()
         assert kernel.divergences == []
         assert without_counts(kernel) == without_counts(self.shell.kernel)
+        self.nothing_older_was_asked_for()
+
+    def nothing_older_was_asked_for(self) -> None:
+        """What has fired since was made of records that retention would have kept."""
+        for raw in self.shell.records[self.taken_at :]:
+            fired = r.decode(raw)
+            if isinstance(fired, r.RuleFired):
+                assert min(fired.events, default=self.oldest) >= self.oldest, fired
 
     @precondition(lambda self: self.taken)
     @rule(version=st.integers(0, 2))
@@ -156,6 +168,49 @@ def test_state_of_a_window_is_in_it() -> None:
     (fired,) = [record for record in unit if isinstance(record, r.RuleFired)]
     assert fired.key == "x"
     assert len(fired.events) == 3
+
+
+def oldest_of(shell: Shell) -> int:
+    """Return the oldest record that a snapshot of *shell* asks for."""
+    snapshot = Snapshot(shell.kernel)
+    list(snapshot.parts())
+    return snapshot.oldest_sequence
+
+
+def test_oldest_record_of_a_window_of_windows() -> None:
+    """The first to be full is not the one that began first."""
+    pairs = any_of(on("a").count(2, within=60), on("b").count(2, within=60))
+    shell = Shell(rules(pairs.count(3, within=60))).start(ns(1))
+    first = shell.emit(ns(2), "a")
+    for subject in ("b", "b", "a"):
+        shell.emit(ns(3), subject)
+    assert oldest_of(shell) == first
+
+    shell.emit(ns(4), "b")
+    shell.emit(ns(4), "b")  # fires, and its run is open
+    assert len(shell.fired()) == 1
+    assert oldest_of(shell) == first
+
+
+def test_oldest_record_of_a_silence_after_windows() -> None:
+    """What the last pair was made of goes with the firing, in whatever order."""
+    pairs = any_of(on("a").count(2, within=60), on("b").count(2, within=60))
+    shell = Shell(rules(silent(pairs.count(2, within=60), for_=60))).start(ns(1))
+    first = shell.emit(ns(2), "a")
+    for subject in ("b", "b", "a"):
+        shell.emit(ns(3), subject)
+    assert oldest_of(shell) == first
+
+
+def test_oldest_record_of_a_window_that_began_with_none() -> None:
+    """A silence of what was never heard has no event; those after it have."""
+    mute = silent(on("a").key(lambda e: e.data), for_=5, repeat="every", expect=["x"])
+    shell = Shell(rules(mute.count(3, within=60))).start(ns(1))
+    shell.tick(ns(6))
+    first = shell.emit(ns(7), "a", "x")
+    shell.tick(ns(12))
+    shell.emit(ns(13), "a", "x")
+    assert oldest_of(shell) == first
 
 
 def test_snapshot_of_another_version_of_a_rule_is_refused() -> None:
