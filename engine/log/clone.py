@@ -74,6 +74,10 @@ class Clone(Struct, frozen=True):
     """The sequence of the newest snapshot that it has; 0: none."""
 
 
+class _Outrun(Exception):
+    """The snapshots that there were at that moment have made way for newer ones."""
+
+
 def make(
     files: Files, source: str, target: str, plan: Callable[[OpenSegments, Moment], Plan]
 ) -> Clone:
@@ -99,6 +103,8 @@ def make(
                         files, source, folder, reading=reading, moment=moment, plan=wanted
                     )
                     return making.run()
+            except _Outrun:
+                continue
             except (LogCorrupt, SegmentGone, FileNotFoundError):
                 # Retention and compression put other segments in the place of those that we
                 # knew; damage is what is still in the list.
@@ -204,12 +210,15 @@ class _Making:
         self._target = target
         self._reading = reading
         self._manifest = moment.manifest
+        self._committed = moment.committed
         self._plan = plan
         self._linked = 0
         self._copied_bytes = 0
 
     def run(self) -> Clone:
         plan, files = self._plan, self._files
+        # First: while segments are copied the writer may take two others and drop these.
+        snapshot = self._take_snapshots()
         entries = self._manifest.segments
         shared = [e for e in entries if e.sealed and e.next_sequence - 1 <= plan.upto]
         previous: Segment | None = None
@@ -219,7 +228,6 @@ class _Making:
         tail = entries[len(shared)]
         log_id = plan.fork_id or self._manifest.log_id
         parent, last = self._write_tail(tail, log_id, previous)
-        snapshot = self._take_snapshots()
         if files.kind(f"{self._source}/{BLOBS}") == "directory":
             self._take_all(f"{self._source}/{BLOBS}", f"{self._target}/{BLOBS}")
         files.sync_directory(self._target)
@@ -238,15 +246,25 @@ class _Making:
         return Clone(manifest, self._linked, self._copied_bytes, snapshot)
 
     def _take_snapshots(self) -> int:
-        """Share or copy the snapshots that the new log can use; return the newest's sequence."""
-        newest = 0
-        for name in self._files.listdir(self._source):
-            sequence = snapshots.sequence_of(name)
-            if sequence is None or sequence > self._plan.upto:
-                continue
-            if self._take(f"{self._source}/{name}", f"{self._target}/{name}"):
-                newest = max(newest, sequence)
-        return newest
+        """Share or copy the snapshots that the new log can use; return the newest's sequence.
+
+        Raises:
+            _Outrun: the writer was faster, and a log that has lost its beginning needs one.
+        """
+        upto = self._plan.upto
+        names = self._files.listdir(self._source)
+        found = sorted(s for name in names if (s := snapshots.sequence_of(name)) is not None)
+        wanted = [sequence for sequence in found if sequence <= upto]
+        taken = [sequence for sequence in wanted[::-1] if self._take_snapshot(sequence)]
+        if found and not taken and self._manifest.first_sequence > 1:
+            is_late = upto == self._committed
+            if wanted or (is_late and found[0] <= observe(self._files, self._source).committed):
+                raise _Outrun
+        return max(taken, default=0)
+
+    def _take_snapshot(self, sequence: int) -> bool:
+        name = snapshots.name_of(sequence)
+        return self._take(f"{self._source}/{name}", f"{self._target}/{name}")
 
     def _take_segment(self, entry: Segment, previous: Segment | None) -> Segment:
         """Share or copy a finished segment, and return what is to be said of it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import msgspec
+import pytest
 from tests.engine.stand import Gate
 
 from headrace import App, FileLog, Firing, Run, on
@@ -14,6 +16,7 @@ from headrace.engine import record as r
 from headrace.engine.log import LogReader
 from headrace.engine.log.compare import compare
 from headrace.engine.log.copying import copy
+from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.fork import fork
 from headrace.engine.log.verify import verify
 
@@ -166,3 +169,53 @@ async def test_fork_starts_from_the_snapshots_that_it_shares(tmp_path: Path) -> 
             await engine.drain()
         assert seen
         assert verify(path).ok
+
+
+@pytest.mark.parametrize("call", ["listdir", "open"])
+@pytest.mark.parametrize("make", [copy, lambda old, new, files: fork(old, None, new, files=files)])
+async def test_log_that_goes_on_is_copied_with_a_snapshot(
+    tmp_path: Path, call: str, make: Callable[..., object]
+) -> None:
+    """Without its beginning it could not be run; those that there were may go meanwhile."""
+    log = FileLog(tmp_path / "log", segment_bytes_max=2000, reserve_bytes=0, keep_bytes=0)
+    async with counting_app([]).open(log, snapshot_every=0) as engine:
+
+        async def go_on() -> None:
+            for _ in range(2):
+                await engine.emit_many([("water.race.level", Level(n)) for n in range(20)])
+                await engine.drain()
+                await engine.snapshot()
+
+        await go_on()
+        await go_on()
+        log.hold("the test", log.retain(0).first_sequence)  # only the snapshots go
+
+        class Files(SystemFiles):
+            """A disk on which the engine goes on before one call."""
+
+            has_gone_on = False
+
+            def meet(self, name: str) -> None:
+                if name == call and not self.has_gone_on:
+                    self.has_gone_on = True
+                    anyio.from_thread.run(go_on)
+
+            def listdir(self, path: str) -> list[str]:
+                if path.endswith("/log"):
+                    self.meet("listdir")
+                return super().listdir(path)
+
+            def open(self, path: str, flags: int) -> int:
+                if "/new/" in path and path.endswith(".hrl"):
+                    self.meet("open")
+                return super().open(path, flags)
+
+        files = Files()
+        await anyio.to_thread.run_sync(
+            lambda: make(tmp_path / "log", tmp_path / "new", files=files)
+        )
+        assert files.has_gone_on
+    other = log_at(tmp_path / "new")
+    async with counting_app([]).open(other) as again:
+        assert next(other.read())[0] > 1
+        assert again.state().events in (80, 120)
