@@ -96,7 +96,7 @@ def _scan(files: Files, active: ActiveSegment, head: Head | None) -> Scan:
             what = "bytes after the last frame" if active.sealed else "an unfinished unit"
             tear = _tear(files, active, what)
     except Damage as damage:
-        tear = _tear(files, active, f"expected {damage.expected}, found {damage.found}")
+        tear = _tear(files, active, f"{damage.found} instead of {damage.expected}")
     except Newer as newer:
         raise segments.too_new(active.path, walk.offset, newer) from newer
     matches = head is None or chain_at.get(head.offset) == head.chain
