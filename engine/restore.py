@@ -22,6 +22,11 @@ class ReadableLog(Protocol):
         """See `EventLog.snapshots`."""
         ...
 
+    @property
+    def committed_sequence(self) -> int:
+        """See `EventLog.committed_sequence`."""
+        ...
+
     def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
         """See `EventLog.read`."""
         ...
@@ -44,15 +49,11 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
     """
     kernel, problems = from_snapshot(log, decider)
     for first, records in log.read(after=kernel.sequence):
-        if first != kernel.sequence + 1:
-            raise LogMismatch(
-                f"expected record {kernel.sequence + 1}, found record {first} next: the state "
-                f"needs all of them, or a snapshot of what is gone "
-                f"({'; '.join(problems) or 'there is none'}); the log can be read with "
-                "`headrace log cat`, and not be run"
-            )
+        _check_next(kernel, first, problems)
         for sequence, raw in enumerate(records, first):
             kernel.fold(sequence, decode(raw))
+    # The end of a log that was salvaged may be missing, too.
+    _check_next(kernel, log.committed_sequence + 1, problems)
     kernel.finish_fold()
     kernel.state.effects.clear()
     recorded = kernel.state.clock
@@ -62,6 +63,28 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
             f"with clock={recorded!r}, or use another log"
         )
     return kernel
+
+
+def _check_next(kernel: Kernel, sequence: int, problems: list[str]) -> None:
+    """Check that *sequence* comes next.
+
+    Raises:
+        LogMismatch: records before it are missing.
+    """
+    if sequence != kernel.sequence + 1:
+        raise LogMismatch(
+            f"expected record {kernel.sequence + 1}, found record {sequence} next: the state "
+            f"needs all of them, or a snapshot of what is gone "
+            f"({'; '.join(problems) or 'there is none'}); the log can be read with "
+            f"`headrace log cat`, and not be run{_fork_at(kernel.sequence)}"
+        )
+
+
+def _fork_at(sequence: int) -> str:
+    """Return what else can be done with a log of which whole records end at *sequence*."""
+    if not sequence:
+        return ""
+    return f"; `headrace log fork --at {sequence}` makes one that can, of what is before the loss"
 
 
 def from_snapshot(

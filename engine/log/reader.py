@@ -123,6 +123,11 @@ class LogReader:
         return self._last
 
     @property
+    def committed_sequence(self) -> int:
+        """As `last_sequence`: a reader sees nothing else."""
+        return self._last
+
+    @property
     def durable_sequence(self) -> int:
         """The last record that was known then to survive power loss."""
         return self._durable

@@ -81,7 +81,7 @@ def recover(
     created = manifest is None
     if manifest is None:
         _check_unborn(files, folder, bases)
-        manifest = _begin(files, folder, log_id=new_id(), now_ns=now_ns)
+        manifest = begin(files, folder, log_id=new_id(), now_ns=now_ns)
         bases = [1]
     head, notes = _head_of(files, folder, manifest, expected=not created)
     sealed = _check_listed(files, folder, manifest, bases)
@@ -178,10 +178,18 @@ def _check_unborn(files: Files, folder: str, bases: list[int]) -> None:
         )
 
 
-def _begin(files: Files, folder: str, *, log_id: bytes, now_ns: int) -> Manifest:
+def begin(
+    files: Files, folder: str, *, log_id: bytes, now_ns: int, first_sequence: int = 1
+) -> Manifest:
+    """Make *folder* a log without records, whose first one is to be *first_sequence*.
+
+    Raises:
+        OSError: that failed.
+    """
     # MANIFEST comes second, so that one without a segment always means a loss.
-    segments.create(files, folder, log_id=log_id, base=1, created_ns=now_ns, previous=0)
-    manifest = Manifest(FORMAT, log_id, now_ns, 1, [Segment(1, log_id)])
+    base = first_sequence
+    segments.create(files, folder, log_id=log_id, base=base, created_ns=now_ns, previous=0)
+    manifest = Manifest(FORMAT, log_id, now_ns, base, [Segment(base, log_id)])
     manifests.store(files, folder, manifest)
     return manifest
 

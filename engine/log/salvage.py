@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+import msgspec
 from msgspec import Struct
 
 from headrace.engine.clock import Clock, SystemClock
-from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion
+from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion, SnapshotUnusable
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.file import SEGMENT_BYTES_MAX, draw_id
-from headrace.engine.log.files import Files, SystemFiles, read_all
+from headrace.engine.log.files import Files, SystemFiles, read_all, replace
 from headrace.engine.log.folder import prepare
 from headrace.engine.log.frame import (
     DATA,
@@ -26,8 +27,10 @@ from headrace.engine.log.frame import (
 )
 from headrace.engine.log.group import Group
 from headrace.engine.log.lock import Lock
-from headrace.engine.log.recovery import recover
+from headrace.engine.log.reader import LogReader
+from headrace.engine.log.recovery import begin, recover
 from headrace.engine.log.segment import Gap
+from headrace.engine.log.snapshots import FileSnapshots, name_of
 from headrace.engine.log.store import Store
 
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
@@ -42,6 +45,10 @@ class Salvage(Struct):
     """The oldest record that the log had kept; what is before it was removed on purpose."""
     gaps: list[Gap] = []
     """What was not found.  Each stands in the new log too."""
+    snapshots: list[int] = []
+    """Sequences of the snapshots that were copied: whole, and of the records that were found."""
+    left_out: list[str] = []
+    """Why other snapshots were not."""
     log_id: bytes = b""
     """Of the new log."""
 
@@ -49,6 +56,13 @@ class Salvage(Struct):
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return not self.gaps
+
+    @property
+    def obstacle(self) -> Gap | None:
+        """What is missing behind its last snapshot; ``None``: an engine can start from it."""
+        upto = max(self.snapshots, default=0)
+        removed = Gap(1, self.first_sequence - 1, "removed by retention")
+        return next((gap for gap in (removed, *self.gaps) if gap.last > upto), None)
 
 
 def salvage(
@@ -62,7 +76,8 @@ def salvage(
     """Copy every intact frame of the log at *source* to a new log at *target*.
 
     Sequences stay as they are: other records refer to them.  The source is only read.  What
-    the log removed on purpose (retention) is noted in the new log, and not missing.
+    the log removed on purpose (retention) is not missing: the new log begins there too.
+    Snapshots that are whole, and whose records were found, are copied, and so are holds.
 
     Raises:
         LogUnusable: *source* cannot be read, or *target* is there already.
@@ -78,25 +93,10 @@ def salvage(
             raise LogUnusable(f"{old}: expected an event log, found no segment; check the path")
         prepare(disk, new)
         lock = Lock(disk, new)
-        recovered = recover(
-            disk,
-            new,
-            strict=True,
-            now_ns=clock.wall_ns(),
-            new_id=new_id or draw_id,
-            config={"salvaged_from": old},
-        )
-        store = Store(
-            disk,
-            new,
-            recovered,
-            segment_bytes_max=SEGMENT_BYTES_MAX,
-            reserve_bytes=0,
-            clock=clock,
-        )
-        found = Salvage(log_id=recovered.manifest.log_id)
+        store, found = _begin(disk, old, new, clock=clock, log_id=(new_id or draw_id)())
         _copy(disk, old, store, found)
         store.finish()
+        _copy_snapshots(disk, old, new, found)
         store.close()
         lock.release()
     except OSError as error:
@@ -106,10 +106,40 @@ def salvage(
     return found
 
 
+def _begin(
+    files: Files, old: str, new: str, *, clock: Clock, log_id: bytes
+) -> tuple[Store, Salvage]:
+    """Make *new* a log that begins where *old* does, as far as its list can still be read."""
+    try:
+        manifest = manifests.load(files, old)
+    except (LogCorrupt, LogVersion):
+        manifest = None
+    first = manifest.first_sequence if manifest else 1
+    begin(files, new, log_id=log_id, now_ns=clock.wall_ns(), first_sequence=first)
+    recovered = recover(
+        files,
+        new,
+        strict=True,
+        now_ns=clock.wall_ns(),
+        new_id=lambda: log_id,
+        config={"salvaged_from": old},
+    )
+    store = Store(
+        files,
+        new,
+        recovered,
+        segment_bytes_max=SEGMENT_BYTES_MAX,
+        reserve_bytes=0,
+        clock=clock,
+    )
+    if manifest is not None and manifest.holds:
+        holds = manifest.holds
+        store.catalog.change(lambda made: msgspec.structs.replace(made, holds=holds))
+    return store, Salvage(log_id=log_id, first_sequence=first)
+
+
 def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
-    found.first_sequence = expected = _first_kept(files, folder)
-    if expected > 1:
-        store.write_gap(Gap(1, expected - 1, "removed by retention"))
+    expected = found.first_sequence
 
     def missing(upto: int, reason: str) -> None:
         gap = Gap(expected, upto, reason)
@@ -134,13 +164,29 @@ def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
         missing(head.next_sequence - 1, "the log ends before what HEAD says to be durable")
 
 
-def _first_kept(files: Files, folder: str) -> int:
-    """Return where the log begins, as far as its list of segments can still be read."""
-    try:
-        manifest = manifests.load(files, folder)
-    except (LogCorrupt, LogVersion):
-        return 1
-    return 1 if manifest is None else manifest.first_sequence
+def _copy_snapshots(files: Files, old: str, new: str, found: Salvage) -> None:
+    """Copy the snapshots that can be used with the records that were found."""
+    theirs = FileSnapshots(files, old)
+    with LogReader(new, files=files, lease=False) as reader:
+        for sequence in sorted(theirs.sequences()):
+            record = reader.fetch([sequence]).get(sequence)
+            try:
+                for _ in theirs.read(sequence, record):
+                    pass  # it is checked on the way
+                oldest = theirs.end(sequence).oldest_sequence
+            except SnapshotUnusable as error:
+                found.left_out.append(str(error))
+                continue
+            name = name_of(sequence)
+            lost = [gap for gap in found.gaps if gap.last >= oldest and gap.first <= sequence]
+            if lost:
+                found.left_out.append(
+                    f"{old}/{name}: expected the records {oldest} to {sequence}, to which it may "
+                    f"refer, found {lost[0].first} to {lost[0].last} missing"
+                )
+                continue
+            replace(files, new, name, read_all(files, f"{old}/{name}"))
+            found.snapshots.append(sequence)
 
 
 def _segments_in(names: Iterable[str]) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+from contextlib import suppress
+from random import Random
+
 import pytest
 from tests.simulation import test_log_damage as damage
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.session import Session, record, records
 
-from headrace.engine.errors import LogUnusable
+from headrace.engine.errors import LogError, LogUnusable
 from headrace.engine.log import FileLog, LogReader
 from headrace.engine.log.frame import SEGMENT_HEADER_BYTES, frame_size
 from headrace.engine.log.salvage import salvage
+from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.verify import verify
 
 
@@ -90,3 +95,64 @@ def test_salvage_never_writes_over_anything() -> None:
     disk.folders.add("/empty")
     with pytest.raises(LogUnusable, match="found no segment"):
         salvage("/empty", "/new", files=disk)
+
+
+SNAPSHOTS = (10, damage.COUNT - 4)
+
+
+def with_snapshots(*, oldest: int) -> SimulatedDisk:
+    """A log that was closed, with snapshots that refer to the records from *oldest* on."""
+    disk = damage.written(close=True)
+    for sequence in SNAPSHOTS:
+        file = FileSnapshots(disk, damage.PATH).begin(sequence)
+        file.write([b"state at %d" % sequence])
+        file.finish(oldest_sequence=oldest, record=record(sequence))
+    return disk
+
+
+def test_only_snapshots_of_what_was_found_are_taken() -> None:
+    """One is left out if its own record, or one that its state may refer to, was not found."""
+    assert salvage(damage.PATH, "/new", files=with_snapshots(oldest=3)).snapshots == [*SNAPSHOTS]
+    segment, *_, last = damage.segments_of(with_snapshots(oldest=3))
+    assert int(last[:20]) > SNAPSHOTS[0]
+    lost_own = damage.copy(with_snapshots(oldest=3), **{last: None})
+    found = salvage(damage.PATH, "/new", files=lost_own)
+    assert found.snapshots == [s for s in SNAPSHOTS if s < int(last[:20])]
+    assert found.obstacle == found.gaps[-1]
+    data = bytearray(damage.files_of(with_snapshots(oldest=3))[segment])
+    data[SEGMENT_HEADER_BYTES + frame_size(data[SEGMENT_HEADER_BYTES:]) + 20] ^= 1
+    for oldest, expected in (8, []), (9, [*SNAPSHOTS]):
+        disk = damage.copy(with_snapshots(oldest=oldest), **{segment: bytes(data)})
+        found = salvage(damage.PATH, "/new", files=disk)
+        assert [(gap.first, gap.last) for gap in found.gaps] == [(5, 8)]
+        assert found.snapshots == expected
+        assert (found.obstacle is None) == bool(expected)
+        assert len(found.left_out) == len(SNAPSHOTS) - len(expected)
+
+
+@pytest.mark.parametrize("fault", ["power", errno.EIO, errno.ENOSPC])
+def test_salvage_on_a_disk_that_fails(fault: str | int) -> None:
+    """Cut short at any moment, it leaves no snapshot that is ahead of the new log's records."""
+    calm = with_snapshots(oldest=3)
+    calm.calls.clear()
+    salvage(damage.PATH, "/new", files=calm)
+    names = {call.split()[0] for call in calm.calls}
+    kinds = ["power"] if fault == "power" else sorted(names)
+    for kind in kinds:
+        for nth in range(1, 1 + sum(c.split()[0] == kind or fault == "power" for c in calm.calls)):
+            disk = with_snapshots(oldest=3)
+            if isinstance(fault, str):
+                disk.power_off_after(nth - 1)
+            else:
+                disk.fail(kind, nth, fault, path="/new")
+            with suppress(LogError):
+                salvage(damage.PATH, "/new", files=disk)
+            left = disk.crash(Random(nth))
+            if "/new/MANIFEST" not in left.names:
+                continue
+            log = FileLog("/new", files=left, reserve_bytes=0)
+            log.open(lambda: None)
+            for sequence in log.snapshots.sequences():
+                parts = log.snapshots.read(sequence, log.fetch([sequence]).get(sequence))
+                assert list(parts) == [b"state at %d" % sequence]
+            log.close()

@@ -15,9 +15,12 @@ from headrace.cli.progress import shown
 from headrace.cli.records import KINDS, View
 from headrace.cli.text import rfc3339, safe, to_json
 from headrace.engine import record as r
+from headrace.engine.errors import LogCorrupt, SnapshotUnusable
 
 if TYPE_CHECKING:
+    from headrace.engine.log import LogReader
     from headrace.engine.log.manifest import Manifest
+    from headrace.engine.log.segment import Gap
     from headrace.engine.log.verify import Report
 
 CAT_COLUMNS: Final = {"sequence": 8, "recorded_at": 30, "kind": 15, "what": 0}
@@ -65,6 +68,7 @@ def info(log: Path, output: Output) -> int:
             "size_bytes": size,
             "bytes_per_record": round(size / count, 1) if count else None,
             "compression": _compression(reader.manifest),
+            "snapshots": _snapshots(reader, last),
             "holds": reader.manifest.holds,
             "leases": [{"pid": lease.pid, "sequence": lease.sequence} for lease in leases],
             "closed_cleanly": reader.closed_cleanly,
@@ -83,15 +87,61 @@ def _compression(manifest: Manifest) -> dict[str, float]:
     return {"segments": len(packed), "ratio": round(ratio, 2)}
 
 
+def _snapshots(reader: LogReader, last: int) -> list[dict[str, Any]]:
+    """Return what is known of each snapshot, newest first, by its name and its end."""
+    from headrace.engine.log.snapshots import name_of
+
+    found: list[dict[str, Any]] = []
+    for sequence in reader.snapshots.sequences():
+        path = Path(reader.path, name_of(sequence))
+        problem: str | None = None
+        at_ns: int | None = None
+        size = 0
+        try:
+            size = path.stat().st_size
+            reader.snapshots.end(sequence)
+            at_ns = time_before(reader, sequence)
+        except FileNotFoundError:
+            continue  # an engine has written a newer one just now
+        except (SnapshotUnusable, LogCorrupt) as error:
+            problem = str(error)
+        found.append(
+            {
+                "sequence": sequence,
+                "recorded_at": rfc3339(at_ns),
+                "records_since": max(0, last - sequence),
+                "size_bytes": size,
+                "problem": problem,
+            }
+        )
+    return found
+
+
 def _info_text(document: dict[str, Any]) -> str:
-    note = "" if document["closed_cleanly"] else " (it is being written, or its writer was killed)"
+    open_note = " (it is being written, or its writer was killed)"
+    packed = document["compression"]
+    shown: dict[str, Any] = {
+        "compression": f"{packed['segments']} segments, {packed['ratio']} to 1" if packed else None,
+        "snapshots": ", ".join(map(_snapshot_text, document["snapshots"])) or "none",
+        "holds": ", ".join(f"{name} from record {at} on" for name, at in document["holds"].items()),
+        "leases": ", ".join(
+            f"process {lease['pid']} from record {lease['sequence']} on"
+            for lease in document["leases"]
+        ),
+        "closed_cleanly": "yes" if document["closed_cleanly"] else f"no{open_note}",
+    }
     return facts(
-        (name.replace("_", " "), f"{'yes' if value else 'no'}{note}")
-        if name == "closed_cleanly"
-        else (name.replace("_", " "), value)
+        (name.replace("_", " "), shown.get(name, value))
         for name, value in document.items()
-        if value not in ({}, [])
+        if shown.get(name) != ""
     )
+
+
+def _snapshot_text(row: dict[str, Any]) -> str:
+    if row["problem"]:
+        return f"at {row['sequence']} (cannot be used: {row['problem']})"
+    at, since = row["recorded_at"], row["records_since"]
+    return f"at {row['sequence']} ({at}, {row['size_bytes']} bytes, {since} records since)"
 
 
 def cat(
@@ -229,8 +279,6 @@ def _verify_text(log: Path, report: Report) -> str:
 
 def salvage(log: Path, new: Path, output: Output) -> int:
     """Copy what is intact of a damaged log into a new one."""
-    import msgspec
-
     from headrace.engine.log.salvage import salvage as copy
 
     check_there(log)
@@ -240,9 +288,35 @@ def salvage(log: Path, new: Path, output: Output) -> int:
         "new": str(new),
         "records": found.records,
         "complete": found.complete,
-        "gaps": msgspec.to_builtins(found.gaps),
+        "startable": found.obstacle is None,
+        "first_sequence": found.first_sequence,
+        "gaps": [
+            {"first": gap.first, "last": gap.last, "reason": gap.reason} for gap in found.gaps
+        ],
+        "snapshots": found.snapshots,
+        "left_out": found.left_out,
     }
     lines = [f"{found.records} records copied to {new}"]
+    if found.snapshots:
+        lines.append(f"snapshots copied: {', '.join(f'at {at}' for at in found.snapshots)}")
     lines += [f"missing: {gap.first} to {gap.last}: {safe(gap.reason)}" for gap in found.gaps]
+    lines += [f"snapshot left out: {safe(reason)}" for reason in found.left_out]
+    if found.obstacle is not None:
+        lines.append(_unstartable(found.obstacle, new))
     write_document(document, output, lambda: "\n".join(lines))
     return OK if found.complete else CORRUPT
+
+
+def _unstartable(obstacle: Gap, new: Path) -> str:
+    """Return what can be done with a log from which no engine can start."""
+    before = obstacle.first - 1
+    way_out = (
+        f"`headrace log fork {new} OTHER --at {before}` makes a log of what is before that, from "
+        "which one can"
+        if before
+        else f"read it with `headrace log cat {new}`"
+    )
+    return (
+        f"No engine can start from it: its state needs the records {obstacle.first} to "
+        f"{obstacle.last}, or a snapshot behind them; {way_out}."
+    )

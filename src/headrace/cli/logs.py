@@ -123,7 +123,7 @@ def folded(
     from headrace.engine.restore import from_snapshot
 
     decider = decider or NoRules()
-    if shortcut or reader.first_sequence > 1:
+    if shortcut or _begins_late(reader):
         kernel, problems = from_snapshot(reader, decider, oldest=not shortcut)
     else:
         kernel, problems = Kernel(decider), []
@@ -151,6 +151,11 @@ def folded(
             advance(first + len(batch) - 1)
     kernel.finish_fold()
     return kernel
+
+
+def _begins_late(reader: LogReader) -> bool:
+    """Return whether the first records are gone: removed, or lost before a salvage."""
+    return next((first > 1 for first, _ in reader.read()), False)
 
 
 def size_bytes(log: Path) -> int:
