@@ -1,10 +1,11 @@
 """Snapshots of a large state: what they cost those who react meanwhile, and what they save.
 
 An app counts a million keys while events come at a steady rate.  Prints the reaction time
-(from the moment at which an event was due to the task's first line) without and with
-snapshots going on all the time, how long a snapshot takes, and a start with and without one.
+(from the moment at which an event was due to the task's first line) while snapshots are
+written and in the equally long rests between them, how long a snapshot takes, and how long
+a start with one and without.
 
-    .venv/bin/python benchmarks/snapshots.py [--keys 1000000] [--rate 5000] [--seconds 20]
+    .venv/bin/python benchmarks/snapshots.py [--keys 1000000] [--rate 5000] [--seconds 60]
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RULES = 10
 TURN_S = 0.005
 
 
-def make_app(took: list[float]) -> App:
+def make_app(took: list[float], at: list[float]) -> App:
     """Ten rules that count by key, and one whose reaction is measured."""
     app = App("large")
 
@@ -41,7 +42,8 @@ def make_app(took: list[float]) -> App:
 
     @app.rule(on("ping", float))
     async def react(firing: Firing[float]) -> None:
-        took.append((time.perf_counter() - firing.events[0].data) * 1e3)
+        at.append(time.perf_counter())
+        took.append((at[-1] - firing.events[0].data) * 1e3)
 
     return app
 
@@ -71,37 +73,41 @@ async def react_for(engine: Engine, keys: int, rate: float, seconds: float) -> N
     await engine.drain()
 
 
+async def snapshots(engine: Engine, spans: list[tuple[float, float]]) -> None:
+    """Take snapshots for ever, with as long a rest after each as it took."""
+    while True:
+        start = time.perf_counter()
+        await engine.snapshot()
+        end = time.perf_counter()
+        spans.append((start, end))
+        await asyncio.sleep(end - start)
+
+
 async def measure(folder: Path, options: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table: reactions in the snapshots and in the rests between, of one stretch."""
     took: list[float] = []
-    app = make_app(took)
-
-    def line(name: str) -> None:
-        print(row(name, *(f"{percentile(took, share):.2f}" for share in (0.5, 0.99, 1.0))))
-        took.clear()
-
+    at: list[float] = []
+    spans: list[tuple[float, float]] = []
+    app = make_app(took, at)
     async with app.open(FileLog(folder / "log"), snapshot_every=0) as engine:
         await fill(engine, options.keys)
         gc.collect()
         gc.freeze()  # what users with a large state are advised to do
-        print(row(f"{options.keys} keys, {options.rate:g} events/s, ms", "p50", "p99", "max"))
-        for _ in range(options.rounds):
-            await react_for(engine, options.keys, options.rate, options.seconds)
-            line("reaction")
-            times: list[float] = []
-            stop = asyncio.Event()
-
-            async def snapshots(times: list[float] = times, stop: asyncio.Event = stop) -> None:
-                while not stop.is_set():
-                    start = time.perf_counter()
-                    await engine.snapshot()
-                    times.append(time.perf_counter() - start)
-
-            task = asyncio.create_task(snapshots())
-            await react_for(engine, options.keys, options.rate, options.seconds)
-            stop.set()
-            await task
-            line(f"reaction during {len(times)} snapshots of {max(times):.1f} s")
+        task = asyncio.create_task(snapshots(engine, spans))
+        await react_for(engine, options.keys, options.rate, options.seconds)
+        task.cancel()
+    during = [any(start <= t <= end for start, end in spans) for t in at]
+    last = spans[-1][1]
+    seconds = [end - start for start, end in spans]
+    print(row(f"{options.keys} keys, {options.rate:g} events/s, ms", "p50", "p99", "max"))
+    for name, which in (("reaction", False), ("reaction during snapshots", True)):
+        chosen = [
+            ms
+            for ms, t, inside in zip(took, at, during, strict=True)
+            if inside is which and t < last
+        ]
+        print(row(name, *(f"{percentile(chosen, share):.2f}" for share in (0.5, 0.99, 1.0))))
+    print(row("snapshots, seconds each", str(len(spans)), f"{max(seconds):.1f}"))
     report_start(folder)
 
 
@@ -115,7 +121,7 @@ def report_start(folder: Path) -> None:
             for path in (folder / "log").glob("snap-*.hrs"):
                 path.unlink()
         start = time.perf_counter()
-        kernel = restore(log, make_app([]).decider(), clock=None)
+        kernel = restore(log, make_app([], []).decider(), clock=None)
         print(row(name, f"{time.perf_counter() - start:.2f} s", f"{kernel.sequence} records"))
     start = time.perf_counter()
     restore(log, NoRules(), clock=None)
@@ -128,8 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--rate", type=float, default=5000.0)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
     with scratch() as folder:
         asyncio.run(measure(folder, options))

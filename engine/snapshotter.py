@@ -1,6 +1,6 @@
 """`Snapshotter`: takes snapshots of a kernel at work, without holding it up.
 
-The state is encoded in slices of a millisecond, in turns with everything else that the
+The state is encoded in slices of half a millisecond, in turns with everything else that the
 event loop does; compressing, writing and syncing happen in a thread.
 """
 
@@ -23,9 +23,9 @@ from headrace.engine.snapshot import Snapshot, check_rules
 
 R = TypeVar("R")
 
-SLICE_NS: Final = 1_000_000
+SLICE_NS: Final = 500_000
 """How long the event loop is held in one go."""
-PAUSE_S: Final = 0.003
+PAUSE_S: Final = 0.002
 """How long others have it then."""
 PAUSE_S_MAX: Final = 0.1
 STEP_ENTRIES: Final = 64
