@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from typing import Final
 
-from headrace.engine.errors import LogUnusable
+from headrace.engine.errors import LogCorrupt, LogUnusable
 from headrace.engine.log import head, lease, lock, manifest, segment
-from headrace.engine.log.files import Files, read_all
+from headrace.engine.log.files import Files, opened, read_all
+from headrace.engine.log.frame import SEGMENT_HEADER_BYTES
 
 _OURS: Final = frozenset((manifest.NAME, head.NAME, lock.NAME, "RESERVE", "control.sock", "blobs"))
 
@@ -79,6 +81,24 @@ def check_finished(path: str, names: Collection[str]) -> None:
         raise LogUnusable(
             f"{path}: expected an event log, found a fork or a copy that was cut short; make it "
             "again, or remove the directory: the log that it was made of is whole"
+        )
+
+
+def check_unborn(files: Files, path: str, names: Collection[str]) -> None:
+    """Check that a directory of these *names*, without MANIFEST, has lost nothing.
+
+    So it is with no log, and with one whose creation was cut short.
+
+    Raises:
+        LogCorrupt: there are records; only MANIFEST was lost.
+    """
+    records = head.load(files, path) is not None
+    for base in filter(None, map(segment.base_of, names)):
+        with opened(files, f"{path}/{segment.name_of(base)}", os.O_RDONLY) as fd:
+            records = records or base != 1 or files.size(fd) > SEGMENT_HEADER_BYTES
+    if records:
+        raise LogCorrupt(
+            f"{path}/{manifest.NAME}", 0, expected="the list of segments", found="no such file"
         )
 
 

@@ -14,7 +14,7 @@ from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files, SystemFiles
-from headrace.engine.log.folder import check_finished
+from headrace.engine.log.folder import check_finished, check_unborn
 from headrace.engine.log.frame import (
     CLOSE,
     DATA,
@@ -53,7 +53,7 @@ class LogReader:
 
     Raises:
         LogUnusable: there is no log at *path*, or it may not be read.
-        LogCorrupt: its list of segments is damaged.
+        LogCorrupt: its list of segments is damaged, or was lost.
         LogVersion: a newer headrace wrote it.
     """
 
@@ -80,16 +80,19 @@ class LogReader:
         """Whether the last frame is the mark of a writer that closed the log (see `refresh`)."""
 
     def _load_manifest(self) -> Manifest:
+        files = self._files
         try:
-            manifest = manifests.load(self._files, self.path)
+            manifest = manifests.load(files, self.path)
+            if manifest is None and files.kind(self.path) == "directory":
+                names = files.listdir(self.path)
+                check_finished(self.path, names)
+                check_unborn(files, self.path, names)
         except OSError as error:
             raise LogUnusable(
                 f"{self.path}: expected an event log that can be read, found: {error}; "
                 "check the path and its mode"
             ) from error
         if manifest is None:
-            if self._files.kind(self.path) == "directory":
-                check_finished(self.path, self._files.listdir(self.path))
             raise LogUnusable(
                 f"{self.path}: expected an event log, found no {manifests.NAME} there; "
                 "check the path"

@@ -18,6 +18,7 @@ from headrace.engine.log.active import ActiveSegment
 from headrace.engine.log.compression import remove_replaced
 from headrace.engine.log.evidence import Scan, Tear, judge, scan_active
 from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
+from headrace.engine.log.folder import check_unborn
 from headrace.engine.log.frame import CLOSE, FORMAT, SEGMENT_HEADER_BYTES
 from headrace.engine.log.head import Head
 from headrace.engine.log.manifest import Manifest, Segment
@@ -80,7 +81,7 @@ def recover(
     manifest = _durable_list(files, folder)
     created = manifest is None
     if manifest is None:
-        _check_unborn(files, folder, bases)
+        check_unborn(files, folder, names)
         manifest = begin(files, folder, log_id=new_id(), now_ns=now_ns)
         bases = [1]
     head, notes = _head_of(files, folder, manifest, expected=not created)
@@ -160,22 +161,6 @@ def _not_clean(active: ActiveSegment, tear: Tear) -> LogCorrupt:
         found=f"a torn write ({tear.reason})",
         first_sequence=active.sequence,
     )
-
-
-def _check_unborn(files: Files, folder: str, bases: list[int]) -> None:
-    """Check that without a MANIFEST there are no records either: its creation was cut short.
-
-    Raises:
-        LogCorrupt: there are; only MANIFEST was lost.
-    """
-    records = heads.load(files, folder) is not None
-    for base in bases:
-        with opened(files, f"{folder}/{segments.name_of(base)}", os.O_RDONLY) as fd:
-            records = records or base != 1 or files.size(fd) > SEGMENT_HEADER_BYTES
-    if records:
-        raise LogCorrupt(
-            f"{folder}/{manifests.NAME}", 0, expected="the list of segments", found="no such file"
-        )
 
 
 def begin(

@@ -46,9 +46,11 @@ class Salvage(Struct):
     gaps: list[Gap] = []
     """What was not found.  Each stands in the new log too."""
     snapshots: list[int] = []
-    """Sequences of the snapshots that were copied: whole, and of the records that were found."""
+    """Sequences of the snapshots that were copied: they are whole, and their record was found."""
     left_out: list[str] = []
     """Why other snapshots were not."""
+    doubts: list[str] = []
+    """What may be wrong with those that were copied."""
     log_id: bytes = b""
     """Of the new log."""
 
@@ -77,7 +79,7 @@ def salvage(
 
     Sequences stay as they are: other records refer to them.  The source is only read.  What
     the log removed on purpose (retention) is not missing: the new log begins there too.
-    Snapshots that are whole, and whose records were found, are copied, and so are holds.
+    Snapshots that are whole, and whose own record was found, are copied, and so are holds.
 
     Raises:
         LogUnusable: *source* cannot be read, or *target* is there already.
@@ -177,14 +179,13 @@ def _copy_snapshots(files: Files, old: str, new: str, found: Salvage) -> None:
             except SnapshotUnusable as error:
                 found.left_out.append(str(error))
                 continue
+            for gap in found.gaps:
+                if oldest <= gap.last and gap.first <= sequence:
+                    found.doubts.append(
+                        f"the state at {sequence} may refer to the records {gap.first} to "
+                        f"{gap.last}, which are missing: a run that needs one of them will fail"
+                    )
             name = name_of(sequence)
-            lost = [gap for gap in found.gaps if gap.last >= oldest and gap.first <= sequence]
-            if lost:
-                found.left_out.append(
-                    f"{old}/{name}: expected the records {oldest} to {sequence}, to which it may "
-                    f"refer, found {lost[0].first} to {lost[0].last} missing"
-                )
-                continue
             replace(files, new, name, read_all(files, f"{old}/{name}"))
             found.snapshots.append(sequence)
 

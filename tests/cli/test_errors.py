@@ -260,6 +260,19 @@ def test_a_damaged_log_is_exit_code_6(
     assert "headrace log salvage" in error
 
 
+@pytest.mark.parametrize("command", [["log", "info"], ["log", "cat"], ["runs", "list"]])
+def test_a_log_without_its_list_of_segments_is_damaged(
+    headrace: Call, log: Path, command: list[str]
+) -> None:
+    """Segments without MANIFEST are no wrong path: their records can be salvaged."""
+    (log / "MANIFEST").unlink()
+    done = headrace(*command, "plant.log")
+
+    assert done.code == 6
+    assert one_line(done).startswith(f"{log / 'MANIFEST'} byte 0: expected the list of segments")
+    assert "headrace log salvage" in one_line(done)
+
+
 def test_a_record_that_is_none_is_exit_code_6(headrace: Call, plant: Path, tmp_path: Path) -> None:
     """Intact frames around bytes that headrace never wrote are damage as well."""
     log = FileLog(tmp_path / "odd.log")

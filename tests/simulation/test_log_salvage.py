@@ -111,23 +111,25 @@ def with_snapshots(*, oldest: int) -> SimulatedDisk:
 
 
 def test_only_snapshots_of_what_was_found_are_taken() -> None:
-    """One is left out if its own record, or one that its state may refer to, was not found."""
-    assert salvage(damage.PATH, "/new", files=with_snapshots(oldest=3)).snapshots == [*SNAPSHOTS]
-    segment, *_, last = damage.segments_of(with_snapshots(oldest=3))
-    assert int(last[:20]) > SNAPSHOTS[0]
+    """One is left out if its own record was not found; what else it may need is told."""
+    disk = with_snapshots(oldest=3)
+    segment, *_, last = damage.segments_of(disk)
+    assert salvage(damage.PATH, "/new", files=disk).snapshots == [*SNAPSHOTS]
+    assert SNAPSHOTS[0] < int(last[:20]) <= SNAPSHOTS[1]
     lost_own = damage.copy(with_snapshots(oldest=3), **{last: None})
     found = salvage(damage.PATH, "/new", files=lost_own)
-    assert found.snapshots == [s for s in SNAPSHOTS if s < int(last[:20])]
+    assert found.snapshots == [SNAPSHOTS[0]]
+    assert (len(found.left_out), found.doubts) == (1, [])
     assert found.obstacle == found.gaps[-1]
     data = bytearray(damage.files_of(with_snapshots(oldest=3))[segment])
     data[SEGMENT_HEADER_BYTES + frame_size(data[SEGMENT_HEADER_BYTES:]) + 20] ^= 1
-    for oldest, expected in (8, []), (9, [*SNAPSHOTS]):
+    for oldest, doubts in (8, 2), (9, 0):
         disk = damage.copy(with_snapshots(oldest=oldest), **{segment: bytes(data)})
         found = salvage(damage.PATH, "/new", files=disk)
         assert [(gap.first, gap.last) for gap in found.gaps] == [(5, 8)]
-        assert found.snapshots == expected
-        assert (found.obstacle is None) == bool(expected)
-        assert len(found.left_out) == len(SNAPSHOTS) - len(expected)
+        assert found.snapshots == [*SNAPSHOTS]
+        assert found.obstacle is None
+        assert len(found.doubts) == doubts
 
 
 @pytest.mark.parametrize("fault", ["power", errno.EIO, errno.ENOSPC])

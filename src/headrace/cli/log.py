@@ -249,7 +249,11 @@ def _plain(report: Report) -> dict[str, Any]:
 
 
 def _verify_text(log: Path, report: Report) -> str:
-    verdict = "intact" if report.ok else f"damaged in {len(report.errors)} places"
+    verdict = (
+        "intact"
+        if report.ok
+        else f"damaged in {len(report.errors)} place{'s' * (len(report.errors) > 1)}"
+    )
     lines = [
         facts(
             [
@@ -295,12 +299,14 @@ def salvage(log: Path, new: Path, output: Output) -> int:
         ],
         "snapshots": found.snapshots,
         "left_out": found.left_out,
+        "doubts": found.doubts,
     }
     lines = [f"{found.records} records copied to {new}"]
     if found.snapshots:
         lines.append(f"snapshots copied: {', '.join(f'at {at}' for at in found.snapshots)}")
     lines += [f"missing: {gap.first} to {gap.last}: {safe(gap.reason)}" for gap in found.gaps]
     lines += [f"snapshot left out: {safe(reason)}" for reason in found.left_out]
+    lines += [safe(doubt) for doubt in found.doubts]
     if found.obstacle is not None:
         lines.append(_unstartable(found.obstacle, new))
     write_document(document, output, lambda: "\n".join(lines))
