@@ -59,8 +59,9 @@ class Background:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopping.wait(LOOK_S) and self._healthy():
-            self.work()
+        while not self._stopping.wait(LOOK_S):
+            if self._healthy():  # if not, it may be again: once there is room on a full disk
+                self.work()
 
     def work(self) -> None:
         """Do what there is to do now."""
@@ -68,12 +69,12 @@ class Background:
         for entry in self._catalog.manifest.segments[:-1]:
             if (entry.base, entry.file.digest) in self._done:
                 continue
-            # Once is enough: what did not succeed would not succeed each time.
-            self._done.add((entry.base, entry.file.digest))
             with contextlib.suppress(OSError, LogError):
                 self._improve(entry)
             if not self._pause():
-                return
+                return  # perhaps in the middle of this one
+            # Once is enough: what did not succeed would not succeed each time.
+            self._done.add((entry.base, entry.file.digest))
 
     def _improve(self, entry: Segment) -> None:
         if self._compresses and entry.packed is None:

@@ -122,6 +122,36 @@ def test_closing_does_not_wait_for_a_segment(
     assert names(tmp_path, ".tmp") == []
 
 
+def test_work_goes_on_once_a_full_disk_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is done while the log is full, in the middle of a segment too; then all of it is."""
+    monkeypatch.setattr(background, "LOOK_S", 0.001)
+    monkeypatch.setattr("headrace.engine.log.compression.STEP_BYTES", 1)
+    write(tmp_path)
+    log = log_at(tmp_path)
+    log.open(lambda: None)
+    looked, look = 0, threading.Semaphore(0)
+
+    def healthy() -> bool:
+        nonlocal looked
+        looked += 1
+        look.release()
+        return not 2 <= looked < 20
+
+    assert log._store is not None
+    catalog = log._store.catalog
+    behind = Background(
+        log._files, str(tmp_path), catalog, compresses=True, healthy=healthy, clock=log._clock
+    )
+    while any(entry.packed is None for entry in catalog.manifest.segments[:-1]):
+        assert look.acquire(timeout=WAIT_S_MAX)
+    assert looked > 20
+    behind.stop()
+    log.close()
+    assert verify(tmp_path).ok
+
+
 def test_damage_does_not_stop_the_log(tmp_path: Path) -> None:
     """Damage in an old segment is reported to who reads it, not to who writes new records."""
     write(tmp_path)
