@@ -108,8 +108,11 @@ class Snapshotter:
 
     async def _save(self, snapshot: Snapshot) -> None:
         log, pipeline, sequence = self._log, self._pipeline, snapshot.sequence
-        file = await self._in_thread(partial(log.snapshots.begin, sequence))
+        begun: list[SnapshotWriter] = []
         try:
+            # asyncio's own cancellation may come while the thread has begun it.
+            await self._in_thread(lambda: begun.append(log.snapshots.begin(sequence)))
+            (file,) = begun
             await self._write(snapshot, file)
             await pipeline.committed(sequence)
             record = log.fetch([sequence])[sequence]
@@ -119,7 +122,8 @@ class Snapshotter:
                 partial(file.finish, oldest_sequence=snapshot.oldest_sequence, record=record)
             )
         except BaseException:
-            await self._in_thread(file.abort)
+            for file in begun:
+                await self._in_thread(file.abort)
             raise
         await self._in_thread(partial(tidy_up, log))
 

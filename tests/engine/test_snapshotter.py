@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from headrace import App, FileLog, Firing, MemoryLog, Run, on
 from headrace.engine.errors import EngineClosed
 from headrace.engine.kernel import Kernel
+from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import Record, decode
 
@@ -155,6 +157,37 @@ async def test_cancelled_snapshot_leaves_nothing(new_log: Callable[[], EventLog]
         assert await engine.snapshot() == engine.kernel.sequence
         await engine.drain()
         assert engine.kernel.dump() == folded(engine.log).dump()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_snapshot_that_asyncio_cancels_leaves_nothing(tmp_path: Path) -> None:
+    """Its own cancellation, as of a time-out, reaches the wait for a thread that cannot stop."""
+    loop, tasks, left = asyncio.get_running_loop(), list[asyncio.Task[int]](), dict[int, str]()
+
+    class Files(SystemFiles):
+        """A disk during whose first call for a snapshot that is cancelled."""
+
+        def open(self, path: str, flags: int) -> int:
+            fd = super().open(path, flags)
+            if path.endswith(".hrs.tmp"):
+                left[fd] = path
+                if len(tasks) == 1:
+                    loop.call_soon_threadsafe(tasks[0].cancel)
+            return fd
+
+        def close(self, fd: int) -> None:
+            left.pop(fd, None)
+            super().close(fd)
+
+    log = FileLog(tmp_path / "log", files=Files())
+    async with make_app([]).open(log, grace_s=0, snapshot_every=0) as engine:
+        tasks.append(asyncio.create_task(engine.snapshot()))
+        with pytest.raises(asyncio.CancelledError):
+            await tasks[0]
+        assert left == {}
+        assert not list((tmp_path / "log").glob("snap-*"))
+        tasks.append(asyncio.create_task(engine.snapshot()))
+        assert await tasks[1] == engine.kernel.sequence
 
 
 async def test_damaged_snapshot_is_reported_and_not_used(
