@@ -107,6 +107,19 @@ async def test_events_of_a_firing_come_from_the_log(new_log: Callable[[], EventL
     assert fired == [(3, [3, 10, 17])]
 
 
+async def test_ids_are_known_after_a_start_from_a_snapshot(
+    new_log: Callable[[], EventLog],
+) -> None:
+    """A source that delivers again what the snapshot covers does no harm."""
+    async with make_app([]).open(new_log(), grace_s=0) as engine:
+        first = await engine.emit("n", 1, source="s", id="7", position=3)
+        await engine.snapshot()
+    async with make_app([]).open(new_log(), grace_s=0) as engine:
+        assert await engine.emit("n", 1, source="s", id="7", position=3) == first
+        assert engine.state().events == 1
+        assert engine.cursor("s") == 3
+
+
 async def test_one_is_taken_by_itself_and_two_are_kept(new_log: Callable[[], EventLog]) -> None:
     """After every so many records, while events go on coming."""
     app = make_app([])
