@@ -29,6 +29,8 @@ from headrace.engine.log.reader import LogReader
 from headrace.engine.log.snapshots import FileSnapshots
 
 _INDEX_SUFFIX: Final = ".idx"
+SEQUENCE_MAX: Final = 2**64 - 1
+"""The largest that a log could have: 64 bits are what its files have for one."""
 
 
 class Policy(Struct, frozen=True):
@@ -337,8 +339,8 @@ def hold(catalog: Catalog, folder: str, name: str, sequence: int) -> None:
     """
     if not name or not name.isprintable():
         raise ValueError(f"the name of a hold must be printable and not empty, not {name!r}")
-    if sequence < 1:
-        raise ValueError(f"a hold begins at sequence 1 or later, not at {sequence}")
+    if not 1 <= sequence <= SEQUENCE_MAX:
+        raise ValueError(f"a hold begins at a sequence from 1 to {SEQUENCE_MAX}, not at {sequence}")
 
     def held(manifest: Manifest) -> Manifest:
         first = manifest.first_sequence

@@ -137,7 +137,8 @@ def test_holds_that_cannot_be(headrace: Call, long_log: Path) -> None:
         both = headrace("log", "hold", long_log, "audit", *arguments)
         assert both.code == 2
         assert "expected either --at SEQUENCE or --release" in one_line(both)
-    assert headrace("log", "hold", long_log, "audit", "--at", 0).code == 2
+    for beyond in (0, 2**64):
+        assert headrace("log", "hold", long_log, "audit", "--at", beyond).code == 2
 
 
 def test_hold_while_an_engine_runs(headrace: Call, tmp_path: Path) -> None:

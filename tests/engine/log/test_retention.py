@@ -193,7 +193,7 @@ def test_hold_of_what_is_gone_is_refused(session: Session, tmp_path: Path) -> No
         assert reader.manifest.holds == {}
     with pytest.raises(ValueError, match="printable and not empty"):
         log_of(session).hold("", 60)
-    with pytest.raises(ValueError, match="at sequence 1 or later, not at 0"):
+    with pytest.raises(ValueError, match="from 1 to 18446744073709551615, not at 0"):
         log_of(session).hold("x", 0)
 
 
