@@ -7,25 +7,30 @@ from random import Random
 
 import pytest
 from tests.simulation.disk import Inode, SimulatedDisk
-from tests.simulation.session import Session, contents, records
+from tests.simulation.session import Session, contents, record, records
 
 from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion
 from headrace.engine.log import FileLog, LogReader
-from headrace.engine.log.frame import SEGMENT_HEADER_BYTES, frame_size
+from headrace.engine.log.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, frame_size
 from headrace.engine.log.verify import verify
 
 PATH = "/log"
 COUNT = 24
+LARGE_BYTES = 140
+"""Of payload in each record where all bytes of all files are damaged: 6 KB of log."""
 TOLERATED = ("HEAD", "LOCK", ".idx")
 """How the names of files end whose loss alone never hides a loss of records."""
 
 
-def written(*, close: bool, log_id: bytes = b"i" * 16) -> SimulatedDisk:
-    """Return a disk with a log of three segments, closed or left by a kill."""
+def written(*, close: bool, log_id: bytes = b"i" * 16, size_bytes: int = 0) -> SimulatedDisk:
+    """Return a disk with a log of at least three segments, closed or left by a kill."""
     disk = SimulatedDisk()
     session = Session(log_on(disk, log_id))
     for first in range(1, COUNT, 4):
-        session.put(records(first, first + 1), records(first + 2, first + 3))
+        one, two, three, four = (
+            record(number, size_bytes=size_bytes) for number in range(first, first + 4)
+        )
+        session.put([one, two], [three, four])
     if close:
         session.log.close()
         return disk
@@ -60,7 +65,15 @@ def segments_of(disk: SimulatedDisk) -> list[str]:
     return sorted(name for name in files_of(disk) if name.endswith(".hrl"))
 
 
-def outcome(disk: SimulatedDisk) -> str:
+def whole_of(disk: SimulatedDisk) -> list[bytes]:
+    """Return the records of an undamaged log."""
+    with LogReader(PATH, files=copy(disk)) as reader:
+        found = [record for _, batch in reader.read() for record in batch]
+    assert len(found) == COUNT
+    return found
+
+
+def outcome(disk: SimulatedDisk, whole: list[bytes] | None = None) -> str:
     """Open and read the log: ``intact``, ``corrupt``, ``newer``, or ``lost`` (a failure)."""
     log = log_on(disk)
     before = files_of(disk)
@@ -79,17 +92,17 @@ def outcome(disk: SimulatedDisk) -> str:
         return "corrupt"
     finally:
         log.close()
-    return "intact" if found == records(1, COUNT) else "lost"
+    return "intact" if found == (whole or records(1, COUNT)) else "lost"
 
 
-def sequences_read(disk: SimulatedDisk) -> int | None:
+def sequences_read(disk: SimulatedDisk, whole: list[bytes]) -> int | None:
     """Read beside the writer: how many records; ``None`` if damage was reported."""
     try:
         with LogReader(PATH, files=disk) as reader:
             found = [record for _, batch in reader.read() for record in batch]
     except (LogCorrupt, LogVersion, LogUnusable):
         return None
-    assert found == records(1, len(found))
+    assert found == whole[: len(found)]
     return len(found)
 
 
@@ -98,6 +111,14 @@ def disk(request: pytest.FixtureRequest) -> SimulatedDisk:
     """Give a disk with a log of at least three segments; tests change copies of it."""
     made = written(close=request.param == "closed")
     assert len(segments_of(made)) >= 3
+    return made
+
+
+@pytest.fixture(scope="module", params=["closed", "killed"])
+def large(request: pytest.FixtureRequest) -> SimulatedDisk:
+    """Give one with longer records, for tests of every byte."""
+    made = written(close=request.param == "closed", size_bytes=LARGE_BYTES)
+    assert sum(map(len, files_of(made).values())) >= 6000
     return made
 
 
@@ -116,29 +137,31 @@ def test_undamaged_log_is_intact(disk: SimulatedDisk) -> None:
     assert verify(PATH, files=copy(disk)).ok
 
 
-def test_every_file_cut_at_every_byte(disk: SimulatedDisk) -> None:
+def test_every_file_cut_at_every_byte(large: SimulatedDisk) -> None:
     """A file of any length: the whole log or `LogCorrupt`, from `open`, `verify` and reading."""
-    for name, offset, damaged in damages(disk, lambda data, offset: data[:offset]):
+    whole = whole_of(large)
+    for name, offset, damaged in damages(large, lambda data, offset: data[:offset]):
         where = f"{name} cut at {offset}"
         intact = name.endswith(TOLERATED)
         report = verify(PATH, files=damaged)
         assert report.ok == intact, where
         # Without HEAD the last group of a killed writer is not proven, so it is not shown.
         allowed = (COUNT, COUNT - 4 if name == "HEAD" else COUNT if intact else None)
-        assert sequences_read(damaged) in allowed, where
-        assert outcome(damaged) == ("intact" if intact else "corrupt"), where
+        assert sequences_read(damaged, whole) in allowed, where
+        assert outcome(damaged, whole) == ("intact" if intact else "corrupt"), where
 
 
-def test_every_byte_with_a_flipped_bit(disk: SimulatedDisk) -> None:
+def test_every_byte_with_a_flipped_bit(large: SimulatedDisk) -> None:
     """One wrong bit in any byte is found, and `verify` names the file that it is in."""
     rng = Random(1)
+    whole = whole_of(large)
 
     def flip(data: bytes, offset: int) -> bytes:
         changed = bytearray(data)
         changed[offset] ^= 1 << rng.randrange(8)
         return bytes(changed)
 
-    for name, offset, damaged in damages(disk, flip):
+    for name, offset, damaged in damages(large, flip):
         where = f"{name} flipped at {offset}"
         intact = name.endswith(TOLERATED)
         report = verify(PATH, files=damaged)
@@ -146,7 +169,24 @@ def test_every_byte_with_a_flipped_bit(disk: SimulatedDisk) -> None:
         if not intact:
             assert report.errors[0].file == f"{PATH}/{name}", where
             assert report.errors[0].acknowledged
-        assert outcome(damaged) == ("intact" if intact else "corrupt"), where
+        assert outcome(damaged, whole) == ("intact" if intact else "corrupt"), where
+
+
+def test_every_bit_of_headers(disk: SimulatedDisk) -> None:
+    """Where lengths, sequences and checksums are, each of the bits counts."""
+    for name in segments_of(disk):
+        data = files_of(disk)[name]
+        places = list(range(SEGMENT_HEADER_BYTES))
+        offset = SEGMENT_HEADER_BYTES
+        for frame in frames_of(data):
+            places += range(offset, offset + FRAME_HEADER_BYTES)
+            offset += len(frame)
+        for place in places:
+            for bit in range(8):
+                changed = bytearray(data)
+                changed[place] ^= 1 << bit
+                found = outcome(copy(disk, **{name: bytes(changed)}))
+                assert found in ("corrupt", "newer"), (name, place, bit)
 
 
 @pytest.mark.parametrize("size", [512, 64, 1])
