@@ -48,8 +48,8 @@ def draw_id() -> bytes:
 
 def _check_least(least: float, **limits: float) -> None:
     for name, value in limits.items():
-        if not value >= least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
+        if not least <= value < float("inf"):
+            raise ValueError(f"{name} must be at least {least} and finite, not {value}")
 
 
 class FileLog:

@@ -42,10 +42,10 @@ class Policy(Struct, frozen=True):
     """Segments stay whose last record is no older, in log time, than the log's newest."""
 
     def __post_init__(self) -> None:
-        """Refuse a limit that is negative: with a `ValueError`."""
+        """Refuse a limit that is negative or infinite: with a `ValueError`."""
         for name, value in self.limits().items():
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, not {value}")
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be at least 0 and finite, not {value}")
 
     def limits(self) -> dict[str, float]:
         """Return the limits that there are, by name."""

@@ -96,6 +96,7 @@ def test_limits_of_compact(headrace: Call, long_log: Path) -> None:
     assert usage.code == 2
     assert "--before 'soon': expected a sequence, a time such as" in one_line(usage)
     assert headrace("log", "compact", long_log, "--keep-bytes=-1").code == 2
+    assert headrace("log", "compact", long_log, "--keep-s=inf").code == 2
 
 
 def test_holds_and_leases_are_shown(headrace: Call, long_log: Path) -> None:

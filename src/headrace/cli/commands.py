@@ -38,7 +38,7 @@ app.command(log_app)
 app.command(events_app)
 app.command(runs_app)
 
-_AT_LEAST_0: Final = validators.Number(gte=0)
+_AT_LEAST_0: Final = validators.Number(gte=0, lt=float("inf"))
 
 
 def _command(to: App, name: str) -> Callable[[F], F]:

@@ -162,10 +162,16 @@ def test_segment_without_times_is_as_old_as_the_next_one() -> None:
 
 def test_limits_must_not_be_negative(tmp_path: Path) -> None:
     """A wrong policy is refused when the log is named, not when it loses something."""
-    with pytest.raises(ValueError, match="keep_bytes must be at least 0, not -1"):
+    with pytest.raises(ValueError, match="keep_bytes must be at least 0 and finite, not -1"):
         log_at(tmp_path / "log", keep_bytes=-1)
-    with pytest.raises(ValueError, match="keep_s must be at least 0, not nan"):
-        log_at(tmp_path / "log", keep_s=float("nan"))
+    for wrong in (float("nan"), float("inf")):
+        expected = f"must be at least 0 and finite, not {wrong}"
+        with pytest.raises(ValueError, match=f"keep_s {expected}"):
+            FileLog(tmp_path / "log", keep_s=wrong)
+        with pytest.raises(ValueError, match=f"segment_age_max_s {expected}"):
+            FileLog(tmp_path / "log", segment_age_max_s=wrong)
+        with pytest.raises(ValueError, match=f"sync_interval_s {expected}"):
+            FileLog(tmp_path / "log", sync_interval_s=wrong)
 
 
 def test_hold_keeps_until_it_is_released(session: Session, tmp_path: Path) -> None:
