@@ -38,7 +38,8 @@ app.command(log_app)
 app.command(events_app)
 app.command(runs_app)
 
-_AT_LEAST_0: Final = validators.Number(gte=0, lt=float("inf"))
+_AT_LEAST_0: Final = validators.Number(gte=0)
+_FINITE: Final = validators.Number(gte=0, lt=float("inf"))
 
 
 def _command(to: App, name: str) -> Callable[[F], F]:
@@ -171,7 +172,7 @@ KeepSeconds = Annotated[
     float | None,
     Parameter(
         name="--keep-s",
-        validator=_AT_LEAST_0,
+        validator=_FINITE,
         help="Keep what is no more than so many seconds of log time older than the newest record.",
     ),
 ]
