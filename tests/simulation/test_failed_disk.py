@@ -14,7 +14,10 @@ from headrace import DurabilityLost
 from headrace.engine.log import FileLog
 from headrace.engine.record import EventStored, decode
 
-KINDS = ["pwrite", "fdatasync", "fsync", "rename", "sync_directory", "open", "truncate"]
+KINDS = [
+    *("pwrite", "fdatasync", "fsync", "rename", "sync_directory", "open", "truncate"),
+    *("close", "is_named"),
+]
 
 
 def stored_on(disk: SimulatedDisk) -> list[bytes]:

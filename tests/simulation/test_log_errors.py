@@ -15,7 +15,10 @@ from headrace.engine.log.verify import verify
 
 PATH = "/var/log"
 GROUPS = 8
-KINDS = ["open", "pwrite", "fsync", "fdatasync", "rename", "sync_directory", "pread", "truncate"]
+KINDS = [
+    *("open", "pwrite", "fsync", "fdatasync", "rename", "sync_directory", "pread", "truncate"),
+    *("close", "size", "listdir", "mkdir", "kind", "lock", "unlock", "is_named"),
+]
 
 
 def fresh_disk() -> SimulatedDisk:
@@ -79,6 +82,7 @@ def test_input_output_error_at_every_call(name: str, how: str) -> None:
 
     The machine goes on (the page cache is kept) or loses its power at that moment.
     """
+    assert calls(name)
     for nth in range(1, calls(name) + 1):
         disk = fresh_disk()
         disk.fail(name, nth, errno.EIO)
@@ -91,6 +95,25 @@ def put_until_rotation(session: Session) -> None:
     """Write enough for a new segment, whose creation needs an fsync."""
     for _ in range(30):
         session.put([record(0)])
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EROFS])
+def test_no_file_can_be_opened_any_more(code: int) -> None:
+    """From any moment on: no descriptors are left, or the disk has become read-only."""
+    for nth in range(1, calls("open") + 1):
+        disk = fresh_disk()
+        left = nth
+
+        def refuse(called: str, path: str) -> None:
+            nonlocal left
+            left -= called == "open"
+            if called == "open" and left <= 0:
+                raise OSError(code, "refused", path)
+
+        disk.before = refuse
+        acknowledged, error = write(disk)
+        assert error is None or isinstance(error, LogUnusable | DurabilityLost)
+        check_restart(disk.killed(), acknowledged)
 
 
 @pytest.mark.parametrize("name", ["fsync", "fdatasync"])
