@@ -12,12 +12,14 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from headrace.engine.errors import LogCorrupt, LogVersion
+from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files, read_all, replace
 from headrace.engine.log.frame import FORMAT
 
 NAME: Final = "MANIFEST"
+SALVAGING: Final = "salvaging"
+"""In `Manifest.config` while the records of another log are copied: it is no log yet."""
 _PREFIX: Final = b"\x92\xce"  # msgpack: an array of two, the first a 32-bit number
 
 
@@ -158,19 +160,29 @@ def _body(path: str, data: bytes) -> bytes:
     return body
 
 
-def load(files: Files, folder: str) -> Manifest | None:
+def load(files: Files, folder: str, *, salvaging: bool = False) -> Manifest | None:
     """Return the manifest of the log in *folder*, or ``None`` if there is no such file.
+
+    With *salvaging* also that of a salvage that is under way.
 
     Raises:
         LogCorrupt: it is damaged.
         LogVersion: a newer headrace wrote it.
+        LogUnusable: a salvage was cut short there.
     """
     path = f"{folder}/{NAME}"
     try:
         data = read_all(files, path)
     except FileNotFoundError:
         return None
-    return decode(path, data)
+    manifest = decode(path, data)
+    if SALVAGING in manifest.config and not salvaging:
+        raise LogUnusable(
+            f"{folder}: expected an event log, found a part of one: a salvage of "
+            f"{manifest.config[SALVAGING]} that is under way or was cut short; if so, remove the "
+            "directory and salvage again"
+        )
+    return manifest
 
 
 def store(files: Files, folder: str, manifest: Manifest) -> None:

@@ -78,11 +78,12 @@ def recover(
         if name.endswith(".tmp"):
             files.unlink(f"{folder}/{name}")
     bases = sorted(base for name in names if (base := segments.base_of(name)) is not None)
-    manifest = _durable_list(files, folder)
+    manifest = _durable_list(files, folder, salvaging=manifests.SALVAGING in config)
     created = manifest is None
     if manifest is None:
         check_unborn(files, folder, names)
-        manifest = begin(files, folder, log_id=new_id(), now_ns=now_ns)
+        manifest = Manifest(FORMAT, log_id := new_id(), now_ns, 1, [Segment(1, log_id)])
+        begin(files, folder, manifest)
         bases = [1]
     head, notes = _head_of(files, folder, manifest, expected=not created)
     sealed = _check_listed(files, folder, manifest, bases)
@@ -116,13 +117,13 @@ def recover(
     return Opened(listed, active, head.generation if head else 0, recovery)
 
 
-def _durable_list(files: Files, folder: str) -> Manifest | None:
+def _durable_list(files: Files, folder: str, *, salvaging: bool) -> Manifest | None:
     """Return MANIFEST, if there is one, once power loss cannot bring back the one before it.
 
     It may be the work of a process that was killed before it was durable, and what is done
     from now on must not outlive it.
     """
-    manifest = manifests.load(files, folder)
+    manifest = manifests.load(files, folder, salvaging=salvaging)
     files.sync_directory(folder)
     return manifest
 
@@ -163,20 +164,22 @@ def _not_clean(active: ActiveSegment, tear: Tear) -> LogCorrupt:
     )
 
 
-def begin(
-    files: Files, folder: str, *, log_id: bytes, now_ns: int, first_sequence: int = 1
-) -> Manifest:
-    """Make *folder* a log without records, whose first one is to be *first_sequence*.
+def begin(files: Files, folder: str, manifest: Manifest) -> None:
+    """Make *folder* the log without records that *manifest*, of one segment, tells of.
 
     Raises:
         OSError: that failed.
     """
     # MANIFEST comes second, so that one without a segment always means a loss.
-    base = first_sequence
-    segments.create(files, folder, log_id=log_id, base=base, created_ns=now_ns, previous=0)
-    manifest = Manifest(FORMAT, log_id, now_ns, base, [Segment(base, log_id)])
+    segments.create(
+        files,
+        folder,
+        log_id=manifest.log_id,
+        base=manifest.first_sequence,
+        created_ns=manifest.created_ns,
+        previous=0,
+    )
     manifests.store(files, folder, manifest)
-    return manifest
 
 
 def _head_of(

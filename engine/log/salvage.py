@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 
@@ -18,16 +19,18 @@ from headrace.engine.log.files import Files, SystemFiles, read_all, replace
 from headrace.engine.log.folder import prepare
 from headrace.engine.log.frame import (
     DATA,
+    FORMAT,
     FRAME_MAGIC,
     SEGMENT_HEADER_BYTES,
     Damage,
     Newer,
     decode_frame,
+    decode_segment_header,
     records_of,
 )
 from headrace.engine.log.group import Group
 from headrace.engine.log.lock import Lock
-from headrace.engine.log.reader import LogReader
+from headrace.engine.log.manifest import Manifest, Segment
 from headrace.engine.log.recovery import begin, recover
 from headrace.engine.log.segment import Gap
 from headrace.engine.log.snapshots import FileSnapshots, name_of
@@ -81,11 +84,14 @@ def salvage(
     the log removed on purpose (retention) is not missing: the new log begins there too.
     Snapshots that are whole, and whose own record was found, are copied, and so are holds.
 
+    After an error nothing is left at *target*, as far as the disk lets it be removed; what is
+    left then, or after a crash at any moment, is no log and says so.
+
     Raises:
         LogUnusable: *source* cannot be read, or *target* is there already.
+        LogFull, DurabilityLost: *target* could not be written.
     """
     disk = files or SystemFiles()
-    clock = clock or SystemClock()
     old: str = os.path.abspath(source)  # noqa: PTH100  resolve() asks the disk
     new: str = os.path.abspath(target)  # noqa: PTH100  as above
     try:
@@ -93,40 +99,81 @@ def salvage(
             raise LogUnusable(f"{new}: expected a new path, found something there; choose another")
         if not _segments_in(disk.listdir(old)):
             raise LogUnusable(f"{old}: expected an event log, found no segment; check the path")
-        prepare(disk, new)
-        lock = Lock(disk, new)
-        store, found = _begin(disk, old, new, clock=clock, log_id=(new_id or draw_id)())
-        _copy(disk, old, store, found)
-        store.finish()
-        _copy_snapshots(disk, old, new, found)
-        store.close()
-        lock.release()
+        return _make(disk, old, new, clock=clock or SystemClock(), log_id=(new_id or draw_id)())
     except OSError as error:
         raise LogUnusable(
             f"{old}: expected to copy it to {new}, found: {error}; check both and try again"
         ) from error
+
+
+class _Origin:
+    """What is known of the damaged log."""
+
+    def __init__(self, files: Files, folder: str) -> None:
+        self.files = files
+        self.folder = folder
+        self.snapshots = FileSnapshots(files, folder)
+        self.records: dict[int, bytes | None] = dict.fromkeys(self.snapshots.sequences())
+        """The records at which there are snapshots, once they were found."""
+        self.manifest: Manifest | None = None
+        with contextlib.suppress(LogCorrupt, LogVersion):
+            self.manifest = manifests.load(files, folder)
+
+
+def _make(files: Files, old: str, new: str, *, clock: Clock, log_id: bytes) -> Salvage:
+    origin = _Origin(files, old)
+    prepare(files, new)
+    with contextlib.ExitStack() as opened:
+        lock = Lock(files, new)
+        opened.callback(lock.release)
+        try:
+            store = _begin(origin, new, clock=clock, log_id=log_id)
+            opened.callback(store.close)
+            found = Salvage(log_id=log_id, first_sequence=store.manifest.first_sequence)
+            _copy(origin, store, found)
+            store.finish()
+            for sequence in sorted(origin.records):
+                _copy_snapshot(origin, sequence, new, found)
+        except BaseException:
+            _discard(files, new)
+            raise
+        # Until now it said of itself that it is none.
+        config = {"salvaged_from": old}
+        store.catalog.change(lambda made: msgspec.structs.replace(made, config=config))
     return found
 
 
-def _begin(
-    files: Files, old: str, new: str, *, clock: Clock, log_id: bytes
-) -> tuple[Store, Salvage]:
-    """Make *new* a log that begins where *old* does, as far as its list can still be read."""
-    try:
-        manifest = manifests.load(files, old)
-    except (LogCorrupt, LogVersion):
-        manifest = None
-    first = manifest.first_sequence if manifest else 1
-    begin(files, new, log_id=log_id, now_ns=clock.wall_ns(), first_sequence=first)
-    recovered = recover(
-        files,
-        new,
-        strict=True,
-        now_ns=clock.wall_ns(),
-        new_id=lambda: log_id,
-        config={"salvaged_from": old},
+def _discard(files: Files, new: str) -> None:
+    """Remove a salvage that was cut short, as far as the disk still lets it be removed."""
+    with contextlib.suppress(OSError):
+        for name in files.listdir(new):
+            if name != manifests.NAME:
+                files.unlink(f"{new}/{name}")
+        # MANIFEST last: it says that this is no log.
+        files.sync_directory(new)
+        if manifests.NAME in files.listdir(new):
+            files.unlink(f"{new}/{manifests.NAME}")
+        files.rmdir(new)
+
+
+def _begin(origin: _Origin, new: str, *, clock: Clock, log_id: bytes) -> Store:
+    """Make *new* a log without records that begins where the other one does."""
+    files, now_ns, theirs = origin.files, clock.wall_ns(), origin.manifest
+    first = theirs.first_sequence if theirs else 1
+    made = Manifest(
+        FORMAT,
+        log_id,
+        now_ns,
+        first,
+        [Segment(first, log_id)],
+        config={manifests.SALVAGING: origin.folder},
+        holds=theirs.holds if theirs else {},
     )
-    store = Store(
+    begin(files, new, made)
+    recovered = recover(
+        files, new, strict=True, now_ns=now_ns, new_id=lambda: log_id, config=made.config
+    )
+    return Store(
         files,
         new,
         recovered,
@@ -134,68 +181,85 @@ def _begin(
         reserve_bytes=0,
         clock=clock,
     )
-    if manifest is not None and manifest.holds:
-        holds = manifest.holds
-        store.catalog.change(lambda made: msgspec.structs.replace(made, holds=holds))
-    return store, Salvage(log_id=log_id, first_sequence=first)
 
 
-def _copy(files: Files, folder: str, store: Store, found: Salvage) -> None:
+def _copy(origin: _Origin, store: Store, found: Salvage) -> None:
+    """Copy the records, and note those at which there are snapshots."""
+    files, folder, noted = origin.files, origin.folder, origin.records
     expected = found.first_sequence
+    passed_over = ""
 
     def missing(upto: int, reason: str) -> None:
         gap = Gap(expected, upto, reason)
         found.gaps.append(gap)
         store.write_gap(gap)
 
-    for name in _segments_in(files.listdir(folder)):
+    for base, name in _segments_in(files.listdir(folder)):
         path = f"{folder}/{name}"
-        for first, records, reason in _intact(path, read_all(files, path)):
+        data = read_all(files, path)
+        foreign = _foreign(path, data, base, origin.manifest)
+        if foreign:
+            passed_over = foreign
+            continue
+        for first, records, reason in _intact(path, data):
             if first > expected:
-                missing(first - 1, reason or "no segment")
-                expected = first
+                missing(first - 1, reason or passed_over or "no segment")
+                expected, passed_over = first, ""
             # A frame may come twice, e.g. in a segment that was copied by hand.
             fresh = records[expected - first :]
             if fresh:
+                noted |= {s: r for s, r in enumerate(fresh, expected) if s in noted}
                 size_bytes = sum(map(len, fresh))
                 store.write([Group(expected, fresh, [len(fresh)], size_bytes)])
                 found.records += len(fresh)
                 expected += len(fresh)
     head = heads.load(files, folder)
     if head is not None and head.next_sequence > expected:
-        missing(head.next_sequence - 1, "the log ends before what HEAD says to be durable")
+        reason = passed_over or "the log ends before what HEAD says to be durable"
+        missing(head.next_sequence - 1, reason)
 
 
-def _copy_snapshots(files: Files, old: str, new: str, found: Salvage) -> None:
-    """Copy the snapshots that can be used with the records that were found."""
-    theirs = FileSnapshots(files, old)
-    with LogReader(new, files=files, lease=False) as reader:
-        for sequence in sorted(theirs.sequences()):
-            record = reader.fetch([sequence]).get(sequence)
-            try:
-                for _ in theirs.read(sequence, record):
-                    pass  # it is checked on the way
-                oldest = theirs.end(sequence).oldest_sequence
-            except SnapshotUnusable as error:
-                found.left_out.append(str(error))
-                continue
-            for gap in found.gaps:
-                if oldest <= gap.last and gap.first <= sequence:
-                    found.doubts.append(
-                        f"the state at {sequence} may refer to the records {gap.first} to "
-                        f"{gap.last}, which are missing: a run that needs one of them will fail"
-                    )
-            name = name_of(sequence)
-            replace(files, new, name, read_all(files, f"{old}/{name}"))
-            found.snapshots.append(sequence)
+def _foreign(path: str, data: bytes, base: int, theirs: Manifest | None) -> str:
+    """Return what is wrong with a segment that another log wrote; empty: nothing is known."""
+    if theirs is None:
+        return ""
+    listed = next((entry.log_id for entry in theirs.segments if entry.base == base), None)
+    try:
+        log_id = decode_segment_header(data).log_id
+    except (Damage, Newer):
+        return ""
+    if log_id == (listed or theirs.log_id):
+        return ""
+    expected = (listed or theirs.log_id).hex()
+    return f"{path} byte 0: expected a segment of log {expected}, found one of {log_id.hex()}"
 
 
-def _segments_in(names: Iterable[str]) -> list[str]:
-    """Return the names of the segments among *names*, in order."""
+def _copy_snapshot(origin: _Origin, sequence: int, new: str, found: Salvage) -> None:
+    """Copy the snapshot at *sequence*, if it can be used with the record that was found there."""
+    try:
+        for _ in origin.snapshots.read(sequence, origin.records[sequence]):
+            pass  # it is checked on the way
+        oldest = origin.snapshots.end(sequence).oldest_sequence
+    except SnapshotUnusable as error:
+        found.left_out.append(str(error))
+        return
+    found.doubts += [
+        f"the state at {sequence} may refer to the records {gap.first} to {gap.last}, which are "
+        "missing: a run that needs one of them will fail"
+        for gap in found.gaps
+        if oldest <= gap.last and gap.first <= sequence
+    ]
+    name = name_of(sequence)
+    replace(origin.files, new, name, read_all(origin.files, f"{origin.folder}/{name}"))
+    found.snapshots.append(sequence)
+
+
+def _segments_in(names: Iterable[str]) -> list[tuple[int, str]]:
+    """Return base and name of the segments among *names*, in order."""
     found = {base: name for name in names if (base := segments.packed_base_of(name)) is not None}
     # Of one that was being compressed there are two; this one was there first.
     found |= {base: name for name in names if (base := segments.base_of(name)) is not None}
-    return [found[base] for base in sorted(found)]
+    return sorted(found.items())
 
 
 def _intact(path: str, data: bytes) -> Iterator[tuple[int, list[bytes], str]]:

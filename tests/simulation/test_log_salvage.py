@@ -13,6 +13,7 @@ from tests.simulation.session import Session, record, records
 
 from headrace.engine.errors import LogError, LogUnusable
 from headrace.engine.log import FileLog, LogReader
+from headrace.engine.log.copying import copy as copy_log
 from headrace.engine.log.frame import SEGMENT_HEADER_BYTES, frame_size
 from headrace.engine.log.salvage import salvage
 from headrace.engine.log.snapshots import FileSnapshots
@@ -132,9 +133,20 @@ def test_only_snapshots_of_what_was_found_are_taken() -> None:
         assert len(found.doubts) == doubts
 
 
+def test_segment_of_another_log_is_not_taken() -> None:
+    """A file that somebody put into the place of a segment is a loss, and is named."""
+    disk = damage.written(close=True)
+    name = damage.segments_of(disk)[1]
+    other = damage.files_of(damage.written(close=True, log_id=b"o" * 16))[name]
+    found = salvage(damage.PATH, "/new", files=damage.copy(disk, **{name: other}))
+    (gap,) = found.gaps
+    assert gap.first == int(name[:20])
+    assert "expected a segment of log 6969" in gap.reason
+
+
 @pytest.mark.parametrize("fault", ["power", errno.EIO, errno.ENOSPC])
 def test_salvage_on_a_disk_that_fails(fault: str | int) -> None:
-    """Cut short at any moment, it leaves no snapshot that is ahead of the new log's records."""
+    """Cut short at any moment, it leaves nothing, a whole log, or what says that it is none."""
     calm = with_snapshots(oldest=3)
     calm.calls.clear()
     salvage(damage.PATH, "/new", files=calm)
@@ -153,8 +165,41 @@ def test_salvage_on_a_disk_that_fails(fault: str | int) -> None:
             if "/new/MANIFEST" not in left.names:
                 continue
             log = FileLog("/new", files=left, reserve_bytes=0)
-            log.open(lambda: None)
-            for sequence in log.snapshots.sequences():
-                parts = log.snapshots.read(sequence, log.fetch([sequence]).get(sequence))
-                assert list(parts) == [b"state at %d" % sequence]
-            log.close()
+            with suppress(LogUnusable):
+                log.open(lambda: None)
+                assert log.committed_sequence in (0, damage.COUNT)
+                for sequence in log.snapshots.sequences():
+                    parts = log.snapshots.read(sequence, log.fetch([sequence]).get(sequence))
+                    assert list(parts) == [b"state at %d" % sequence]
+                log.close()
+
+
+def test_salvage_that_finds_no_room_leaves_nothing() -> None:
+    """It can be made again at the same path."""
+    disk = with_snapshots(oldest=3)
+    disk.fail("pwrite", 8, errno.ENOSPC, path="/new")
+    with pytest.raises(LogError, match="room"):
+        salvage(damage.PATH, "/new", files=disk)
+    assert not [name for name in damage.files_of(disk) if name.startswith("/new")]
+    assert salvage(damage.PATH, "/new", files=disk).complete
+
+
+def test_salvage_that_was_cut_short_is_no_log() -> None:
+    """What a killed salvage leaves cannot be taken for all that there was to save."""
+    disk = with_snapshots(oldest=3)
+    disk.calls.clear()
+    salvage(damage.PATH, "/new", files=disk)
+    calls = [call.split()[0] for call in disk.calls]
+    disk = with_snapshots(oldest=3)
+    disk.power_off_after(len(calls) - 1 - calls[::-1].index("rename"))
+    with pytest.raises(LogUnusable):
+        salvage(damage.PATH, "/new", files=disk)
+    left = disk.killed()
+    for use in (
+        lambda: LogReader("/new", files=left),
+        lambda: FileLog("/new", files=left).open(lambda: None),
+        lambda: verify("/new", files=left),
+        lambda: copy_log("/new", "/copy", files=left),
+    ):
+        with pytest.raises(LogUnusable, match="a salvage of /log that is under way or was cut"):
+            use()
