@@ -324,7 +324,7 @@ def test_lost_durability_is_exit_code_74(
         (["run", "plant.py", "--log", "l", "--from", "-", "--from", "-"], 2, "several times"),
         (["run", "plant.py", "--log", "l", "--from", "no.jsonl"], 4, "no.jsonl: expected a file"),
         (["run", "plant.py", "--log", "l", "--from", "."], 1, ".: expected a file of JSON lines"),
-        (["nix"], 2, 'Unknown command "nix"'),
+        (["nix"], 2, 'Unknown command "nix"; see `headrace --help`'),
         (["log", "nix"], 2, "headrace log --help"),
         (["check", "plant.py", "--nix"], 2, "Unknown option"),
         (["check"], 2, "headrace check --help"),
@@ -384,6 +384,7 @@ def test_nobody_reads_the_output(log: Path) -> None:
     [
         (KeyboardInterrupt(), 130, ""),
         (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "x: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "output: No space left on device"),
         (DurabilityLost("gone"), 74, "gone"),
     ],
 )

@@ -453,7 +453,7 @@ def test_a_restoration_is_whole_or_says_that_it_is_not(
         (["export", "plant.log", "x", "--copy", "y"], 2, "--copy NEW alone"),
         (["import", "nothing", "a"], 4, "found nothing there"),
         (["import", "plant.py", "plant.py"], 4, "expected an event log, found a file"),
-        (["import", "plant.py", "plant.log", "--recorded"], 2, "expected a new directory"),
+        (["import", "plant.py", "plant.log", "--recorded"], 2, "expected a new path"),
         (["import", "plant.py", "a", "--recorded", "--emitted"], 2, "--recorded alone"),
     ],
     ids=repr,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import anyio
@@ -9,6 +11,7 @@ import pytest
 from tests.cli.command import Call
 
 from headrace import App, FileLog
+from headrace.cli import log_export
 from headrace.engine.log import LogReader
 
 APP = """
@@ -179,3 +182,27 @@ def test_log_info_shows_snapshots(headrace: Call, old: Path) -> None:
     text = headrace("log", "info", old).out
     assert f"snapshots          at {last} (cannot be used: {path}" in text
     assert f", at {first} (" in text
+
+
+def test_export_passes_over_nothing_that_was_removed(headrace: Call, old: Path) -> None:
+    """As every reader: who asks for what is gone is told where the log begins now."""
+    done = headrace("log", "export", old, "--after", 1)
+
+    assert done.code == 4
+    assert "retention has removed everything before" in done.last_error
+    assert headrace("log", "export", old).code == 0
+
+
+def test_export_that_finds_no_room_names_the_file(
+    headrace: Call, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And leaves no part of it."""
+
+    def full(_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(log_export, "to_json", full)
+    done = headrace("log", "export", old, "events.jsonl")
+
+    assert (done.code, done.last_error) == (1, "events.jsonl: No space left on device")
+    assert not list(Path().glob("events.jsonl*"))

@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        code = _fail(error, FAILURE, text=f"{place}{error.strerror or error}", debug=debug)
+        place = error.filename or "output"
+        code = _fail(error, FAILURE, text=f"{place}: {error.strerror or error}", debug=debug)
     if arguments is None and "headrace.cli.run" in sys.modules:
         from headrace.cli.run import leave_threads_behind
 
@@ -66,7 +66,7 @@ def _dispatch(tokens: list[str]) -> int:
         return _fail(
             error,
             USAGE,
-            text=f"{_one_line(str(error)).rstrip('.')}; see `{command} --help`",
+            text=f"{_usage(str(error))}; see `{command} --help`",
             debug=False,
         )
     return result if isinstance(result, int) else OK
@@ -81,6 +81,11 @@ def _fail(error: BaseException, code: int, *, text: str | None = None, debug: bo
         sys.stderr.write(f"{note}\n")
     sys.stderr.write(f"headrace: {_one_line(text or str(error))}\n")
     return code
+
+
+def _usage(text: str) -> str:
+    """Return what cyclopts found wrong; the commands, of which it names a few, are in the help."""
+    return _one_line(text).partition(" Available commands:")[0].rstrip(".")
 
 
 def _one_line(text: str) -> str:

@@ -93,8 +93,10 @@ def _target(file: str) -> Generator[TextIO]:
         with partial.open("w", encoding="utf-8") as stream:
             yield stream
         partial.rename(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = error.filename or file
         raise
 
 
@@ -103,7 +105,8 @@ class _Rows:
 
     def __init__(self, reader: LogReader, after: int, upto: int) -> None:
         self._reader = reader
-        self._after = max(after, reader.first_sequence - 1)
+        # 0 is the beginning, wherever that is; else nothing is passed over.
+        self._after = after or reader.first_sequence - 1
         self._upto = upto
         self._view = View(reader)
         self._log_id = reader.log_id.hex()

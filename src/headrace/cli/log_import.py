@@ -349,7 +349,7 @@ def import_recorded(file: str, log: Path, output: Output) -> int:
     from headrace.engine.offline import OfflineLog
 
     if log.exists() and (not log.is_dir() or any(log.iterdir())):
-        raise Usage(f"{safe(str(log))}: expected a new directory, found one that is in use")
+        raise Usage(f"{safe(str(log))}: expected a new path, found something there; choose another")
     counts = Counts()
     with _opened(file) as stream:
         lines = _record_lines(file, stream)
