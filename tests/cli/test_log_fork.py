@@ -30,7 +30,7 @@ def test_fork_goes_on_where_it_left(headrace: Call, log: Path, readings: Path) -
     assert files_of(log) == before
     arguments = ("--log", "other.log", "--from", readings, "--clock", "input")
     ran = headrace("run", "plant.py", *arguments, "-o", "json").json
-    assert ran["this_time"]["events"] == 2, "three of the five were there"
+    assert ran["this_time"]["lines"] == 2, "three of the five were there"
     assert ran["firings"] == {"cool": 1}
     assert files_of(log) == before
     assert headrace("log", "verify", "other.log").code == 0

@@ -95,7 +95,8 @@ def test_the_summary_says_what_it_came_to(headrace: Call, plant: Path, readings:
     assert (found["duplicates"], found["bad_lines"]) == (0, 0)
     assert found["mismatches"] == found["rule_errors"] == {}
     now = found["this_time"]
-    assert (now["lines"], now["events"], now["firings"]) == (5, 5, {"cool": 1})
+    assert (now["lines"], now["events"], now["firings"]) == (5, 6, {"cool": 1})
+    assert now["events"] == found["events"], "in a new log all of them are of this time"
     assert now["runs_ended"] == {"completed": 3, "dead": 1}
     text = headrace(*run).out
     assert "events        6; 0 of them this time" in text

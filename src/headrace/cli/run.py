@@ -95,7 +95,7 @@ class Session:
         self._engine: Engine | None = None
         self._before: StateView | None = None
         self._logger = logger()
-        self._stored = self._duplicates = 0
+        self._duplicates = 0
         self._advance: Callable[[int], None] = lambda _: None
         on_bad = self._report if options.skip_bad_lines else None
         self._sources = [JsonLines(path, on_bad=on_bad) for path in options.paths]
@@ -158,7 +158,6 @@ class Session:
             self._before,
             engine.state(),
             lines=sum(source.lines for source in self._sources),
-            events=self._stored,
             duplicates=self._duplicates,
             bad_lines=sum(source.bad_lines for source in self._sources),
             seconds=seconds,
@@ -212,7 +211,6 @@ class Session:
         for sequence in sequences:
             if sequence > highest:
                 highest = sequence
-                self._stored += 1
             else:
                 self._duplicates += 1
         self._advance(sum(source.position for source in self._sources))

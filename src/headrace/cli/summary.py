@@ -20,8 +20,6 @@ class Counted(Struct, frozen=True):
     before: StateView
     after: StateView
     lines: int
-    events: int
-    """Stored this time from the input; runs emit others."""
     duplicates: int
     """Events whose id was stored before, and which therefore were not stored again."""
     bad_lines: int
@@ -40,7 +38,7 @@ def document_of(counted: Counted) -> dict[str, Any]:
         "bad_lines": counted.bad_lines,
         "this_time": {
             "lines": counted.lines,
-            "events": counted.events,
+            "events": after.events - before.events,
             "firings": _added(_firings(after), _firings(before)),
             "runs_ended": ended,
             "dead_letters": ended.get("dead", 0),
