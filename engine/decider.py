@@ -68,8 +68,12 @@ class Decider(Protocol):
         """Advance *rule* by a timer of its own that was due."""
         ...
 
-    def period_ns(self, rule: str, slot: int) -> int | None:
-        """Return the period of a repeating timer, or ``None``."""
+    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
+        """Return how many due times from *due_ns* on, before *until_ns*, lead to no firing.
+
+        It is asked of a timer that was due in a downtime, which ended at *until_ns*.  The
+        answer is recorded, and comes back in `on_timer`: that is all that a fold is told.
+        """
         ...
 
     def wants(self, subject: str) -> bool:
@@ -135,9 +139,9 @@ class NoRules:
         """See `Decider`."""
         return ()
 
-    def period_ns(self, rule: str, slot: int) -> int | None:
+    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
         """See `Decider`."""
-        return None
+        return 0
 
     def wants(self, subject: str) -> bool:
         """See `Decider`."""

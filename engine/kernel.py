@@ -83,10 +83,9 @@ class Kernel:
             return None
         due_ns, (owner, slot, key) = first
         missed = 0
-        if owner and due_ns < self.state.started_at_ns:
-            period_ns = self.state.decider.period_ns(owner, slot)
-            if period_ns is not None:
-                missed = (self.state.started_at_ns - 1 - due_ns) // period_ns
+        started_at_ns = self.state.started_at_ns
+        if owner and due_ns < started_at_ns:
+            missed = self.state.decider.missed(owner, slot, due_ns=due_ns, until_ns=started_at_ns)
         return r.TimerFired(max(now_ns, self.state.at_ns), due_ns, owner, slot, key, missed)
 
     # ------------------------------------------------------------ fold

@@ -70,7 +70,7 @@ class TimerFired(Struct, array_like=True, frozen=True, gc=False, tag=2):
     key: Any = None
     """For a rule the key of the automaton, for a run the ordinal of its sleep (0: retry)."""
     missed: int = 0
-    """Further firings of a repeating timer that fell into a downtime and are left out."""
+    """Due times of a repeating timer that fell into a downtime and lead to no firing."""
 
 
 class RunCompleted(Struct, array_like=True, frozen=True, gc=False, tag=3):

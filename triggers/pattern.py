@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Hashable, Iterable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from math import isnan
 from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 
@@ -31,6 +31,7 @@ PARTIALS_MAX: Final = 1000
 
 CountMode = Literal["reset", "edge", "every"]
 Repeat = Literal["once", "every"]
+CatchUp = Literal["all", "last", "none"]
 Seconds = float | timedelta
 
 
@@ -83,9 +84,26 @@ class EveryNode(Struct, frozen=True):
     """The clock, in equal steps."""
 
     period_ns: int
+    catch_up: CatchUp = "last"
 
 
-Node = FilterNode | WhereNode | KeyNode | CountNode | SilentNode | AnyNode | EveryNode
+class CronNode(Struct, frozen=True):
+    """The clock, by a cron expression in a time zone."""
+
+    expression: str
+    tz: str
+    catch_up: CatchUp
+
+
+class AtNode(Struct, frozen=True):
+    """The clock, once."""
+
+    at_ns: int
+    catch_up: CatchUp
+
+
+ScheduleNode = EveryNode | CronNode | AtNode
+Node = FilterNode | WhereNode | KeyNode | CountNode | SilentNode | AnyNode | ScheduleNode
 
 
 class Pattern(Generic[T_co]):
@@ -288,9 +306,19 @@ def text_of(node: Node) -> str:
         repeat = "" if node.repeat == "once" else f", repeat={node.repeat!r}"
         expect = f", expect={list(node.expect)!r}" if node.expect else ""
         return f"silent({text_of(node.source)}, for_={node.for_ns / 1e9:g}{repeat}{expect})"
-    if isinstance(node, EveryNode):
-        return f"every({node.period_ns / 1e9:g})"
+    if isinstance(node, ScheduleNode):
+        return _schedule_text(node)
     return f"any_of({', '.join(text_of(branch) for branch in node.branches)})"
+
+
+def _schedule_text(node: ScheduleNode) -> str:
+    catch_up = "" if node.catch_up == "last" else f", catch_up={node.catch_up!r}"
+    if isinstance(node, EveryNode):
+        return f"every({node.period_ns / 1e9:g}{catch_up})"
+    if isinstance(node, CronNode):
+        return f"cron({node.expression!r}, tz={node.tz!r}{catch_up})"
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=node.at_ns // 1000)
+    return f"at({at.isoformat().replace('+00:00', 'Z')!r}{catch_up})"
 
 
 def parts_of(node: Node) -> list[object]:
@@ -306,7 +334,13 @@ def parts_of(node: Node) -> list[object]:
     if isinstance(node, SilentNode):
         return [*parts_of(node.source), "silent", node.for_ns, node.repeat, list(node.expect)]
     if isinstance(node, EveryNode):
-        return ["every", node.period_ns]
+        # What is not said is not there: rules of before are to stay what they were.
+        catch_up = [] if node.catch_up == "last" else [node.catch_up]
+        return ["every", node.period_ns, *catch_up]
+    if isinstance(node, CronNode):
+        return ["cron", node.expression, node.tz, node.catch_up]
+    if isinstance(node, AtNode):
+        return ["at", node.at_ns, node.catch_up]
     parts: list[object] = ["any_of"]
     for branch in node.branches:
         parts += ["branch", *parts_of(branch)]
@@ -342,7 +376,7 @@ def _check_pattern_value(place: str, pattern: object) -> None:
 
 def _check_has_event(place: str, node: Node) -> None:
     """Refuse a function of the event behind a pattern that fires by timer."""
-    if isinstance(node, (SilentNode, EveryNode)):
+    if isinstance(node, SilentNode | ScheduleNode):
         raise ValueError(  # noqa: TRY004 (the value is of the right type)
             f"{text_of(node)}.{place}(…): it fires when there is no event; "
             f"put .{place}(…) on the pattern inside"

@@ -21,11 +21,11 @@ from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
 from headrace.triggers import pattern as p
+from headrace.triggers.schedules import schedule_of
 from headrace.triggers.stages import (
     AnyOf,
     Branch,
     Count,
-    Every,
     Hit,
     Key,
     Silent,
@@ -154,9 +154,9 @@ class Automaton:
             self._timed.append(silent)
             self._stateful.append(silent)
             self._build(node.source, silent)
-        elif isinstance(node, p.EveryNode):
+        elif isinstance(node, p.ScheduleNode):
             place = (self.name, len(self._timed))
-            self._timed.append(Every(place, self._timers, then, period_ns=node.period_ns))
+            self._timed.append(schedule_of(node, place, self._timers, then))
         else:
             join = AnyOf(then)
             for number, branch in enumerate(node.branches):
@@ -192,9 +192,9 @@ class Automaton:
         self.flush(out)
         return out
 
-    def period_ns(self, slot: int) -> int | None:
-        """Return the period of the timer in *slot*, if it repeats."""
-        return self._timed[slot].period_ns
+    def missed(self, slot: int, due_ns: int, until_ns: int) -> int:
+        """See `TimedStage.missed`."""
+        return self._timed[slot].missed(due_ns, until_ns)
 
     def resume(self, unkeyed: int) -> None:
         """Take events again as if never stopped; `stages` are loaded next."""
@@ -307,10 +307,10 @@ class RuleSet:
         """See `Decider`."""
         return self._automata[rule].fire(slot, key, due_ns=due_ns, missed=missed)
 
-    def period_ns(self, rule: str, slot: int) -> int | None:
+    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
         """See `Decider`."""
         automaton = self._automata.get(rule)
-        return None if automaton is None else automaton.period_ns(slot)
+        return 0 if automaton is None else automaton.missed(slot, due_ns, until_ns)
 
     def wants(self, subject: str) -> bool:
         """See `Decider`."""

@@ -58,8 +58,12 @@ class Stage(Protocol):
 class TimedStage(Stage, Protocol):
     """A stage that has timers."""
 
-    period_ns: int | None
-    """Of a repeating timer."""
+    def missed(self, due_ns: int, until_ns: int) -> int:
+        """Return how many due times from *due_ns* on, before *until_ns*, lead to no firing.
+
+        It is asked of a timer that was due in a downtime, which ended at *until_ns*.
+        """
+        ...
 
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
         """Take a timer of this stage that was due."""
@@ -295,7 +299,7 @@ class Silent:
         self._timers = timers
         self._then = then
         self._for_ns = for_ns
-        self.period_ns = for_ns if repeats else None
+        self._repeats = repeats
         self._expect = expect
         # Key → (sequences, trace, hops) of its last hit, ordered by that.
         self._watched: OrderedTable[Any, tuple[tuple[int, ...], int, int]] = OrderedTable()
@@ -321,13 +325,17 @@ class Silent:
         watched.store(hit.key, (hit.events, hit.trace, hit.hops))
         self._timers.arm((self._rule, self._slot, hit.key), hit.at_ns + self._for_ns)
 
+    def missed(self, due_ns: int, until_ns: int) -> int:
+        """See `TimedStage`."""
+        return (until_ns - 1 - due_ns) // self._for_ns if self._repeats else 0
+
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
         """See `TimedStage`."""
-        last = self._watched.pop(key) if self.period_ns is None else self._watched.peek(key)
+        last = self._watched.peek(key) if self._repeats else self._watched.pop(key)
         assert last is not None, "a timer is of a key that is watched"
         events, trace, hops = last
-        if self.period_ns is not None:
-            next_ns = due_ns + (missed + 1) * self.period_ns
+        if self._repeats:
+            next_ns = due_ns + (missed + 1) * self._for_ns
             self._timers.arm((self._rule, self._slot, key), next_ns)
         self._then.push(Hit(None, key, due_ns, events, trace, hops, due_ns), out)
 
@@ -351,32 +359,6 @@ class Silent:
 
 def _packed_last(key: Any, last: tuple[tuple[int, ...], int, int]) -> tuple[Any, int | None]:
     return [key, *last], min(last[0], default=None)
-
-
-class Every:
-    """`app.every`: a timer on a grid that begins when the rule is activated."""
-
-    def __init__(
-        self, place: tuple[str, int], timers: Timers, then: Stage, *, period_ns: int
-    ) -> None:
-        self._rule, self._slot = place
-        self._timers = timers
-        self._then = then
-        self.period_ns: int | None = period_ns
-        self._period_ns = period_ns
-
-    def start(self, at_ns: int) -> None:
-        """See `TimedStage`."""
-        self._timers.arm((self._rule, self._slot, None), at_ns + self._period_ns)
-
-    def push(self, hit: Hit, out: list[Verdict]) -> None:
-        """See `Stage`; nothing comes before a clock."""
-
-    def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
-        """See `TimedStage`."""
-        next_ns = due_ns + (missed + 1) * self._period_ns
-        self._timers.arm((self._rule, self._slot, None), next_ns)
-        self._then.push(Hit(None, None, due_ns, (), 0, 0, due_ns), out)
 
 
 class AnyOf:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
@@ -17,8 +17,9 @@ from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
-from headrace.triggers.pattern import EveryNode, Pattern, Seconds, duration_ns
+from headrace.triggers.pattern import CatchUp, EveryNode, Pattern, Seconds, duration_ns
 from headrace.triggers.ruleset import Rule, RuleSet
+from headrace.triggers.schedules import at_node, check_catch_up, cron_node
 from headrace.version import __version__
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ class App:
         self,
         period: Seconds,
         *,
+        catch_up: CatchUp = "last",
         mode: RunMode = "parallel",
         name: str | None = None,
         retry: Any = None,
@@ -165,11 +167,62 @@ class App:
     ) -> Callable[[F], F]:
         """Start a run of the decorated function each *period* seconds.
 
-        The grid begins when the rule is first activated and is kept over restarts.  Of the
-        firings that fell into a downtime one happens, with ``missed`` the number of others.
+        The grid begins when the rule is first activated and is kept over restarts.  What
+        fell into a downtime is fired at the next start: with *catch_up* ``last`` once, with
+        ``missed`` the number of the others; with ``all`` one by one; with ``none`` not at all.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
         """
         period_ns = duration_ns("every", "period", period)
-        pattern: Pattern[Any] = Pattern(EveryNode(period_ns))
+        check_catch_up("every", catch_up)
+        pattern: Pattern[Any] = Pattern(EveryNode(period_ns, catch_up))
+        return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
+
+    def cron(
+        self,
+        expression: str,
+        *,
+        tz: str = "UTC",
+        catch_up: CatchUp = "last",
+        mode: RunMode = "parallel",
+        name: str | None = None,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+    ) -> Callable[[F], F]:
+        """Start a run of the decorated function at the times of a cron *expression*.
+
+        Five fields: minute, hour, day of month, month, day of week; with six the first is
+        seconds.  They are local times of *tz*, a name such as ``Europe/Berlin``.  *catch_up*
+        is as in `every`.  A time of day that is there twice, when clocks are put back, fires
+        once; one that is left out, when they are put forward, fires when they are.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+        pattern: Pattern[Any] = Pattern(cron_node(expression, tz, catch_up))
+        return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
+
+    def at(
+        self,
+        when: datetime | str,
+        *,
+        catch_up: CatchUp = "last",
+        mode: RunMode = "parallel",
+        name: str | None = None,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+    ) -> Callable[[F], F]:
+        """Start a run of the decorated function once, at a time.
+
+        *when* is a datetime with a time zone, or a text such as ``2027-03-01T08:00:00Z``.  If
+        nothing ran then, it happens at the next start, unless *catch_up* is ``none``.  A rule
+        that is first used after its time fires only if *catch_up* is ``all``: at once.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+        pattern: Pattern[Any] = Pattern(at_node(when, catch_up))
         return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
 
     # ------------------------------------------------------------ running

@@ -394,6 +394,33 @@ def test_check_prints_what_the_app_declares(headrace: Call, plant: Path) -> None
     assert found["tasks"][0]["place"].startswith(f"{plant}:")
 
 
+def test_check_prints_schedules(headrace: Call, plant: Path) -> None:
+    """With the next due time, where the app alone can tell it."""
+    change(
+        plant,
+        'app = App("plant")',
+        """app = App("plant")
+app.every(60, name="beat")(print)
+app.cron("0 6 1 JAN *", tz="Asia/Tokyo", catch_up="none", name="yearly")(print)
+app.at("2199-03-01T08:00:00+01:00", name="once")(print)
+app.at("1999-03-01T08:00:00Z", name="gone")(print)
+""",
+    )
+    found = headrace("check", plant, "-o", "json").json["schedules"]
+    table = headrace("check", plant).out
+
+    assert [(row["schedule"], row["catch_up"]) for row in found] == [
+        ("beat", "last"),
+        ("yearly", "none"),
+        ("once", "last"),
+        ("gone", "last"),
+    ]
+    beat, yearly, once, gone = (row["next_due"] for row in found)
+    assert (beat, once, gone) == (None, "2199-03-01T07:00:00Z", None)
+    assert yearly.endswith("-12-31T21:00:00Z")
+    assert f"yearly    {yearly}" in table
+
+
 def test_check_warns_of_globals(headrace: Call, plant: Path) -> None:
     """A limit that lives in the module is not part of the rule: one is told before it bites."""
     change(plant, "> 90", "> LIMIT")

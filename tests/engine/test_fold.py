@@ -24,7 +24,7 @@ from headrace.engine import record as r
 from headrace.engine.clock import NS
 from headrace.engine.kernel import Kernel
 from headrace.engine.runs import RunState
-from headrace.triggers.pattern import EveryNode, Pattern
+from headrace.triggers.pattern import AtNode, CronNode, EveryNode, Pattern
 from headrace.triggers.ruleset import Rule
 
 HOPS_MAX = 5
@@ -42,6 +42,9 @@ def by_data(event: Any) -> Any:
 
 
 BEAT: Pattern[Any] = Pattern(EveryNode(5 * NS))
+TICK: Pattern[Any] = Pattern(CronNode("*/7 * * * * *", "Europe/Berlin", "all"))
+SKIPS: Pattern[Any] = Pattern(CronNode("*/5,*/3 * * * * *", "UTC", "none"))
+ONCE: Pattern[Any] = Pattern(AtNode(ns(110), "last"))
 
 DECLARED = [
     Rule("zero", on("a.*").key(by_data), "parallel"),
@@ -51,6 +54,9 @@ DECLARED = [
     Rule("quiet", silent(on("a.*").key(by_data), for_=4, repeat="every", expect=["x"]), "single"),
     Rule("still", silent(on("b", int), for_=2), "parallel"),
     Rule("beat", BEAT, "restart"),
+    Rule("cron", TICK, "restart"),
+    Rule("skips", SKIPS, "single"),
+    Rule("once", ONCE, "parallel"),
     Rule(
         "turns",
         any_of(on("a.*").count(2, within=9), on("b").count(2, within=9)).count(2, within=20),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
 from msgspec import Struct
@@ -90,6 +90,16 @@ def look(run: Run, depth: int) -> bytes:
 @app.every(60)
 async def beat(run: Run) -> None:
     assert_type(run.id, int)
+
+
+@app.cron("0 6 * * MON", tz="Europe/Berlin", catch_up="all")
+async def weekly(run: Run, firing: Firing[None]) -> None:
+    assert_type(firing.missed, int)
+
+
+@app.at("2027-03-01T08:00:00Z", catch_up="none", mode="single")
+@app.at(datetime(2027, 3, 1, tzinfo=UTC), name="again")
+def once() -> None: ...
 
 
 async def unit_tests(run: Run) -> None:

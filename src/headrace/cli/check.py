@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli.errors import OK
 from headrace.cli.output import Output, facts, table, write_document
-from headrace.cli.text import safe
+from headrace.cli.text import rfc3339, safe
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.engine.task import TaskSpec
-    from headrace.triggers.pattern import Node
+    from headrace.triggers.pattern import Node, ScheduleNode
     from headrace.triggers.ruleset import Rule
 
 RULE_COLUMNS: Final = ("rule", "mode", "pattern")
+SCHEDULE_COLUMNS: Final = ("schedule", "next_due", "catch_up")
 TASK_COLUMNS: Final = ("task", "runs_in", "retry", "timeout_s", "place")
 
 
@@ -26,6 +27,7 @@ def check(app: App, output: Output) -> int:
         "app": app.name,
         "rules": rules,
         "tasks": [_task(spec) for name, spec in app.tasks.items() if name not in app.rules],
+        "schedules": _schedules(app),
         "subjects": sorted({subject for rule in rules for subject in rule["subjects"]}),
     }
     write_document(document, output, lambda: _text(document))
@@ -58,14 +60,42 @@ def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
     }
 
 
+def _schedules(app: App) -> list[dict[str, Any]]:
+    from headrace.engine.clock import SystemClock
+    from headrace.triggers.pattern import ScheduleNode
+
+    now_ns = SystemClock().wall_ns()
+    return [
+        {
+            "schedule": rule.name,
+            "next_due": rfc3339(_next_due_ns(node, now_ns)),
+            "catch_up": node.catch_up,
+        }
+        for rule in app.rules.values()
+        if isinstance(node := rule.pattern.node, ScheduleNode)
+    ]
+
+
+def _next_due_ns(node: ScheduleNode, now_ns: int) -> int | None:
+    from headrace.triggers.pattern import AtNode, CronNode
+
+    if isinstance(node, CronNode):
+        from headrace.triggers.cron import CronTimes
+
+        return CronTimes(node.expression, node.tz).next_ns(now_ns)
+    if isinstance(node, AtNode):
+        return node.at_ns if node.at_ns > now_ns else None
+    return None  # the grid of `every` begins when the rule does, which only a log can tell
+
+
 def _subjects(node: Node) -> list[str]:
-    from headrace.triggers.pattern import AnyNode, EveryNode, FilterNode
+    from headrace.triggers.pattern import AnyNode, FilterNode, ScheduleNode
 
     if isinstance(node, FilterNode):
         return [node.subject]
     if isinstance(node, AnyNode):
         return [subject for branch in node.branches for subject in _subjects(branch)]
-    return [] if isinstance(node, EveryNode) else _subjects(node.source)
+    return [] if isinstance(node, ScheduleNode) else _subjects(node.source)
 
 
 def _task(spec: TaskSpec) -> dict[str, Any]:
@@ -101,6 +131,8 @@ def _text(document: dict[str, Any]) -> str:
     ]
     if document["rules"]:
         parts.append(table(document["rules"], RULE_COLUMNS))
+    if document["schedules"]:
+        parts.append(table(document["schedules"], SCHEDULE_COLUMNS))
     if document["tasks"]:
         parts.append(table(document["tasks"], TASK_COLUMNS))
     return "\n\n".join(parts)
