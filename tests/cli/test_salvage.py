@@ -184,6 +184,18 @@ def test_log_info_shows_snapshots(headrace: Call, old: Path) -> None:
     assert f", at {first} (" in text
 
 
+def test_verify_names_a_snapshot_that_cannot_be_used(headrace: Call, old: Path) -> None:
+    """It is no damage to records, and still what the next start would stumble over."""
+    assert headrace("log", "verify", old, "-o", "json").json["snapshot_problems"] == []
+    path = old / f"snap-{snapshots_of(old)[-1]:020}.hrs"
+    flip(path, at=40)
+    done = headrace("log", "verify", old)
+
+    assert done.code == 0
+    assert "verdict        intact" in done.out
+    assert f"A snapshot cannot be used: {path}: expected digest" in done.out
+
+
 def test_export_passes_over_nothing_that_was_removed(headrace: Call, old: Path) -> None:
     """As every reader: who asks for what is gone is told where the log begins now."""
     done = headrace("log", "export", old, "--after", 1)

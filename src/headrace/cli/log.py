@@ -236,9 +236,28 @@ def verify(log: Path, output: Output) -> int:
     total = size_bytes(log)
     with shown("verifying", total, in_bytes=True) as advance:
         report = check(log, progress=lambda done, _total: advance(done))
-    document: dict[str, Any] = {"log": str(log), **_plain(report)}
-    write_document(document, output, lambda: _verify_text(log, report))
+    problems = _snapshot_problems(log) if report.ok else []
+    document: dict[str, Any] = {"log": str(log), **_plain(report), "snapshot_problems": problems}
+    write_document(document, output, lambda: "\n".join([_verify_text(log, report), *problems]))
     return OK if report.ok else CORRUPT
+
+
+def _snapshot_problems(log: Path) -> list[str]:
+    """Return which snapshots cannot be used, and why: no damage, since they are shortcuts."""
+    problems: list[str] = []
+    with opened(log) as reader:
+        sequences = reader.snapshots.sequences()
+        reader.refresh()
+        for sequence in sequences:
+            try:
+                record = reader.fetch([sequence]).get(sequence)
+                for _ in reader.snapshots.read(sequence, record):
+                    pass  # it is checked on the way
+            except SnapshotUnusable as error:
+                # An engine that has written a newer one removes this one.
+                if sequence in reader.snapshots.sequences():
+                    problems.append(f"A snapshot cannot be used: {safe(str(error))}")
+    return problems
 
 
 def _plain(report: Report) -> dict[str, Any]:
