@@ -1,9 +1,10 @@
 """`fingerprint`: a digest of all that decides what a rule does (law L8).
 
-Data counts by its value and a function by what it says: its syntax tree without layout,
-comments, docstrings, annotations and the names of its parameters, the values of its
-defaults and those that it closes over.  Never bytecode, which differs between versions of
-Python.  What a function reads from its module is not covered: `globals_read` lists that.
+Data counts by its value, a condition made with `field` too, and a function by what it
+says: its syntax tree without layout, comments, docstrings, annotations and the names of its
+parameters, the values of its defaults and those that it closes over.  Never bytecode, which
+differs between versions of Python.  What a function reads from its module is not covered:
+`globals_read` lists that.
 
 What the digest is of must never change by accident: every rule of every log would look
 changed.  `tests/triggers/test_fingerprint.py` holds some known digests.
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
 import msgspec
+
+from headrace.triggers.condition import Condition
 
 DIGEST_BYTES: Final = 16
 
@@ -63,7 +66,7 @@ def globals_read(function: Callable[..., Any]) -> list[str]:
 
 
 def _part(part: object, version: str | None) -> object:
-    if version is not None and callable(part) and not isinstance(part, type):
+    if version is not None and callable(part) and not isinstance(part, (type, Condition)):
         return ["version"]
     try:
         return _value(part, ())
@@ -92,6 +95,8 @@ def _value(value: object, inside: tuple[int, ...]) -> object:
     if isinstance(value, dict):
         pairs = [[_value(k, inside), _value(v, inside)] for k, v in value.items()]
         return [_title(kind), *sorted(pairs, key=_encode)]
+    if isinstance(value, Condition):
+        return ["condition", _value(value.structure, inside)]
     if callable(value):
         return _function(value, inside)
     return _data(value, inside)

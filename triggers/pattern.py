@@ -19,6 +19,7 @@ from msgspec import Struct
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.event import Event
 from headrace.engine.subject import check_pattern
+from headrace.triggers.condition import Condition
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -116,7 +117,7 @@ class Pattern(Generic[T_co]):
         self.node = node
 
     def where(self, condition: Callable[[Event[T_co]], object]) -> Pattern[T_co]:
-        """Keep events for which *condition* holds.
+        """Keep events for which *condition* holds: a function, or what `field` makes.
 
         It must depend on nothing but the event (law L4).  One that raises means no match
         and a recorded ``rule.error``; other rules are not affected.
@@ -356,13 +357,16 @@ def _shape_of(kind: Any) -> object:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
+    if isinstance(function, Condition):
+        return str(function)
     name: str = getattr(function, "__name__", type(function).__name__)
     return "…" if name == "<lambda>" else name
 
 
 def _check_function(place: str, function: object) -> None:
     if not callable(function):
-        raise TypeError(f".{place}({function!r}): expected a function of the event")
+        condition = " or a condition such as field('celsius') > 90" * (place == "where")
+        raise TypeError(f".{place}({function!r}): expected a function of the event{condition}")
     call = getattr(function, "__call__", None)  # noqa: B004 (an object with async __call__)
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
         name = getattr(function, "__name__", function)

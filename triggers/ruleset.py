@@ -21,6 +21,7 @@ from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
 from headrace.triggers import pattern as p
+from headrace.triggers.condition import test_of
 from headrace.triggers.schedules import schedule_of
 from headrace.triggers.stages import (
     AnyOf,
@@ -135,7 +136,7 @@ class Automaton:
         if isinstance(node, p.FilterNode):
             self.entries.append(Entry(self, node, then))
         elif isinstance(node, p.WhereNode):
-            self._build(node.source, Where(self.name, node.condition, then))
+            self._build(node.source, Where(self.name, test_of(node.condition), then))
         elif isinstance(node, p.KeyNode):
             self._build(node.source, Key(self.name, node.key, then, self._count_unkeyed))
         elif isinstance(node, p.CountNode):

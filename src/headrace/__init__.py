@@ -43,12 +43,15 @@ if TYPE_CHECKING:
     from headrace.engine.log import FileLog, MemoryLog
     from headrace.engine.retry import Retry
     from headrace.engine.run import Handle, Run
+    from headrace.triggers.condition import Condition
+    from headrace.triggers.field import field
     from headrace.triggers.pattern import Pattern, any_of, on, silent
 
 __all__ = [
     "App",
     "AppNotFound",
     "ConcurrentSteps",
+    "Condition",
     "Diverged",
     "DurabilityLost",
     "Emission",
@@ -78,6 +81,7 @@ __all__ = [
     "StepFailed",
     "__version__",
     "any_of",
+    "field",
     "on",
     "silent",
 ]
@@ -86,6 +90,7 @@ _HOMES = {
     "App": "headrace.app",
     "AppNotFound": "headrace.engine.errors",
     "ConcurrentSteps": "headrace.engine.errors",
+    "Condition": "headrace.triggers.condition",
     "Diverged": "headrace.engine.errors",
     "DurabilityLost": "headrace.engine.errors",
     "Emission": "headrace.engine.emission",
@@ -114,6 +119,7 @@ _HOMES = {
     "StepCancelled": "headrace.engine.errors",
     "StepFailed": "headrace.engine.errors",
     "any_of": "headrace.triggers.pattern",
+    "field": "headrace.triggers.field",
     "on": "headrace.triggers.pattern",
     "silent": "headrace.triggers.pattern",
 }

@@ -421,6 +421,16 @@ app.at("1999-03-01T08:00:00Z", name="gone")(print)
     assert f"yearly    {yearly}" in table
 
 
+def test_check_prints_a_condition_as_it_reads(headrace: Call, plant: Path) -> None:
+    """What `field` makes can be read where a lambda is only dots."""
+    change(plant, "lambda e: e.data.degrees > 90", "~(field('degrees') <= 90)")
+    change(plant, "Retry, Run, on", "Retry, Run, field, on")
+    found = headrace("check", "plant.py", "-o", "json").json
+
+    assert ".where(~(field('degrees') <= 90)).key(…)" in found["rules"][0]["pattern"]
+    assert found["rules"][0]["globals_read"] == []
+
+
 def test_check_warns_of_globals(headrace: Call, plant: Path) -> None:
     """A limit that lives in the module is not part of the rule: one is told before it bites."""
     change(plant, "> 90", "> LIMIT")

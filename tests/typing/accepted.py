@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from msgspec import Struct
 
 from headrace import (
     App,
+    Condition,
     Engine,
     Event,
     Firing,
@@ -19,6 +20,7 @@ from headrace import (
     Retry,
     Run,
     any_of,
+    field,
     on,
     silent,
 )
@@ -50,6 +52,17 @@ assert_type(any_of(readings, on("other", Reading)), Pattern[Reading])
 
 hot = readings.where(lambda e: e.data.celsius > 90).key(lambda e: e.tokens[1]).count(3, within=60)
 assert_type(hot, Pattern[Reading])
+
+high = field("celsius") > 90
+assert_type(high, Condition)
+assert_type(90 < field("celsius"), Condition)  # noqa: SIM300 (it is turned round)
+assert_type(field("place") == "hall", Condition)
+assert_type(field("place") != None, Condition)  # noqa: E711
+assert_type(field("a.0").between(1, 2.5) & field("b").matches("^x") | ~high, Condition)
+assert_type(field("c").is_in(["x", 1, None]) | field("d").exists(), Condition)
+assert_type(readings.where(high), Pattern[Reading])
+assert_type(readings.where(high & (field() < 5)).count(3, within=60), Pattern[Reading])
+assert_type(high.explain(Event(1, "a", Reading(1), 0)).verdict, Literal["yes", "no", "unknown"])
 
 mixed: Pattern[Reading | Door] = any_of(readings, on("doors.*", Door))
 anything: Pattern[object] = readings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from headrace import App, Firing, Run, any_of, on, silent
+from headrace import App, Firing, Run, any_of, field, on, silent
 
 app = App("plant")
 
@@ -34,6 +34,18 @@ def is_open(event: str) -> bool:
 
 
 readings.where(is_open)  # type: ignore[arg-type]
+
+high = field("celsius") > 90
+readings.where(field("celsius"))  # type: ignore[arg-type]
+readings.where(field("celsius") > field("limit"))  # type: ignore[operator]
+readings.where(field("celsius") > None)  # type: ignore[operator]
+field("celsius") & high  # type: ignore[operator]
+high & (lambda e: True)  # type: ignore[operator]
+~field("celsius")  # type: ignore[operator]
+field("celsius").between(1)  # type: ignore[call-arg]
+field("celsius").matches(5)  # type: ignore[arg-type]
+field("celsius").is_in(5)  # type: ignore[arg-type]
+field(5)  # type: ignore[arg-type]
 
 
 @app.task
