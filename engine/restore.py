@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 from headrace.engine.decider import Decider
 from headrace.engine.diagnostics import logger
@@ -12,6 +12,8 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import SnapshotStore
 from headrace.engine.record import decode
 from headrace.engine.snapshot import load
+
+OFFERS_AT_ONCE: Final = 1000
 
 
 class ReadableLog(Protocol):
@@ -48,6 +50,7 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
         LogCorrupt: damage was met.
     """
     kernel, problems = from_snapshot(log, decider)
+    _check_offers(log, kernel)
     for first, records in log.read(after=kernel.sequence):
         _check_next(kernel, first, problems)
         for sequence, raw in enumerate(records, first):
@@ -63,6 +66,24 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
             f"with clock={recorded!r}, or use another log"
         )
     return kernel
+
+
+def _check_offers(log: ReadableLog, kernel: Kernel) -> None:
+    """Check that the offers that a snapshot knows of are there: the log has what is offered.
+
+    Raises:
+        LogMismatch: one was lost.
+    """
+    owed = list(kernel.state.offers.owed)
+    for start in range(0, len(owed), OFFERS_AT_ONCE):
+        batch = owed[start : start + OFFERS_AT_ONCE]
+        lost = sorted(set(batch) - log.fetch(batch).keys())
+        if lost:
+            raise LogMismatch(
+                f"expected record {lost[0]}, an event that was offered and is not stored yet, found "
+                "none: it was lost before the snapshot that the log would be started from; the log "
+                "can be read with `headrace log cat`, and not be run"
+            )
 
 
 def _check_next(kernel: Kernel, sequence: int, problems: list[str]) -> None:

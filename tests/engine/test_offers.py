@@ -34,8 +34,12 @@ from headrace import (
 )
 from headrace.engine import record as r
 from headrace.engine.clock import NS
+from headrace.engine.decider import NoRules
+from headrace.engine.errors import LogMismatch
 from headrace.engine.offers import Offers
 from headrace.engine.offline import OfflineLog
+from headrace.engine.restore import restore
+from headrace.engine.snapshot import Snapshot
 
 DAY_S = 86_400.0
 
@@ -430,3 +434,20 @@ def test_the_queue_survives_as_data() -> None:
     assert (again.find("s", "e"), again.find("s", "f"), again.oldest) == (None, 6, 4)
     assert offers.dump() != again.dump()
     assert Offers().oldest is None
+
+
+def test_an_offer_that_was_lost_is_said_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot names it and a damaged log, salvaged, has it no more: no start, and why."""
+    log = MemoryLog()
+    with OfflineLog(log) as offline:
+        lost, last = offline.offer([Emission("a.x", 1), Emission("a.x", 2)])
+    snapshot = Snapshot(restore(log, NoRules(), clock=None))
+    file = log.snapshots.begin(snapshot.sequence)
+    file.write(list(snapshot.parts()))
+    fetched = log.fetch
+    file.finish(oldest_sequence=snapshot.oldest_sequence, record=fetched([last])[last])
+    monkeypatch.setattr(
+        log, "fetch", lambda wanted: {s: raw for s, raw in fetched(wanted).items() if s != lost}
+    )
+    with pytest.raises(LogMismatch, match=f"record {lost}, an event that was offered"):
+        restore(log, NoRules(), clock=None)
