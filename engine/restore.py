@@ -81,8 +81,8 @@ def _check_offers(log: ReadableLog, kernel: Kernel) -> None:
         if lost:
             raise LogMismatch(
                 f"expected record {lost[0]}, an event that was offered and is not stored yet, "
-                "found none: it was lost before the snapshot that the log would be started from; the log "
-                "can be read with `headrace log cat`, and not be run"
+                "found none: it was lost before the snapshot that the log would be started from; "
+                "the log can be read with `headrace log cat`, and not be run"
             )
 
 
