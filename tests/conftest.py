@@ -16,11 +16,31 @@ from queue import SimpleQueue
 import pytest
 from hypothesis import settings
 
+from headrace.engine.log.background import Background
+from headrace.engine.log.writer import Writer
+
 # No deadline per example: a machine that is busy with something else is not a failure.
 settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 
 NATS_START_S_MAX = 30.0
+
+
+@pytest.fixture(autouse=True)
+def no_log_stays_at_work() -> Iterator[None]:
+    """End the threads of logs that a test has left as a crash does: without closing them.
+
+    Each wakes now and then for as long as the process lives.  Hundreds of them that wait for
+    the interpreter at the same time leave no time for anything else.
+    """
+    yield
+    for thread in threading.enumerate():
+        owner = getattr(getattr(thread, "_target", None), "__self__", None)
+        if isinstance(owner, Writer):
+            owner._stopping = True
+            owner._wake.put(None)
+        elif isinstance(owner, Background):
+            owner._stopping.set()
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,10 @@
 """A loaded engine that a test kills: its app, and the program of the child process.
 
 As a program: ``victim.py BACKEND LOG SIDE LIFE LAST KEEP_BYTES``.  It emits jobs from three
-sources, each from its cursor up to number LAST, and says on stdout what was acknowledged.  What its tasks do
-to the world is a line in SIDE.  Segments are small and snapshots frequent, so that kills come
-in the middle of rotating, of writing snapshots, and of removing what KEEP_BYTES (if not
-negative) gives up.  It ends when its stdin does: with whoever started it.
+sources, each from its cursor up to number LAST, and says on stdout what was acknowledged.
+What its tasks do to the world is a line in SIDE.  Segments are small and snapshots frequent,
+so that kills come in the middle of rotating, of writing snapshots, and of removing what
+KEEP_BYTES (if not negative) gives up.  It ends when its stdin does: with whoever started it.
 """
 
 from __future__ import annotations
