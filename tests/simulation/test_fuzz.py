@@ -38,7 +38,7 @@ from headrace.engine.subject import check_emit, check_pattern, check_subject
 from headrace.triggers.ruleset import Rule
 
 INPUTS = 4000
-"""For each parser; with `-m soak` a hundred times as many."""
+"""For each parser; with `-m soak` three hundred times as many."""
 RESIDENT_MB_MAX = 60
 
 RECORDS: list[r.Record] = [
@@ -219,8 +219,8 @@ def test_parsers_refuse_by_typed_errors(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", PARSERS)
 def test_parsers_at_length(name: str) -> None:
-    """The same, a hundred times as long."""
-    feed(*PARSERS[name], times=100)
+    """The same, three hundred times as long."""
+    feed(*PARSERS[name], times=300)
 
 
 def test_head_is_read_or_not_there() -> None:

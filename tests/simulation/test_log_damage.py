@@ -18,6 +18,8 @@ PATH = "/log"
 COUNT = 24
 LARGE_BYTES = 140
 """Of payload in each record where all bytes of all files are damaged: 6 KB of log."""
+HUGE_BYTES = 2700
+"""The same in the nights: 64 KB of log."""
 TOLERATED = ("HEAD", "LOCK", ".idx")
 """How the names of files end whose loss alone never hides a loss of records."""
 
@@ -122,6 +124,14 @@ def large(request: pytest.FixtureRequest) -> SimulatedDisk:
     return made
 
 
+@pytest.fixture(scope="module", params=["closed", "killed"])
+def huge(request: pytest.FixtureRequest) -> SimulatedDisk:
+    """Give one of 64 KB, for the nights."""
+    made = written(close=request.param == "closed", size_bytes=HUGE_BYTES)
+    assert sum(map(len, files_of(made).values())) >= 64_000
+    return made
+
+
 def damages(
     disk: SimulatedDisk, change: Callable[[bytes, int], bytes]
 ) -> Iterator[tuple[str, int, SimulatedDisk]]:
@@ -139,8 +149,18 @@ def test_undamaged_log_is_intact(disk: SimulatedDisk) -> None:
 
 def test_every_file_cut_at_every_byte(large: SimulatedDisk) -> None:
     """A file of any length: the whole log or `LogCorrupt`, from `open`, `verify` and reading."""
-    whole = whole_of(large)
-    for name, offset, damaged in damages(large, lambda data, offset: data[:offset]):
+    check_cuts(large)
+
+
+@pytest.mark.soak
+def test_every_file_of_64_kb_cut_at_every_byte(huge: SimulatedDisk) -> None:
+    """The same with a larger log."""
+    check_cuts(huge)
+
+
+def check_cuts(disk: SimulatedDisk) -> None:
+    whole = whole_of(disk)
+    for name, offset, damaged in damages(disk, lambda data, offset: data[:offset]):
         where = f"{name} cut at {offset}"
         intact = name.endswith(TOLERATED)
         report = verify(PATH, files=damaged)
@@ -153,15 +173,25 @@ def test_every_file_cut_at_every_byte(large: SimulatedDisk) -> None:
 
 def test_every_byte_with_a_flipped_bit(large: SimulatedDisk) -> None:
     """One wrong bit in any byte is found, and `verify` names the file that it is in."""
-    rng = Random(1)
-    whole = whole_of(large)
+    check_flips(large, Random(1))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [2, 3, 4])
+def test_every_byte_of_64_kb_with_a_flipped_bit(huge: SimulatedDisk, seed: int) -> None:
+    """The same with a larger log, three times with other bits."""
+    check_flips(huge, Random(seed))
+
+
+def check_flips(disk: SimulatedDisk, rng: Random) -> None:
+    whole = whole_of(disk)
 
     def flip(data: bytes, offset: int) -> bytes:
         changed = bytearray(data)
         changed[offset] ^= 1 << rng.randrange(8)
         return bytes(changed)
 
-    for name, offset, damaged in damages(large, flip):
+    for name, offset, damaged in damages(disk, flip):
         where = f"{name} flipped at {offset}"
         intact = name.endswith(TOLERATED)
         report = verify(PATH, files=damaged)
