@@ -222,13 +222,7 @@ def _frames(files: Files, fd: int, path: str, entry: Segment) -> Iterator[Frame]
             digest.update(frame.raw)
             yield frame
     except Damage as damage:
-        raise LogCorrupt(
-            path,
-            walk.offset,
-            expected=damage.expected,
-            found=damage.found,
-            first_sequence=walk.sequence,
-        ) from damage
+        raise segments.corrupt(path, walk.offset, damage, walk.sequence) from damage
     except Newer as newer:
         raise segments.too_new(path, walk.offset, newer) from newer
     if digest.digest() != entry.digest:

@@ -157,13 +157,7 @@ def rebuild(
                     if not pause():
                         return 0
         except Damage as damage:
-            raise LogCorrupt(
-                path,
-                walk.offset,
-                expected=damage.expected,
-                found=damage.found,
-                first_sequence=walk.sequence,
-            ) from damage
+            raise segments.corrupt(path, walk.offset, damage, walk.sequence) from damage
         except Newer as newer:
             raise segments.too_new(path, walk.offset, newer) from newer
     if kind != SEAL or walk.sequence != entry.next_sequence:

@@ -32,7 +32,6 @@ from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.walker import (
     OpenSegments,
     Place,
-    corrupt,
     fetch_records,
     read_batches,
     segment_of,
@@ -178,7 +177,9 @@ class LogReader:
             if (self._base, self._end) < (head.base, head.offset):
                 found = "none, though HEAD says that there is one"
                 path = self._ahead.path(self._base)
-                raise corrupt(path, self._end, Damage("a whole frame", found), self._whole + 1)
+                raise segments.corrupt(
+                    path, self._end, Damage("a whole frame", found), self._whole + 1
+                )
         self._last = self._whole
         if self.manifest.config.get("durability", "fsynced") == "fsynced":
             self._last = min(self._whole, self._durable)

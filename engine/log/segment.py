@@ -127,6 +127,13 @@ def read_header(files: Files, fd: int, path: str) -> SegmentHeader:
         raise too_new(path, 0, newer) from newer
 
 
+def corrupt(path: str, offset: int, damage: Damage, sequence: int) -> LogCorrupt:
+    """Return *damage* with its place."""
+    return LogCorrupt(
+        path, offset, expected=damage.expected, found=damage.found, first_sequence=sequence
+    )
+
+
 def too_new(path: str, offset: int, newer: Newer) -> LogVersion:
     """Return the error for bytes of a later format."""
     return LogVersion(

@@ -22,7 +22,7 @@ from headrace.engine.log.head import Head
 from headrace.engine.log.lease import EVERYTHING, Lease
 from headrace.engine.log.manifest import Segment
 from headrace.engine.log.neighbours import check_follows, check_sealed
-from headrace.engine.log.walker import check_kept, corrupt, listed_now
+from headrace.engine.log.walker import check_kept, listed_now
 
 PROGRESS_FRAMES: Final = 256
 """How many frames are checked between two reports of progress."""
@@ -214,7 +214,7 @@ class _Verification:
                     self._progress(report.size_bytes, self._total_bytes)
                 yield frame
         except Damage as damage:
-            raise corrupt(path, place[0], damage, place[1]) from damage
+            raise segments.corrupt(path, place[0], damage, place[1]) from damage
         except Newer as newer:
             raise segments.too_new(path, place[0], newer) from newer
 

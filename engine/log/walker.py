@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from headrace.engine.errors import LogCorrupt, LogUnusable, SegmentGone
+from headrace.engine.errors import LogUnusable, SegmentGone
 from headrace.engine.log import index_file
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
@@ -74,7 +74,7 @@ class OpenSegments:
         path = self.path(base)
         header = segments.read_header(self._files, fd, path)
         if header.base != base:
-            raise corrupt(path, 0, Damage(f"record {base}", f"record {header.base}"), base)
+            raise segments.corrupt(path, 0, Damage(f"record {base}", f"record {header.base}"), base)
         if len(self._open) > OPEN_FILES_MAX:
             _, oldest = self._open.popitem(last=False)
             self._files.close(oldest)
@@ -92,7 +92,7 @@ class OpenSegments:
             fd = self._files.open(f"{self._folder}/{segments.packed_name_of(base)}", os.O_RDONLY)
         except FileNotFoundError as error:
             check_kept(self._files, self._folder, base)
-            raise corrupt(path, 0, Damage("a segment", "no such file"), base) from error
+            raise segments.corrupt(path, 0, Damage("a segment", "no such file"), base) from error
         self._packed.add(base)
         return fd
 
@@ -105,7 +105,7 @@ class OpenSegments:
             entry = listed_now(self._files, self._folder, entry)
         if entry.packed is None:
             missing = Damage("a segment", "only a compressed one that no list names")
-            raise corrupt(self.path(entry.base), 0, missing, entry.base)
+            raise segments.corrupt(self.path(entry.base), 0, missing, entry.base)
         return entry.packed
 
     def chain_after(self, base: int, seal: Frame) -> int:
@@ -164,7 +164,7 @@ class OpenSegments:
             if previous is not None and header.previous != previous:
                 expected = f"the segment that follows checksum {previous:#010x}"
                 found = f"the one that follows {header.previous:#010x}"
-                raise corrupt(path, 0, Damage(expected, found), base)
+                raise segments.corrupt(path, 0, Damage(expected, found), base)
             sequence, offset, chain = base, SEGMENT_HEADER_BYTES, header.crc
         return segments.Walk(
             self._files,
@@ -206,13 +206,6 @@ def check_kept(files: Files, folder: str, base: int) -> None:
         raise SegmentGone(folder, wanted=base, first_sequence=manifest.first_sequence)
 
 
-def corrupt(path: str, offset: int, damage: Damage, sequence: int) -> LogCorrupt:
-    """Return *damage* with its place."""
-    return LogCorrupt(
-        path, offset, expected=damage.expected, found=damage.found, first_sequence=sequence
-    )
-
-
 def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
     """Return the next frame of *walk* over the segment *base*: there is one.
 
@@ -226,7 +219,7 @@ def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
     try:
         frame = walk.next_frame()
     except Damage as damage:
-        raise corrupt(path, offset, damage, sequence) from damage
+        raise segments.corrupt(path, offset, damage, sequence) from damage
     except Newer as newer:
         raise segments.too_new(path, offset, newer) from newer
     except OSError as error:
@@ -237,7 +230,7 @@ def step(opened: OpenSegments, base: int, walk: segments.Walk) -> Frame:
         ) from error
     if frame is None:
         missing = Damage(f"the frame of record {sequence}", "the end of the file")
-        raise corrupt(path, offset, missing, sequence)
+        raise segments.corrupt(path, offset, missing, sequence)
     return frame
 
 
@@ -250,7 +243,7 @@ def records_at(path: str, frame: Frame) -> list[bytes]:
     try:
         return records_of(frame)
     except Damage as damage:
-        raise corrupt(path, frame.offset, damage, frame.base) from damage
+        raise segments.corrupt(path, frame.offset, damage, frame.base) from damage
 
 
 def cut_batch(
