@@ -12,11 +12,36 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from headrace.engine.event import Event
-from headrace.engine.record import EventStored, RuleError, RuleEvicted, RuleMismatch
+from headrace.engine.record import (
+    Details,
+    EventStored,
+    RuleError,
+    RuleEvicted,
+    RuleLate,
+    RuleMismatch,
+)
 from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
 
-RunMode = Literal["parallel", "single", "restart"]
+
+class Queue(Struct, frozen=True):
+    """A run mode: firings wait for their turn, at most *max* of one rule and key."""
+
+    max: int = 10
+    overflow: Literal["drop_new", "drop_old"] = "drop_new"
+
+
+RunMode = Literal["parallel", "single", "restart", "latest"] | Queue
+
+
+class Policy(Struct, frozen=True):
+    """What a rule says of its runs, apart from its pattern."""
+
+    mode: RunMode
+    late_ns: int | None = None
+    """A timer that was due in a downtime fires only if it is late by less; ``None``: always."""
+    tasks: dict[str, str] = {}
+    """The task that a firing of some reason starts instead of the rule's action, by reason."""
 
 
 class Matched(Struct, frozen=True, gc=False):
@@ -26,14 +51,16 @@ class Matched(Struct, frozen=True, gc=False):
     key: Any
     events: list[int]
     """Sequences of the events that met it, oldest first."""
-    mode: RunMode
+    policy: Policy
     due_ns: int | None = None
     branches: list[int] | None = None
     trace: int = 0
     hops: int = 0
+    details: Details | None = None
+    """What only some patterns have to say."""
 
 
-Verdict = Matched | RuleMismatch | RuleError | RuleEvicted
+Verdict = Matched | RuleMismatch | RuleError | RuleEvicted | RuleLate
 
 
 class Decider(Protocol):
@@ -89,22 +116,21 @@ class Decider(Protocol):
         ...
 
     def counters(self) -> dict[str, dict[str, int]]:
-        """Return what each rule has counted without recording it (``keys``, ``unkeyed``)."""
+        """Return what each rule has counted without recording it (``keys``, ``unkeyed`` …)."""
         ...
 
     def dump(self) -> Any:
         """Return the state of all automata as data that msgspec encodes."""
         ...
 
-    def write_out(self) -> tuple[dict[str, int], dict[tuple[str, int], Writing]]:
+    def write_out(self) -> tuple[dict[str, dict[str, int]], dict[tuple[str, int], Writing]]:
         """Begin to write out the state of all active rules.
 
-        Returns for each rule how many events had no key, and its stages' state by
-        ``(rule, number)``.
+        Returns what each rule has counted, and its stages' state by ``(rule, number)``.
         """
         ...
 
-    def resume(self, rule: str, unkeyed: int) -> None:
+    def resume(self, rule: str, counters: dict[str, int]) -> None:
         """Let *rule* take events from now on; its state is loaded, its timers are armed."""
         ...
 
@@ -163,11 +189,11 @@ class NoRules:
         """See `Decider`."""
         return []
 
-    def write_out(self) -> tuple[dict[str, int], dict[tuple[str, int], Writing]]:
+    def write_out(self) -> tuple[dict[str, dict[str, int]], dict[tuple[str, int], Writing]]:
         """See `Decider`."""
         return {}, {}
 
-    def resume(self, rule: str, unkeyed: int) -> None:
+    def resume(self, rule: str, counters: dict[str, int]) -> None:
         """See `Decider`."""
 
     def load(self, rule: str, stage: int, entries: list[Any]) -> None:

@@ -27,6 +27,8 @@ class Event(Struct, Generic[T_co], frozen=True):
     """Name of the source that brought it; empty: emitted by the program itself."""
     run: int = 0
     """The run that emitted it; 0: it came from outside."""
+    value: Any = None
+    """Behind `.aggregate`: what that made of the events, of which this is the newest."""
 
     @property
     def tokens(self) -> list[str]:
@@ -36,6 +38,11 @@ class Event(Struct, Generic[T_co], frozen=True):
     @property
     def time(self) -> float:
         """Log time in seconds since the epoch."""
+        return self.recorded_at_ns / 1_000_000_000
+
+    @property
+    def t(self) -> float:
+        """The same as `time`, in short."""
         return self.recorded_at_ns / 1_000_000_000
 
 
@@ -51,7 +58,9 @@ class Firing(Struct, Generic[T_co], frozen=True):
     events: list[Event[T_co]]
     """The events themselves, in the same order."""
     at_ns: int
-    """Log time of the firing; for a firing by timer the time that it was due."""
+    """Log time of the firing; for a firing by timer the time that it was due.
+
+    For a rule that goes by event time: its event time."""
     due_ns: int | None = None
     """For a firing by timer: the time that it was scheduled for."""
     branches: list[int] | None = None
@@ -60,8 +69,26 @@ class Firing(Struct, Generic[T_co], frozen=True):
     """How long after `due_ns` it was recorded, e.g. because nothing ran at that time."""
     missed: int = 0
     """Further firings of a repeating timer that fell into the same downtime."""
+    reason: str | None = None
+    """Why it fired, where a pattern has several: ``timeout``, ``clear``, ``leading`` …"""
+    steps: dict[str, list[Event[Any]]] = {}
+    """For `sequence` and `all_of`: the events by the name of the step that took them."""
+    value: Any = None
+    """What `.aggregate` made of the events: plain data."""
+    count: int = 0
+    """How many events met the pattern; more than `events` if those were too many to name."""
 
     @property
     def at(self) -> float:
         """Log time of the firing in seconds since the epoch."""
         return self.at_ns / 1_000_000_000
+
+    @property
+    def scheduled_at(self) -> float | None:
+        """For a firing by timer: the time that it was scheduled for, in seconds."""
+        return None if self.due_ns is None else self.due_ns / 1_000_000_000
+
+    @property
+    def lateness(self) -> float:
+        """How long after `scheduled_at` it was recorded, in seconds."""
+        return self.lateness_ns / 1_000_000_000

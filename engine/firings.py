@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from headrace.engine.decider import Decider
 from headrace.engine.errors import LogMismatch
-from headrace.engine.event import Firing
+from headrace.engine.event import Event, Firing
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.record import EventStored, decode
+from headrace.engine.record import Details, EventStored, decode
 from headrace.engine.runs import RunState
 
 
@@ -33,7 +33,7 @@ class FiringLoader:
                 record = decode(raw)
                 assert isinstance(record, EventStored), record
                 records[sequence] = record
-        events = []
+        by_sequence: dict[int, Event[Any]] = {}
         for sequence in run.events:
             found = records[sequence]
             event = None if found is None else decider.view(run.rule, sequence, found)
@@ -42,18 +42,78 @@ class FiringLoader:
                     f"run {run.id}: event {sequence} is not there or does not fit rule "
                     f"{run.rule!r} as it is declared now"
                 )
-            events.append(event)
-        by_timer = run.due_ns is not None
-        at_ns = run.due_ns if run.due_ns is not None else run.created_at_ns
-        return Firing(
+            by_sequence[sequence] = event
+        return firing_of(
             run.id,
             run.rule,
-            run.key,
-            run.events,
-            events,
-            at_ns,
-            run.due_ns,
-            run.branches,
-            run.created_at_ns - at_ns if by_timer else 0,
-            run.missed,
+            run,
+            by_sequence,
+            recorded_at_ns=run.created_at_ns,
+            missed=run.missed,
         )
+
+
+class Fired(Protocol):
+    """What a firing and the run that it made have in common."""
+
+    @property
+    def key(self) -> Any:
+        """The key of the automaton."""
+        ...
+
+    @property
+    def events(self) -> list[int]:
+        """Sequences of the events that met the pattern."""
+        ...
+
+    @property
+    def due_ns(self) -> int | None:
+        """For a firing by timer: the time that it was scheduled for."""
+        ...
+
+    @property
+    def branches(self) -> list[int] | None:
+        """For `any_of`: which branches matched."""
+        ...
+
+    @property
+    def details(self) -> Details | None:
+        """What only some patterns have to say."""
+        ...
+
+
+def firing_of(
+    sequence: int,
+    rule: str,
+    fired: Fired,
+    events: dict[int, Event[Any]],
+    *,
+    recorded_at_ns: int,
+    missed: int = 0,
+) -> Firing[Any]:
+    """Put a firing together; *events* has those that it names, by sequence."""
+    details = fired.details or Details()
+    due_ns = fired.due_ns
+    at_ns = recorded_at_ns if due_ns is None else due_ns
+    if details.at_ns is not None:
+        at_ns = details.at_ns
+    is_late = due_ns is not None and details.at_ns is None
+    return Firing(
+        sequence,
+        rule,
+        fired.key,
+        fired.events,
+        [events[number] for number in fired.events],
+        at_ns,
+        due_ns,
+        fired.branches,
+        recorded_at_ns - at_ns if is_late else 0,
+        missed,
+        details.reason,
+        {
+            name: [events[number] for number in numbers]
+            for name, numbers in (details.steps or {}).items()
+        },
+        details.value,
+        details.count or len(fired.events),
+    )

@@ -19,7 +19,14 @@ from headrace.engine import record as r
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.state import HOPS_MAX, EngineState
 
-RULE_DECISIONS: Final = (r.RuleFired, r.RuleMismatch, r.RuleError, r.RuleEvicted, r.RuleLoop)
+RULE_DECISIONS: Final = (
+    r.RuleFired,
+    r.RuleMismatch,
+    r.RuleError,
+    r.RuleEvicted,
+    r.RuleLoop,
+    r.RuleLate,
+)
 UNTIMED: Final = (r.EngineStarted, r.EngineStopped, r.EventOffered, r.CancelRequested)
 """Records before which timers that are due need not have fired.
 

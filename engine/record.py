@@ -24,7 +24,9 @@ DECISION_TAG_MIN: Final = 64
 TAG_MAX: Final = 127  # one byte in msgpack
 
 StepKind = Literal["call", "spawn", "launch"]
-Outcome = Literal["run", "dropped", "waiting"]
+Outcome = Literal["run", "dropped", "waiting", "missed"]
+"""What became of a firing: ``run`` started at once, ``waiting`` for other runs of its rule and
+key, ``dropped`` because of them, ``missed`` since it was due too long ago."""
 
 # ---------------------------------------------------------------- inputs
 
@@ -222,6 +224,21 @@ class CursorMoved(Struct, array_like=True, frozen=True, gc=False, tag=16):
 # ---------------------------------------------------------------- decisions
 
 
+class Details(Struct, array_like=True, frozen=True, gc=False):
+    """What a firing says beyond its events; only some patterns say any of it."""
+
+    reason: str | None = None
+    """Why it fired, where a pattern has several: such as ``timeout`` or ``clear``."""
+    steps: dict[str, list[int]] | None = None
+    """Sequences of the events by the name of the step that took them."""
+    value: Any = None
+    """What an aggregate made of the events: plain data."""
+    count: int = 0
+    """How many events met the pattern, if that is more than are named; else 0."""
+    at_ns: int | None = None
+    """The time of the firing in event time, for a rule that goes by that."""
+
+
 class RuleFired(Struct, array_like=True, frozen=True, gc=False, tag=64):
     """A rule's pattern was met.  Its sequence is the id of the run, if it makes one."""
 
@@ -236,6 +253,9 @@ class RuleFired(Struct, array_like=True, frozen=True, gc=False, tag=64):
     """For `any_of`: which branches matched, from 0."""
     trace: int = 0
     hops: int = 0
+    details: Details | None = None
+    task: str = ""
+    """The task that it starts; empty: the rule's action."""
 
 
 class RunReleased(Struct, array_like=True, frozen=True, gc=False, tag=65):
@@ -271,7 +291,7 @@ class RuleError(Struct, array_like=True, frozen=True, gc=False, tag=69):
     rule: str
     event: int
     place: str
-    """``where`` or ``key``."""
+    """The operator whose function it was: ``where``, ``key`` …"""
     error: str
     """The last line of the traceback."""
 
@@ -292,6 +312,16 @@ class RuleLoop(Struct, array_like=True, frozen=True, tag=71):
     key: Any
     events: list[int]
     hops: int
+
+
+class RuleLate(Struct, array_like=True, frozen=True, gc=False, tag=72):
+    """An event came after the watermark of a rule that goes by event time: not for this rule."""
+
+    rule: str
+    event: int
+    time_ns: int
+    """Its event time."""
+    watermark_ns: int
 
 
 class UnknownRecord(Struct, frozen=True):
@@ -328,6 +358,7 @@ Decision = (
     | RuleError
     | RuleEvicted
     | RuleLoop
+    | RuleLate
 )
 Record = Input | Decision | UnknownRecord
 
@@ -356,6 +387,7 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     RuleError: "rule.error",
     RuleEvicted: "rule.evicted",
     RuleLoop: "rule.loop",
+    RuleLate: "rule.late",
     UnknownRecord: "unknown",
 }
 """The name of each kind, as people see it."""
@@ -369,6 +401,7 @@ DECISION_KINDS: Final = (
     RuleError,
     RuleEvicted,
     RuleLoop,
+    RuleLate,
 )
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
@@ -381,12 +414,13 @@ _TAGS: Final = frozenset(
 )
 
 
+_FIRED_FIELDS: Final = attrgetter(*RuleFired.__struct_fields__[:8])
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
 _CAUSED_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:12])
 
 
 def encode(record: Record) -> bytes:
-    """Return *record* as msgpack.  Trailing defaults of an event are left out."""
+    """Return *record* as msgpack.  Trailing defaults of an event or a firing are left out."""
     if type(record) is EventStored:
         if record.offer:
             return _encode(record)
@@ -404,6 +438,8 @@ def encode(record: Record) -> bytes:
                 return _encode(fields)
             return _encode((1, *(getattr(record, name) for name in _OUTSIDE_FIELDS)))
         return _encode((1, *_CAUSED_FIELDS(record)))
+    if type(record) is RuleFired and record.details is None and not record.task:
+        return _encode((64, *_FIRED_FIELDS(record)))
     if type(record) is UnknownRecord:
         return record.raw
     return _encode(record)

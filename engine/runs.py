@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import RuleFired, StepKind, StepRequested, thaw
+from headrace.engine.record import Details, RuleFired, StepKind, StepRequested, thaw
 from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
@@ -69,6 +69,8 @@ class RunState(Struct):
     cancelling: str | None = None
     """Why it is being cancelled, if it is."""
     steps: dict[int, Step] = {}
+    details: Details | None = None
+    """What its firing says beyond its events."""
 
     @property
     def waits_for_time(self) -> bool:
@@ -150,7 +152,7 @@ class RunTable:
         """Add the run that *fired* makes."""
         run = RunState(
             run_id,
-            fired.rule,
+            fired.task or fired.rule,
             "waiting" if fired.outcome == "waiting" else "active",
             at_ns,
             at_ns,
@@ -162,6 +164,7 @@ class RunTable:
             missed,
             trace=fired.trace,
             hops=fired.hops,
+            details=fired.details,
         )
         self._add(run)
         return run

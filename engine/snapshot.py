@@ -51,6 +51,8 @@ class Header(Struct):
     owed: list[Any]
     offers: list[Any]
     """Offers are by sequence only; there are many for a moment after an import at most."""
+    counters: dict[str, dict[str, int]] = {}
+    """What each rule counted without recording it, where that is more than keyless events."""
 
 
 class Snapshot:
@@ -150,7 +152,7 @@ def check_rules(kernel: Kernel) -> None:
         )
 
 
-def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
+def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
     state = kernel.state
     return Header(
         schema=SCHEMA,
@@ -162,7 +164,7 @@ def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
         cursors=state.cursors,
         events=state.events,
         rules=state.rules,
-        automata=automata,
+        automata={rule: counters.get("unkeyed", 0) for rule, counters in automata.items()},
         stats=state.stats,
         timers_order=state.timers.order,
         ended=list(state.runs.ended),
@@ -172,6 +174,7 @@ def _header(kernel: Kernel, automata: dict[str, int]) -> Header:
         dedupe_evicted=state.dedupe.evicted,
         owed=state.lifecycle.dump(),
         offers=state.offers.dump(),
+        counters={rule: counters for rule, counters in automata.items() if counters},
     )
 
 
@@ -250,7 +253,8 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     for rule, unkeyed in header.automata.items():
         if state.declared.get(rule) == header.rules[rule]:
             state.active.add(rule)
-            state.decider.resume(rule, unkeyed)
+            of_before = {"unkeyed": unkeyed} if unkeyed else {}
+            state.decider.resume(rule, header.counters.get(rule, of_before))
 
 
 def _load_entries(state: EngineState, name: str, rule: str, stage: int, entries: Raw) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine.decider import Decider, Matched, Verdict
+from headrace.engine.decider import Decider, Matched, Queue, RunMode, Verdict
 from headrace.engine.dedupe import Dedupe
 from headrace.engine.lifecycle import Lifecycle
 from headrace.engine.offers import Offers
@@ -47,6 +47,8 @@ class RuleStats(Struct):
     evicted: int = 0
     loops: int = 0
     last_fired_at_ns: int = 0
+    late: int = 0
+    missed: int = 0
 
 
 class EngineState:
@@ -173,7 +175,8 @@ class EngineState:
         )
         if run.rule:
             left = self.runs.of_rule(run.rule, run.key)
-            if len(left) == 1 and self.runs.active[left[0]].status == "waiting":
+            # The oldest is the next; while one is active, it is older than those that wait.
+            if left and self.runs.active[left[0]].status == "waiting":
                 return (r.RunReleased(left[0]),)
         return ()
 
@@ -285,12 +288,11 @@ class EngineState:
             return (r.RuleLoop(rule, key, verdict.events, hops),)
         before: list[r.Decision] = []
         outcome: r.Outcome = "run"
-        if verdict.mode != "parallel" and (ids := self.runs.of_rule(rule, key)):
-            if verdict.mode == "single":
-                outcome = "dropped"
-            else:
-                outcome = "waiting"
-                before = self._make_way(ids)
+        policy, details = verdict.policy, verdict.details
+        if policy.late_ns is not None and self._is_missed(verdict, policy.late_ns):
+            outcome = "missed"
+        elif policy.mode != "parallel" and (ids := self.runs.of_rule(rule, key)):
+            outcome, before = self._take_turn(policy.mode, ids)
         fired = r.RuleFired(
             rule,
             key,
@@ -300,19 +302,37 @@ class EngineState:
             verdict.branches,
             verdict.trace,
             hops,
+            details,
+            policy.tasks.get(details.reason, "") if details is not None and details.reason else "",
         )
         return (*before, fired)
 
-    def _make_way(self, ids: list[int]) -> list[r.Decision]:
-        """Return what mode ``restart`` does to the runs that are there already."""
-        decisions: list[r.Decision] = []
-        for run_id in ids:
-            run = self.runs.active[run_id]
+    def _is_missed(self, verdict: Matched, late_ns: int) -> bool:
+        """Say whether a firing was due in a downtime, and *late_ns* ago or more."""
+        due_ns, details = verdict.due_ns, verdict.details
+        if due_ns is None or (details is not None and details.at_ns is not None):
+            return False
+        return due_ns < self.started_at_ns and self.at_ns - due_ns >= late_ns
+
+    def _take_turn(self, mode: RunMode, ids: list[int]) -> tuple[r.Outcome, list[r.Decision]]:
+        """Say what becomes of a firing while there are runs of its rule and key, and of these."""
+        if mode == "single":
+            return "dropped", []
+        runs = [self.runs.active[run_id] for run_id in ids]
+        waiting = [run.id for run in runs if run.status == "waiting"]
+        if isinstance(mode, Queue):
+            if len(waiting) < mode.max:
+                return "waiting", []
+            if mode.overflow == "drop_new" or not waiting:
+                return "dropped", []
+            return "waiting", [r.RunReplaced(waiting[0])]
+        before: list[r.Decision] = []
+        for run in runs:
             if run.status == "waiting":
-                decisions.append(r.RunReplaced(run_id))
-            elif run.cancelling is None:
-                decisions.append(r.RunCancelling(run_id, "a newer firing restarts it"))
-        return decisions
+                before.append(r.RunReplaced(run.id))
+            elif mode == "restart" and run.cancelling is None:
+                before.append(r.RunCancelling(run.id, "a newer firing restarts it"))
+        return "waiting", before
 
     def carry_out(self, sequence: int, decision: r.Decision, cause: r.Input) -> None:
         """Let a decision take effect.  *cause* is the input of its unit."""
@@ -340,6 +360,8 @@ class EngineState:
             self._owe_error("error", sequence, decision, cause)
         elif type(decision) is r.RuleEvicted:
             self._stats_of(decision.rule).evicted += 1
+        elif type(decision) is r.RuleLate:
+            self._note_late(decision, cause)
         elif type(decision) is r.RuleLoop:
             # No lifecycle event: it would only go on with the loop.
             self._stats_of(decision.rule).loops += 1
@@ -352,6 +374,8 @@ class EngineState:
             fired = msgspec.structs.replace(fired, key=r.thaw(fired.key))
         if fired.outcome == "dropped":
             stats.dropped += 1
+        elif fired.outcome == "missed":
+            stats.missed += 1
         else:
             missed = cause.missed if type(cause) is r.TimerFired else 0
             self.runs.make_from_firing(sequence, fired, at_ns=self.at_ns, missed=missed)
@@ -361,6 +385,21 @@ class EngineState:
         self._owe_rule(
             "fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data
         )
+
+    def _note_late(self, late: r.RuleLate, cause: r.Input) -> None:
+        self._stats_of(late.rule).late += 1
+        trace, hops = late.event, 1
+        if type(cause) is r.EventStored:
+            if cause.subject.startswith("rule.late."):
+                return  # as an error about an error
+            trace, hops = cause.trace or late.event, cause.hops + 1
+        data = {
+            "rule": late.rule,
+            "event": late.event,
+            "time_ns": late.time_ns,
+            "watermark_ns": late.watermark_ns,
+        }
+        self._owe_rule("late", late.rule, trace=trace, hops=hops, data=data)
 
     def _owe_error(
         self, kind: str, sequence: int, decision: r.RuleMismatch | r.RuleError, cause: r.Input

@@ -238,6 +238,27 @@ class _Negated(Condition):
         return f"~{_enclosed(self.part)}"
 
 
+class FieldReader:
+    """A function of an event that reads one field of its data: ``None`` if it is missing."""
+
+    __slots__ = ("path", "structure")
+
+    def __init__(self, path: tuple[str, ...]) -> None:
+        """Made by `Field.reader`."""
+        self.path = path
+        self.structure = ("field", *path)
+        """All that it says, as data: what its fingerprint is made of."""
+
+    def __call__(self, event: Event[Any]) -> Any:
+        """Return what *event* holds there."""
+        value = read(self.path, event.data)
+        return None if value is UNSET else value
+
+    def __repr__(self) -> str:
+        """Return the expression that makes it."""
+        return text_of_field(self.path)
+
+
 def test_of(condition: Callable[[Any], object]) -> Callable[[Any], object]:
     """Return what to ask: of a `Condition` its closure, which saves a call for each event."""
     return condition.test if isinstance(condition, Condition) else condition

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.triggers.condition import Condition, Leaf, text_of_field
+from headrace.triggers.condition import Condition, FieldReader, Leaf, text_of_field
 
 Constant = bool | int | float | str | bytes | Enum | None
 Ordered = int | float | str | bytes
@@ -42,6 +42,10 @@ class Field:
         return Leaf(self._path, "!=", self._constant("!=", other))
 
     __hash__ = None  # type: ignore[assignment]
+
+    def reader(self) -> FieldReader:
+        """Return a function of an event that reads the field: for `.key` and the like."""
+        return FieldReader(self._path)
 
     def between(self, low: Ordered, high: Ordered) -> Condition:
         """Ask whether ``low <= value <= high``: both ends are inside."""

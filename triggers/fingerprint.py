@@ -23,7 +23,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from headrace.triggers.condition import Condition
+from headrace.triggers.condition import Condition, FieldReader
 
 DIGEST_BYTES: Final = 16
 
@@ -66,7 +66,11 @@ def globals_read(function: Callable[..., Any]) -> list[str]:
 
 
 def _part(part: object, version: str | None) -> object:
-    if version is not None and callable(part) and not isinstance(part, (type, Condition)):
+    if (
+        version is not None
+        and callable(part)
+        and not isinstance(part, (type, Condition, FieldReader))
+    ):
         return ["version"]
     try:
         return _value(part, ())
@@ -95,7 +99,7 @@ def _value(value: object, inside: tuple[int, ...]) -> object:
     if isinstance(value, dict):
         pairs = [[_value(k, inside), _value(v, inside)] for k, v in value.items()]
         return [_title(kind), *sorted(pairs, key=_encode)]
-    if isinstance(value, Condition):
+    if isinstance(value, (Condition, FieldReader)):
         return ["condition", _value(value.structure, inside)]
     if callable(value):
         return _function(value, inside)

@@ -1,162 +1,373 @@
-"""What users write: `on`, `any_of`, `silent`, and the operators that follow a pattern.
+"""What users write: `on`, and the operators that follow a pattern.
 
 A `Pattern` is an immutable value; each operator returns a new one.  What can never work is
 refused here, when it is written, with the place and the reason.  What a pattern does at
-runtime is `headrace.triggers.stages`.
+runtime is said by the stages.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Hashable, Iterable
-from datetime import UTC, datetime, timedelta
-from math import isnan
-from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import datetime
+from math import isfinite
+from typing import Any, Generic, TypeVar, overload
 
 import msgspec
-from msgspec import Struct
 
-from headrace.engine.clock import seconds_to_ns
 from headrace.engine.event import Event
 from headrace.engine.subject import check_pattern
-from headrace.triggers.condition import Condition
+from headrace.triggers import nodes
+from headrace.triggers.checks import (
+    KEYS_MAX,
+    PARTIALS_MAX,
+    WAITING_MAX,
+    Seconds,
+    check_bool,
+    check_choice,
+    check_function,
+    check_whole,
+    duration_ns,
+    takes_match,
+)
+from headrace.triggers.field import Field
+from headrace.triggers.reach import (
+    check_aggregate,
+    check_event_time,
+    check_has_event,
+    check_hold,
+    check_not_relative,
+)
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-U = TypeVar("U")
 
-KEYS_MAX: Final = 100_000
-"""Keys that one operator of a rule tracks; the one unheard of for longest goes first."""
-PARTIALS_MAX: Final = 1000
-"""Events that one operator holds for one key."""
-
-CountMode = Literal["reset", "edge", "every"]
-Repeat = Literal["once", "every"]
-CatchUp = Literal["all", "last", "none"]
-Seconds = float | timedelta
-
-
-class FilterNode(Struct, frozen=True):
-    """Events on a subject, decoded as a type."""
-
-    subject: str
-    type: Any
-
-
-class WhereNode(Struct, frozen=True):
-    """Those of *source* for which *condition* holds."""
-
-    source: Node
-    condition: Callable[[Any], object]
-
-
-class KeyNode(Struct, frozen=True):
-    """*source* with an automaton of its own for each key."""
-
-    source: Node
-    key: Callable[[Any], Hashable]
-
-
-class CountNode(Struct, frozen=True):
-    """*n* of *source* within a sliding window."""
-
-    source: Node
-    n: int
-    within_ns: int | None
-    mode: CountMode
-
-
-class SilentNode(Struct, frozen=True):
-    """No *source* for some time."""
-
-    source: Node
-    for_ns: int
-    repeat: Repeat
-    expect: tuple[Any, ...]
-
-
-class AnyNode(Struct, frozen=True):
-    """Any of several; one event counts once."""
-
-    branches: tuple[Node, ...]
-
-
-class EveryNode(Struct, frozen=True):
-    """The clock, in equal steps."""
-
-    period_ns: int
-    catch_up: CatchUp = "last"
-
-
-class CronNode(Struct, frozen=True):
-    """The clock, by a cron expression in a time zone."""
-
-    expression: str
-    tz: str
-    catch_up: CatchUp
-
-
-class AtNode(Struct, frozen=True):
-    """The clock, once."""
-
-    at_ns: int
-    catch_up: CatchUp
-
-
-ScheduleNode = EveryNode | CronNode | AtNode
-Node = FilterNode | WhereNode | KeyNode | CountNode | SilentNode | AnyNode | ScheduleNode
+Match = Mapping[str, Sequence[Event[Any]]]
+"""The events that a sequence has taken so far, by the name of the step; oldest first."""
 
 
 class Pattern(Generic[T_co]):
-    """What a rule waits for.  Made by `on`, `any_of` and `silent`; never changed."""
+    """What a rule waits for.  Made by `on`, `any_of`, `sequence` …; never changed.
+
+    Operators apply in the order in which they are written.  Each hands on hits: a key, a
+    time, the events, of which conditions behind see the newest.  Durations are seconds or
+    timedeltas, and half-open: what comes exactly at their end is outside.
+    """
 
     __slots__ = ("node",)
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: nodes.Node) -> None:
         """Wrap *node*; users start with `on`."""
         self.node = node
 
-    def where(self, condition: Callable[[Event[T_co]], object]) -> Pattern[T_co]:
+    # ------------------------------------------------------------ one event
+
+    @overload
+    def where(self, condition: Callable[[Event[T_co]], object]) -> Pattern[T_co]: ...
+    @overload
+    def where(self, condition: Callable[[Event[T_co], Match], object]) -> Pattern[T_co]: ...
+    def where(self, condition: Callable[..., object]) -> Pattern[T_co]:
         """Keep events for which *condition* holds: a function, or what `field` makes.
 
         It must depend on nothing but the event (law L4).  One that raises means no match
-        and a recorded ``rule.error``; other rules are not affected.
+        and a recorded ``rule.error``; other rules are not affected.  In a step of a
+        `sequence` it may take a second argument: the events taken so far, by step.
         """
-        _check_function("where", condition)
-        _check_has_event("where", self.node)
-        return Pattern(WhereNode(self.node, condition))
+        check_function("where", condition, also=" or a condition such as field('celsius') > 90")
+        check_has_event("where", self.node)
+        return Pattern(nodes.WhereNode(self.node, condition, takes_match(condition)))
 
-    def key(self, key: Callable[[Event[T_co]], Hashable]) -> Pattern[T_co]:
+    def key(
+        self, key: Callable[[Event[T_co]], Hashable] | Field, *, keys_max: int = KEYS_MAX
+    ) -> Pattern[T_co]:
         """Give each value of *key* automata, timers and limits of its own.
 
         A key is a string, number, bytes, bool or a tuple of these.  ``None`` means that
-        the event does not take part; it is counted as unkeyed.
+        the event does not take part; it is counted as unkeyed.  Operators behind track
+        *keys_max* keys; of more, the one unheard of for longest goes, which is recorded.
         """
-        _check_function("key", key)
-        _check_has_event("key", self.node)
-        return Pattern(KeyNode(self.node, key))
+        function = _function_of("key", key)
+        check_has_event("key", self.node)
+        check_whole("key", "keys_max", keys_max)
+        return Pattern(nodes.KeyNode(self.node, function, keys_max))
 
-    def count(self, n: int, *, within: Seconds | None, mode: CountMode = "reset") -> Pattern[T_co]:
+    def crosses(
+        self,
+        value: Callable[[Event[T_co]], float | None] | Field,
+        *,
+        above: float | None = None,
+        below: float | None = None,
+        hysteresis: float = 0.0,
+        initial: bool = False,
+    ) -> Pattern[T_co]:
+        """Fire when *value* comes to be more than *above* (or less than *below*).
+
+        Only on the transition; again only after it was back beyond the *hysteresis*.  The
+        first value of a key is no transition, unless *initial*.  What is no number is no
+        value.
+        """
+        function = _function_of("crosses", value)
+        check_has_event("crosses", self.node)
+        if (above is None) is (below is None):
+            raise ValueError(f"crosses(above={above!r}, below={below!r}): expected one of the two")
+        threshold = above if above is not None else below
+        for name, number in (
+            ("above" if below is None else "below", threshold),
+            ("hysteresis", hysteresis),
+        ):
+            if type(number) not in (int, float) or not isfinite(number):  # type: ignore[arg-type]
+                raise ValueError(f"crosses({name}={number!r}): expected a finite number")
+        if hysteresis < 0:
+            raise ValueError(f"crosses(hysteresis={hysteresis!r}): expected at least 0")
+        check_bool("crosses", "initial", initial)
+        assert threshold is not None
+        return Pattern(
+            nodes.CrossesNode(self.node, function, threshold, below is None, hysteresis, initial)
+        )
+
+    def hold(self, *, for_: Seconds) -> Pattern[T_co]:
+        """Fire when the condition before it has been true for *for_* seconds.
+
+        The condition is the run of ``.where`` that stands nearest before it, keys aside.
+        An event for which it is false ends the wait; a further one for which it is true
+        changes nothing.  It fires once, and again only after it was false.
+        """
+        for_ns = duration_ns("hold", "for_", for_)
+        check_hold(self.node)
+        return Pattern(nodes.HoldNode(self.node, for_ns))
+
+    def dedupe(
+        self,
+        key: Callable[[Event[T_co]], Hashable] | Field | None,
+        ttl: Seconds,
+        *,
+        refresh: bool = False,
+    ) -> Pattern[T_co]:
+        """Let pass only the first event of those with an equal *key* within *ttl* seconds.
+
+        Duplicates do not extend that time, unless *refresh*.
+        """
+        function = None if key is None else _function_of("dedupe", key)
+        if function is not None:
+            check_has_event("dedupe", self.node)
+        check_bool("dedupe", "refresh", refresh)
+        return Pattern(
+            nodes.DedupeNode(self.node, function, duration_ns("dedupe", "ttl", ttl), refresh)
+        )
+
+    # ------------------------------------------------------------ pace
+
+    def debounce(
+        self,
+        quiet: Seconds,
+        max_wait: Seconds | None = None,
+        edge: nodes.Edge = "trailing",
+        *,
+        partials_max: int = PARTIALS_MAX,
+    ) -> Pattern[T_co]:
+        """Fire once for a burst: when nothing has come for *quiet* seconds.
+
+        At the latest *max_wait* seconds after its first event.  The firing has all of the
+        burst.  ``edge="leading"`` fires with the first event instead; ``both`` fires with
+        the first, and with the others at the end if there were any.
+        """
+        quiet_ns = duration_ns("debounce", "quiet", quiet)
+        max_ns = None if max_wait is None else duration_ns("debounce", "max_wait", max_wait)
+        check_choice("debounce", "edge", edge, "leading", "trailing", "both")
+        check_whole("debounce", "partials_max", partials_max)
+        return Pattern(nodes.DebounceNode(self.node, quiet_ns, max_ns, edge, partials_max))
+
+    def throttle(self, period: Seconds, edge: nodes.Edge = "leading") -> Pattern[T_co]:
+        """Fire at most once in *period* seconds; what is suppressed is lost, and counted.
+
+        ``leading`` fires with the first event; ``trailing`` at the end of the period with
+        the last; ``both`` does both.
+        """
+        period_ns = duration_ns("throttle", "period", period)
+        check_choice("throttle", "edge", edge, "leading", "trailing", "both")
+        return Pattern(nodes.ThrottleNode(self.node, period_ns, edge))
+
+    def rate_limit(
+        self,
+        n: int,
+        per: Seconds,
+        burst: int | None = None,
+        overflow: nodes.Overflow = "queue",
+        *,
+        partials_max: int = WAITING_MAX,
+    ) -> Pattern[T_co]:
+        """Fire *n* times in *per* seconds, evenly, after a burst of up to *burst* (*n*).
+
+        ``queue`` loses nothing: what is too much waits for its turn, up to *partials_max*
+        of a key.  ``drop`` loses it, ``latest`` lets only the newest wait.  It is the
+        generic cell rate algorithm (GCRA, ITU-T I.371).
+        """
+        check_whole("rate_limit", "", n)
+        burst = n if burst is None else burst
+        check_whole("rate_limit", "burst", burst)
+        check_choice("rate_limit", "overflow", overflow, "queue", "drop", "latest")
+        check_whole("rate_limit", "partials_max", partials_max)
+        per_ns = duration_ns("rate_limit", "per", per)
+        return Pattern(nodes.RateLimitNode(self.node, n, per_ns, burst, overflow, partials_max))
+
+    # ------------------------------------------------------------ several events
+
+    def count(
+        self,
+        n: int,
+        *,
+        within: Seconds | None,
+        mode: nodes.CountMode = "reset",
+        partials_max: int = PARTIALS_MAX,
+    ) -> Pattern[T_co]:
         """Fire when *n* have come within *within* seconds (half-open: not at exactly that).
 
         ``reset`` fires with the whole window, then begins anew; ``edge`` fires on reaching
         *n* and again only after the number has fallen below *n*; ``every`` fires for each
-        that comes while there are at least *n*.
+        that comes while there are at least *n*.  At most *partials_max* events are held.
         """
-        if type(n) is not int or n < 1:
-            raise ValueError(f"count({n!r}): expected a whole number of at least 1")
-        if n > PARTIALS_MAX:
-            raise ValueError(f"count({n}): at most {PARTIALS_MAX} events are held for a key")
-        if mode not in ("reset", "edge", "every"):
-            raise ValueError(f"count(mode={mode!r}): expected 'reset', 'edge' or 'every'")
+        check_whole("count", "", n)
+        check_whole("count", "partials_max", partials_max)
+        if n > partials_max:
+            raise ValueError(f"count({n}): at most {partials_max} events are held for a key")
+        check_choice("count", "mode", mode, "reset", "edge", "every")
         if within is None and mode == "edge":
             raise ValueError("count(within=None, mode='edge') fires once for ever; give within=")
         within_ns = None if within is None else duration_ns("count", "within", within)
-        return Pattern(CountNode(self.node, n, within_ns, mode))
+        return Pattern(nodes.CountNode(self.node, n, within_ns, mode, partials_max))
+
+    def batch(
+        self, n: int | None = None, within: Seconds | None = None, bytes_max: int | None = None
+    ) -> Pattern[T_co]:
+        """Gather events; fire with *n* of them, with *bytes_max* bytes, or after *within* seconds.
+
+        The time counts from the first event, the bytes are those of the stored data.
+        """
+        if n is None and within is None and bytes_max is None:
+            raise ValueError("batch(): expected a number, within= or bytes_max=, or it never ends")
+        if n is not None:
+            check_whole("batch", "", n)
+        if bytes_max is not None:
+            check_whole("batch", "bytes_max", bytes_max)
+        within_ns = None if within is None else duration_ns("batch", "within", within)
+        return Pattern(nodes.BatchNode(self.node, n, within_ns, bytes_max))
+
+    def tumbling(
+        self,
+        size: Seconds,
+        *,
+        tz: str = "UTC",
+        emit_empty: bool = False,
+        partials_max: int = WAITING_MAX,
+    ) -> Pattern[T_co]:
+        """Fire at the end of each window of *size* seconds with the events in it.
+
+        Windows are aligned to the epoch; those of whole days to midnight in *tz*, a name
+        such as ``Europe/Berlin``.  Empty ones fire only with *emit_empty*, from a key's
+        first event on.
+        """
+        size_ns = duration_ns("tumbling", "size", size)
+        return self._window("tumbling", size_ns, size_ns, tz, emit_empty, partials_max)
+
+    def hopping(
+        self,
+        size: Seconds,
+        every: Seconds,
+        *,
+        tz: str = "UTC",
+        emit_empty: bool = False,
+        partials_max: int = WAITING_MAX,
+    ) -> Pattern[T_co]:
+        """Fire at the end of each window of *size* seconds, of which one begins *every* seconds.
+
+        Otherwise as `tumbling`.
+        """
+        size_ns = duration_ns("hopping", "size", size)
+        every_ns = duration_ns("hopping", "every", every)
+        return self._window("hopping", size_ns, every_ns, tz, emit_empty, partials_max)
+
+    def _window(
+        self,
+        place: str,
+        size_ns: int,
+        every_ns: int,
+        tz: str,
+        emit_empty: bool,
+        partials_max: int,
+    ) -> Pattern[T_co]:
+        check_bool(place, "emit_empty", emit_empty)
+        check_whole(place, "partials_max", partials_max)
+        if size_ns > nodes.WINDOWS_MAX * every_ns:
+            raise ValueError(
+                f"{place}(size={nodes.seconds(size_ns)}, every={nodes.seconds(every_ns)}): each event "
+                f"would be in over {nodes.WINDOWS_MAX} windows"
+            )
+        node = nodes.WindowNode(self.node, size_ns, every_ns, tz, emit_empty, partials_max)
+        if tz != "UTC":
+            from headrace.triggers.zones import check_zone
+
+            check_zone(place, tz, node)
+        return Pattern(node)
+
+    def session(
+        self, gap: Seconds, max: Seconds | None = None, *, partials_max: int = WAITING_MAX
+    ) -> Pattern[T_co]:
+        """Fire with all events that came less than *gap* seconds after each other.
+
+        At the latest *max* seconds after the first of them.
+        """
+        gap_ns = duration_ns("session", "gap", gap)
+        max_ns = None if max is None else duration_ns("session", "max", max)
+        check_whole("session", "partials_max", partials_max)
+        node = nodes.DebounceNode(
+            self.node, gap_ns, max_ns, "trailing", partials_max, is_session=True
+        )
+        return Pattern(node)
+
+    def aggregate(self, fold: Callable[[Sequence[Event[T_co]]], object]) -> Pattern[T_co]:
+        """Let *fold* make a value of all events of a firing: ``firing.value``.
+
+        Conditions behind see it as ``event.value``.  It is stored as plain data: a struct
+        becomes a dict, a tuple a list.
+        """
+        check_function("aggregate", fold)
+        check_aggregate(self.node)
+        return Pattern(nodes.AggregateNode(self.node, fold))
+
+    # ------------------------------------------------------------ event time
+
+    def event_time(
+        self,
+        time: Callable[[Event[T_co]], float | datetime | None] | Field,
+        *,
+        lateness: Seconds = 0,
+        idle: Seconds | None = None,
+        late: nodes.Late = "drop",
+        partials_max: int = PARTIALS_MAX,
+    ) -> Pattern[T_co]:
+        """Let what follows go by the time that *time* reads from the event, not by log time.
+
+        Events are handed on in the order of their times, once no earlier ones are expected:
+        once one of the same source came that is later by *lateness*.  A source that was not
+        heard of for *idle* seconds is not waited for.  An event that comes too late is left
+        out of this rule and recorded as ``rule.late``, or with ``late="as_now"`` counts as
+        of now.  At most *partials_max* events wait.
+
+        Written on each ``on(…)`` of a rule, or on none, before anything but ``.where`` and
+        ``.key``.  *time* gives seconds since the epoch or a datetime with a time zone.
+        """
+        function = _function_of("event_time", time)
+        is_none = not isinstance(lateness, bool) and lateness == 0
+        lateness_ns = 0 if is_none else duration_ns("event_time", "lateness", lateness)
+        idle_ns = None if idle is None else duration_ns("event_time", "idle", idle)
+        check_choice("event_time", "late", late, "drop", "as_now")
+        check_whole("event_time", "partials_max", partials_max)
+        check_event_time(self.node)
+        node = nodes.EventTimeNode(self.node, function, lateness_ns, idle_ns, late, partials_max)
+        return Pattern(node)
 
     def __repr__(self) -> str:
         """Return what the user wrote, as far as it can be said."""
-        return text_of(self.node)
+        return self.node.text()
 
 
 @overload
@@ -180,213 +391,24 @@ def on(subject: str, type: Any = Any) -> Pattern[Any]:
         msgspec.msgpack.Decoder(type)
     except TypeError as error:
         raise TypeError(f"on({subject!r}, {type!r}): msgspec cannot decode it: {error}") from error
-    return Pattern(FilterNode(subject, type))
+    return Pattern(nodes.FilterNode(subject, type))
 
 
-def any_of(*patterns: Pattern[T]) -> Pattern[T]:
-    """Match what any of *patterns* matches; an event that several match counts once."""
-    for pattern in patterns:
-        _check_pattern_value("any_of", pattern)
-    if not patterns:
-        raise ValueError("any_of() needs at least one pattern")
-    return Pattern(AnyNode(tuple(pattern.node for pattern in patterns)))
-
-
-def silent(
-    pattern: Pattern[T],
-    *,
-    for_: Seconds,
-    repeat: Repeat = "once",
-    expect: Iterable[Hashable] = (),
-) -> Pattern[T]:
-    """Fire when *pattern* has not been met for *for_* seconds: a watchdog for each key.
-
-    It watches a key from its first event on; those in *expect* from the activation of the
-    rule.  ``once`` fires once until the next event, ``every`` again each *for_* seconds.
-    """
-    _check_pattern_value("silent", pattern)
-    for_ns = duration_ns("silent", "for_", for_)
-    if repeat not in ("once", "every"):
-        raise ValueError(f"silent(repeat={repeat!r}): expected 'once' or 'every'")
-    if isinstance(expect, str):
-        raise TypeError(f"silent(expect={expect!r}): expected a list of keys, found one string")
-    keys = tuple(expect)
-    for key in keys:
-        if not is_key(key):
-            raise TypeError(f"silent(expect=…): {key!r} cannot be a key; {KEY_EXPECTED}")
-    return Pattern(SilentNode(pattern.node, for_ns, repeat, plain_key(keys)))
-
-
-KEY_CHARS_MAX: Final = 500
-KEY_PARTS_MAX: Final = 16
-KEY_EXPECTED: Final = (
-    f"expected str, bytes (up to {KEY_CHARS_MAX}), int, float, bool or a tuple of these"
-)
-
-
-def is_key(key: object) -> bool:
-    """Say whether *key* can name an automaton: hashable, and the same after a restart."""
-    kind = type(key)
-    if kind is str:
-        return len(text := cast("str", key)) <= KEY_CHARS_MAX and _has_encoding(text)
-    if kind is bytes:
-        return len(cast("bytes", key)) <= KEY_CHARS_MAX
-    if kind is bool:
-        return True
-    if kind is int:
-        return -(2**63) <= cast("int", key) < 2**64  # what msgpack can hold
-    if kind is float:
-        return not isnan(cast("float", key))  # not equal to itself: each would be a new key
-    if kind is not tuple:
-        return False
-    parts = cast("tuple[object, ...]", key)
-    return len(parts) <= KEY_PARTS_MAX and all(
-        type(part) is not tuple and is_key(part) for part in parts
-    )
-
-
-def plain_key(key: Any) -> Any:
-    """Return the one form of all keys that are equal to *key*: a whole number as an ``int``.
-
-    For Python ``True``, ``1`` and ``1.0`` are one key of a dict.  So they are one here, and
-    look the same whichever came first, also after a restart.
-    """
-    kind = type(key)
-    if kind is bool:
-        return int(key)
-    if kind is float and key.is_integer() and -(2**63) <= key < 2**64:
-        return int(key)
-    return tuple(map(plain_key, key)) if kind is tuple else key
-
-
-def _has_encoding(text: str) -> bool:
-    # Half a character, as of a file name that is no UTF-8, cannot be stored.
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def duration_ns(place: str, name: str, value: Seconds) -> int:
-    """Return *value* in whole nanoseconds.
+def pattern_in(place: str, pattern: object) -> nodes.Node:
+    """Return the node of *pattern*, an argument of *place*.
 
     Raises:
-        TypeError, ValueError: it is no number of seconds above 0; names *place* and *name*.
+        TypeError: it is no pattern.
+        ValueError: it has a condition that only a step of a sequence can ask.
     """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise TypeError(f"{place}({name}={value!r}): expected seconds or a timedelta")
-    if not 0 < seconds < 1e9:
-        raise ValueError(
-            f"{place}({name}={value!r}): expected more than 0 and less than 1e9 seconds"
-        )
-    return max(1, seconds_to_ns(seconds))
-
-
-def text_of(node: Node) -> str:
-    """Return *node* in the words in which users write it."""
-    if isinstance(node, FilterNode):
-        kind = "" if node.type is Any else f", {getattr(node.type, '__name__', node.type)}"
-        return f"on({node.subject!r}{kind})"
-    if isinstance(node, WhereNode):
-        return f"{text_of(node.source)}.where({_name_of(node.condition)})"
-    if isinstance(node, KeyNode):
-        return f"{text_of(node.source)}.key({_name_of(node.key)})"
-    if isinstance(node, CountNode):
-        within = None if node.within_ns is None else node.within_ns / 1e9
-        mode = "" if node.mode == "reset" else f", mode={node.mode!r}"
-        return (
-            f"{text_of(node.source)}.count({node.n}, within={within:g}{mode})"
-            if (within is not None)
-            else f"{text_of(node.source)}.count({node.n}, within=None{mode})"
-        )
-    if isinstance(node, SilentNode):
-        repeat = "" if node.repeat == "once" else f", repeat={node.repeat!r}"
-        expect = f", expect={list(node.expect)!r}" if node.expect else ""
-        return f"silent({text_of(node.source)}, for_={node.for_ns / 1e9:g}{repeat}{expect})"
-    if isinstance(node, ScheduleNode):
-        return _schedule_text(node)
-    return f"any_of({', '.join(text_of(branch) for branch in node.branches)})"
-
-
-def _schedule_text(node: ScheduleNode) -> str:
-    catch_up = "" if node.catch_up == "last" else f", catch_up={node.catch_up!r}"
-    if isinstance(node, EveryNode):
-        return f"every({node.period_ns / 1e9:g}{catch_up})"
-    if isinstance(node, CronNode):
-        return f"cron({node.expression!r}, tz={node.tz!r}{catch_up})"
-    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=node.at_ns // 1000)
-    return f"at({at.isoformat().replace('+00:00', 'Z')!r}{catch_up})"
-
-
-def parts_of(node: Node) -> list[object]:
-    """Return all that decides what *node* matches: plain data and functions (law L8)."""
-    if isinstance(node, FilterNode):
-        return ["on", node.subject, _shape_of(node.type)]
-    if isinstance(node, WhereNode):
-        return [*parts_of(node.source), "where", node.condition]
-    if isinstance(node, KeyNode):
-        return [*parts_of(node.source), "key", node.key]
-    if isinstance(node, CountNode):
-        return [*parts_of(node.source), "count", node.n, node.within_ns, node.mode]
-    if isinstance(node, SilentNode):
-        return [*parts_of(node.source), "silent", node.for_ns, node.repeat, list(node.expect)]
-    if isinstance(node, EveryNode):
-        # What is not said is not there: rules of before are to stay what they were.
-        catch_up = [] if node.catch_up == "last" else [node.catch_up]
-        return ["every", node.period_ns, *catch_up]
-    if isinstance(node, CronNode):
-        return ["cron", node.expression, node.tz, node.catch_up]
-    if isinstance(node, AtNode):
-        return ["at", node.at_ns, node.catch_up]
-    parts: list[object] = ["any_of"]
-    for branch in node.branches:
-        parts += ["branch", *parts_of(branch)]
-    return [*parts, "end"]  # or what follows any_of would look like a part of its last branch
-
-
-def _shape_of(kind: Any) -> object:
-    """Return what *kind* decodes, as data: two structs with the same fields are the same."""
-    try:
-        return msgspec.json.schema(kind)
-    except TypeError:  # a type that has no JSON schema
-        return str(kind)
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    if isinstance(function, Condition):
-        return str(function)
-    name: str = getattr(function, "__name__", type(function).__name__)
-    return "…" if name == "<lambda>" else name
-
-
-def _check_function(place: str, function: object) -> None:
-    if not callable(function):
-        condition = " or a condition such as field('celsius') > 90" * (place == "where")
-        raise TypeError(f".{place}({function!r}): expected a function of the event{condition}")
-    call = getattr(function, "__call__", None)  # noqa: B004 (an object with async __call__)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call):
-        name = getattr(function, "__name__", function)
-        raise TypeError(f".{place}({name}): expected an ordinary function, found an async one")
-
-
-def _check_pattern_value(place: str, pattern: object) -> None:
     if not isinstance(pattern, Pattern):
         raise TypeError(f"{place}({pattern!r}): expected a pattern such as on('a.b')")
+    check_not_relative(place, pattern.node)
+    return pattern.node
 
 
-def _check_has_event(place: str, node: Node) -> None:
-    """Refuse a function of the event behind a pattern that fires by timer."""
-    if isinstance(node, SilentNode | ScheduleNode):
-        raise ValueError(  # noqa: TRY004 (the value is of the right type)
-            f"{text_of(node)}.{place}(…): it fires when there is no event; "
-            f"put .{place}(…) on the pattern inside"
-        )
-    if isinstance(node, AnyNode):
-        for branch in node.branches:
-            _check_has_event(place, branch)
-    elif not isinstance(node, FilterNode):
-        _check_has_event(place, node.source)
+def _function_of(place: str, given: object) -> Callable[[Any], Any]:
+    if isinstance(given, Field):
+        return given.reader()
+    check_function(place, given, also=" or a field such as field('sensor')")
+    return given  # type: ignore[return-value]

@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from headrace.engine.decider import Verdict
-from headrace.engine.timers import Timers
-from headrace.triggers.pattern import AtNode, CatchUp, CronNode, EveryNode, ScheduleNode
-from headrace.triggers.stages import Hit, Stage
+from headrace.triggers.hit import Hit, Need
+from headrace.triggers.nodes_clock import AtNode, CatchUp, CronNode, EveryNode, ScheduleNode
+from headrace.triggers.stage import Place, Stage
 
 CATCH_UP_MAX: Final = 10_000
 """Firings of one schedule that ``catch_up="all"`` makes up for; before them, one stands for all."""
@@ -32,11 +32,10 @@ class Schedule(ABC):
     timer's record itself says that nothing fires.
     """
 
-    def __init__(
-        self, place: tuple[str, int], timers: Timers, then: Stage, *, catch_up: CatchUp
-    ) -> None:
-        self._timer = (*place, None)
-        self._timers = timers
+    need = Need.NONE
+
+    def __init__(self, place: Place, then: Stage, *, catch_up: CatchUp) -> None:
+        self._place = place
         self._then = then
         self._catch_up = catch_up
 
@@ -54,7 +53,7 @@ class Schedule(ABC):
 
     def _arm(self, due_ns: int | None) -> None:
         if due_ns is not None:
-            self._timers.arm(self._timer, due_ns)
+            self._place.arm(None, due_ns)
 
     def missed(self, due_ns: int, until_ns: int) -> int:
         """See `TimedStage`."""
@@ -71,16 +70,14 @@ class Schedule(ABC):
         fires = self._catch_up != "none" or missed == 0
         self._arm(self.next_ns(due_ns, missed if fires else missed - 1))
         if fires:
-            self._then.push(Hit(None, None, due_ns, (), 0, 0, due_ns), out)
+            self._then.push(Hit(None, due_ns, (), (), 0, 0, due_ns), out)
 
 
 class Every(Schedule):
     """`app.every`: a grid that begins when the rule is activated."""
 
-    def __init__(
-        self, place: tuple[str, int], timers: Timers, then: Stage, node: EveryNode
-    ) -> None:
-        super().__init__(place, timers, then, catch_up=node.catch_up)
+    def __init__(self, place: Place, then: Stage, node: EveryNode) -> None:
+        super().__init__(place, then, catch_up=node.catch_up)
         self._period_ns = node.period_ns
 
     def next_ns(self, after_ns: int, skipped: int = 0) -> int | None:
@@ -94,10 +91,10 @@ class Every(Schedule):
 class Cron(Schedule):
     """`app.cron`: local times that match an expression."""
 
-    def __init__(self, place: tuple[str, int], timers: Timers, then: Stage, node: CronNode) -> None:
+    def __init__(self, place: Place, then: Stage, node: CronNode) -> None:
         from headrace.triggers.cron import CronTimes
 
-        super().__init__(place, timers, then, catch_up=node.catch_up)
+        super().__init__(place, then, catch_up=node.catch_up)
         self._times = CronTimes(node.expression, node.tz)
         # (due, until, times between them), as last counted: a cache, not state.
         self._counted = (0, 0, 0)
@@ -120,8 +117,8 @@ class Cron(Schedule):
 class At(Schedule):
     """`app.at`: one time."""
 
-    def __init__(self, place: tuple[str, int], timers: Timers, then: Stage, node: AtNode) -> None:
-        super().__init__(place, timers, then, catch_up=node.catch_up)
+    def __init__(self, place: Place, then: Stage, node: AtNode) -> None:
+        super().__init__(place, then, catch_up=node.catch_up)
         self._at_ns = node.at_ns
 
     def start(self, at_ns: int) -> None:
@@ -137,15 +134,13 @@ class At(Schedule):
         return 0
 
 
-def schedule_of(
-    node: ScheduleNode, place: tuple[str, int], timers: Timers, then: Stage
-) -> Schedule:
+def schedule_of(node: ScheduleNode, place: Place, then: Stage) -> Schedule:
     """Return the stage that does what *node* says."""
     if isinstance(node, EveryNode):
-        return Every(place, timers, then, node)
+        return Every(place, then, node)
     if isinstance(node, CronNode):
-        return Cron(place, timers, then, node)
-    return At(place, timers, then, node)
+        return Cron(place, then, node)
+    return At(place, then, node)
 
 
 def at_node(when: datetime | str, catch_up: CatchUp) -> AtNode:

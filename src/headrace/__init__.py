@@ -43,9 +43,13 @@ if TYPE_CHECKING:
     from headrace.engine.log import FileLog, MemoryLog
     from headrace.engine.retry import Retry
     from headrace.engine.run import Handle, Run
+    from headrace.triggers.combine import absent, all_of, any_of, silent
     from headrace.triggers.condition import Condition
     from headrace.triggers.field import field
-    from headrace.triggers.pattern import Pattern, any_of, on, silent
+    from headrace.triggers.modes import fire_within, queue
+    from headrace.triggers.pattern import Pattern, on
+    from headrace.triggers.sequences import sequence
+    from headrace.triggers.steps import group, not_, step
 
 __all__ = [
     "App",
@@ -80,10 +84,18 @@ __all__ = [
     "StepCancelled",
     "StepFailed",
     "__version__",
+    "absent",
+    "all_of",
     "any_of",
     "field",
+    "fire_within",
+    "group",
+    "not_",
     "on",
+    "queue",
+    "sequence",
     "silent",
+    "step",
 ]
 
 _HOMES = {
@@ -118,10 +130,18 @@ _HOMES = {
     "SegmentGone": "headrace.engine.errors",
     "StepCancelled": "headrace.engine.errors",
     "StepFailed": "headrace.engine.errors",
-    "any_of": "headrace.triggers.pattern",
+    "absent": "headrace.triggers.combine",
+    "all_of": "headrace.triggers.combine",
+    "any_of": "headrace.triggers.combine",
     "field": "headrace.triggers.field",
+    "fire_within": "headrace.triggers.modes",
+    "group": "headrace.triggers.steps",
+    "not_": "headrace.triggers.steps",
     "on": "headrace.triggers.pattern",
-    "silent": "headrace.triggers.pattern",
+    "queue": "headrace.triggers.modes",
+    "sequence": "headrace.triggers.sequences",
+    "silent": "headrace.triggers.combine",
+    "step": "headrace.triggers.steps",
 }
 
 

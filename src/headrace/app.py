@@ -17,7 +17,11 @@ from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
-from headrace.triggers.pattern import CatchUp, EveryNode, Pattern, Seconds, duration_ns
+from headrace.triggers.checks import Seconds, duration_ns
+from headrace.triggers.modes import OnMissed, check_mode, late_ns_of
+from headrace.triggers.nodes_clock import CatchUp, EveryNode
+from headrace.triggers.pattern import Pattern
+from headrace.triggers.reach import check_whole_pattern
 from headrace.triggers.ruleset import Rule, RuleSet
 from headrace.triggers.schedules import at_node, check_catch_up, cron_node
 from headrace.version import __version__
@@ -28,7 +32,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-MODES: Final = ("parallel", "single", "restart")
 
 
 class App:
@@ -123,7 +126,8 @@ class App:
         self,
         pattern: Pattern[Any],
         *,
-        mode: RunMode = "parallel",
+        mode: RunMode | Literal["queue"] = "parallel",
+        on_missed: OnMissed = "fire",
         name: str | None = None,
         retry: Any = None,
         timeout: Seconds | None = None,
@@ -134,23 +138,27 @@ class App:
         The function takes ``run: Run``, ``firing: Firing[T]``, both or neither.  *mode*
         says what a firing does while a run of the same rule and key is active:
         ``parallel`` starts another, ``single`` drops the firing, ``restart`` cancels the
-        run, awaits its end and starts anew.  *version* stands for the pattern's functions
-        if they cannot be digested.
+        run, awaits its end and starts anew, ``latest`` lets the run finish and then starts
+        for the newest firing, ``queue(max=10)`` lets firings wait for their turn.
+        *on_missed* says what becomes of a firing by a timer that was due while nothing ran:
+        ``fire`` at the next start, ``skip``, or ``fire_within(seconds)``.  *version* stands
+        for the pattern's functions if they cannot be digested.
 
         Raises:
             TypeError, ValueError: it cannot work; says which part and why.
         """
         if not isinstance(pattern, Pattern):
             raise TypeError(f"rule({pattern!r}): expected a pattern such as on('a.b')")
-        if mode not in MODES:
-            raise ValueError(f"rule(mode={mode!r}): expected one of {', '.join(MODES)}")
+        check_whole_pattern(pattern.node)
+        mode = check_mode(mode)
+        late_ns = late_ns_of(on_missed)
 
         def declare(function: F) -> F:
             rule_name = name or _name_of(function)
             self._declare(
                 function, rule_name, retry=retry, timeout=timeout, version=version, is_action=True
             )
-            self.rules[rule_name] = Rule(rule_name, pattern, mode, version)
+            self.rules[rule_name] = Rule(rule_name, pattern, mode, version, late_ns)
             return function
 
         return declare
@@ -160,7 +168,7 @@ class App:
         period: Seconds,
         *,
         catch_up: CatchUp = "last",
-        mode: RunMode = "parallel",
+        mode: RunMode | Literal["queue"] = "parallel",
         name: str | None = None,
         retry: Any = None,
         timeout: Seconds | None = None,
@@ -185,7 +193,7 @@ class App:
         *,
         tz: str = "UTC",
         catch_up: CatchUp = "last",
-        mode: RunMode = "parallel",
+        mode: RunMode | Literal["queue"] = "parallel",
         name: str | None = None,
         retry: Any = None,
         timeout: Seconds | None = None,
@@ -208,7 +216,7 @@ class App:
         when: datetime | str,
         *,
         catch_up: CatchUp = "last",
-        mode: RunMode = "parallel",
+        mode: RunMode | Literal["queue"] = "parallel",
         name: str | None = None,
         retry: Any = None,
         timeout: Seconds | None = None,

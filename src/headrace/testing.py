@@ -18,9 +18,9 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from msgspec import Struct
-
-from headrace.engine.clock import NS, VirtualClock, seconds_to_ns
+from headrace.engine.clock import VirtualClock, seconds_to_ns
+from headrace.engine.event import Event, Firing
+from headrace.engine.firings import firing_of
 from headrace.engine.kernel import Kernel
 from headrace.engine.payload import encode_event
 from headrace.engine.record import (
@@ -33,9 +33,10 @@ from headrace.engine.record import (
     TimerFired,
 )
 from headrace.triggers.pattern import Pattern
+from headrace.triggers.reach import check_whole_pattern
 from headrace.triggers.ruleset import Rule, RuleSet
 
-__all__ = ["Fired", "RuleWarning", "Seen", "VirtualClock", "firings"]
+__all__ = ["RuleWarning", "VirtualClock", "firings"]
 
 T = TypeVar("T")
 
@@ -47,35 +48,16 @@ class RuleWarning(UserWarning):
     """
 
 
-class Seen(Struct, Generic[T], frozen=True):
-    """An event of the timeline, as the pattern saw it."""
-
-    t: float
-    """Seconds, as in the timeline."""
-    subject: str
-    data: T
-    """Decoded as the type that the pattern names."""
-
-
-class Fired(Struct, Generic[T], frozen=True):
-    """One firing."""
-
-    at: float
-    """Seconds; for a firing by timer the time at which it was due."""
-    key: Any
-    events: list[Seen[T]]
-    """The events that met the pattern, oldest first."""
-    branches: list[int] | None
-    """For `any_of`: which branches matched, from 0."""
-
-
 def firings(
     pattern: Pattern[T],
     timeline: Iterable[tuple[float, str, Any]],
     *,
     until: float | None = None,
-) -> list[Fired[T]]:
+) -> list[Firing[T]]:
     """Return what *pattern* makes of *timeline*, which is ``(seconds, subject, data)``.
+
+    They are the firings that a rule's action gets: ``.at`` in seconds, ``.key``, ``.events``
+    (each with ``.t``, ``.subject``, ``.data``), ``.steps``, ``.reason``, ``.value``.
 
     The rule is activated at second 0.  After the last event time moves on to *until*, so
     that timers which are due by then fire; without it time ends with the last event.  Where
@@ -99,11 +81,12 @@ class _Trial(Generic[T]):
 
     def __init__(self, pattern: Pattern[T]) -> None:
         # With a version its functions need no digest, so they may come from anywhere.
+        check_whole_pattern(pattern.node)
         self._rules = RuleSet([Rule("rule", pattern, "parallel", version="trial")])
         self._kernel = Kernel(self._rules)
         self._events: dict[int, tuple[float, EventStored]] = {}
         self._now_s = 0.0
-        self.fired: list[Fired[T]] = []
+        self.fired: list[Firing[T]] = []
         self._submit(EngineStarted(0, "", "input", self._rules.fingerprints()))
 
     def advance(self, t: float) -> None:
@@ -125,14 +108,15 @@ class _Trial(Generic[T]):
         self._submit(event)
 
     def _submit(self, record: EngineStarted | EventStored | TimerFired) -> None:
-        for made in self._kernel.submit(record):
-            self._note(made)
+        first = self._kernel.sequence + 1
+        for sequence, made in enumerate(self._kernel.submit(record), first):
+            self._note(sequence, made)
 
-    def _note(self, made: Record) -> None:
+    def _note(self, sequence: int, made: Record) -> None:
         if isinstance(made, RuleFired):
-            at_ns = self._kernel.state.at_ns if made.due_ns is None else made.due_ns
-            events = [self._seen(sequence) for sequence in made.events]
-            self.fired.append(Fired(at_ns / NS, made.key, events, made.branches))
+            events = {number: self._view(number) for number in made.events}
+            at_ns = self._kernel.state.at_ns
+            self.fired.append(firing_of(sequence, "rule", made, events, recorded_at_ns=at_ns))
         elif isinstance(made, (RuleError, RuleMismatch)):
             place = made.place if isinstance(made, RuleError) else "type"
             t, event = self._events[made.event]
@@ -140,8 +124,8 @@ class _Trial(Generic[T]):
                 f"t={t:g} {event.subject}: {place}: {made.error}", RuleWarning, stacklevel=5
             )
 
-    def _seen(self, sequence: int) -> Seen[T]:
-        t, record = self._events[sequence]
+    def _view(self, sequence: int) -> Event[T]:
+        _, record = self._events[sequence]
         event = self._rules.view("rule", sequence, record)
         assert event is not None, "it matched"
-        return Seen(t, record.subject, event.data)
+        return event

@@ -24,7 +24,8 @@ from headrace.engine import record as r
 from headrace.engine.clock import NS
 from headrace.engine.kernel import Kernel
 from headrace.engine.runs import RunState
-from headrace.triggers.pattern import AtNode, CronNode, EveryNode, Pattern
+from headrace.triggers.nodes_clock import AtNode, CronNode, EveryNode
+from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule
 
 HOPS_MAX = 5

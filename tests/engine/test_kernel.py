@@ -20,8 +20,8 @@ from headrace.engine import record as r
 from headrace.engine.decider import NoRules
 from headrace.engine.kernel import Kernel
 from headrace.engine.state import Effect
-from headrace.triggers import stages
-from headrace.triggers.pattern import EveryNode, Pattern
+from headrace.triggers.nodes_clock import EveryNode
+from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule
 
 a, b = on("a"), on("b")
@@ -224,12 +224,9 @@ def test_the_grid_outlives_any_number_of_restarts(restarts: int) -> None:
 # ---------------------------------------------------------------- the bounds of L6
 
 
-def test_the_key_that_was_unheard_of_for_longest_is_evicted(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_key_that_was_unheard_of_for_longest_is_evicted() -> None:
     """A count over more keys than fit forgets the oldest, and says so."""
-    monkeypatch.setattr(stages, "KEYS_MAX", 3)
-    pattern = a.key(lambda e: e.data).count(3, within=100)
+    pattern = a.key(lambda e: e.data, keys_max=3).count(3, within=100)
     shell = Shell(rules(pattern)).start(ns(0))
     for at_s, key in enumerate(["w", "x", "y", "w", "z", "v", "w", "x"], 1):
         shell.emit(ns(at_s), "a", key)
@@ -246,10 +243,10 @@ def test_the_key_that_was_unheard_of_for_longest_is_evicted(
     check(shell)
 
 
-def test_a_key_without_state_is_not_evicted_but_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_without_state_is_not_evicted_but_gone() -> None:
     """Keys whose window is empty make room without a record: nothing is lost with them."""
-    monkeypatch.setattr(stages, "KEYS_MAX", 3)
-    shell = Shell(rules(a.key(lambda e: e.data).count(2, within=10, mode="edge"))).start(ns(0))
+    keyed = a.key(lambda e: e.data, keys_max=3)
+    shell = Shell(rules(keyed.count(2, within=10, mode="edge"))).start(ns(0))
     for at_s in range(1, 200):
         shell.emit(ns(5 * at_s), "a", f"k{at_s}")
 
@@ -258,12 +255,10 @@ def test_a_key_without_state_is_not_evicted_but_gone(monkeypatch: pytest.MonkeyP
     check(shell)
 
 
-def test_a_window_that_is_too_full_forgets_its_oldest_event(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_window_that_is_too_full_forgets_its_oldest_event() -> None:
     """Memory by key is bounded; the firing has the latest events, and says what was lost."""
-    monkeypatch.setattr(stages, "PARTIALS_MAX", 3)
-    shell = Shell(rules(a.count(2, within=100, mode="every"))).start(ns(0))
+    pattern = a.count(2, within=100, mode="every", partials_max=3)
+    shell = Shell(rules(pattern)).start(ns(0))
     events = [shell.emit(ns(at_s), "a") for at_s in range(1, 6)]
 
     assert [(e.key, e.what) for e in shell.of_kind(r.RuleEvicted)] == [(None, "event")] * 2
@@ -273,10 +268,10 @@ def test_a_window_that_is_too_full_forgets_its_oldest_event(
     check(shell)
 
 
-def test_an_evicted_watchdog_does_not_bark(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evicted_watchdog_does_not_bark() -> None:
     """Its timer goes with it; the eviction is what is recorded instead."""
-    monkeypatch.setattr(stages, "KEYS_MAX", 2)
-    shell = Shell(rules(silent(a.key(lambda e: e.data), for_=10))).start(ns(0))
+    keyed = a.key(lambda e: e.data, keys_max=2)
+    shell = Shell(rules(silent(keyed, for_=10))).start(ns(0))
     for at_s, key in enumerate(["x", "y", "x", "z"], 1):
         shell.emit(ns(at_s), "a", key)
     shell.tick(ns(100))

@@ -13,7 +13,7 @@ from headrace import App, Engine, Firing, MemoryLog
 from headrace.engine.clock import NS
 from headrace.engine.emission import Emission
 from headrace.engine.record import EngineStarted, TimerFired
-from headrace.triggers.pattern import CatchUp
+from headrace.triggers.nodes_clock import CatchUp
 
 HOUR = 3600
 

@@ -43,7 +43,7 @@ from headrace.engine.record import CursorMoved, Input, Record
 from headrace.engine.runner import Runner
 from headrace.engine.snapshot import Snapshot
 from headrace.engine.state import EngineState
-from headrace.triggers import stages
+from headrace.triggers.count import PlainCount
 
 Patch = pytest.MonkeyPatch
 Seed = Callable[[Patch], None]
@@ -380,8 +380,8 @@ def snapshot_without_ids(patch: Patch) -> None:
 
 def windows_need_nothing(patch: Patch) -> None:
     """Retention is not told what windows refer to."""
-    original = stages._packed_window
-    patch.setattr(stages, "_packed_window", lambda *entry: (original(*entry)[0], None))
+    original = PlainCount.packed
+    patch.setattr(PlainCount, "packed", lambda *entry: (original(*entry)[0], None))
 
 
 def snapshot_needs_nothing(patch: Patch) -> None:

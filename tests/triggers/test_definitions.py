@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from headrace import App, Firing, Run, any_of, on, silent
-from headrace.triggers.pattern import PARTIALS_MAX, Pattern, plain_key
+from headrace.triggers.checks import PARTIALS_MAX
+from headrace.triggers.keys import plain_key
+from headrace.triggers.pattern import Pattern
 
 a = on("a")
 
@@ -98,22 +100,22 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "expect nan": (lambda: silent(a, for_=5, expect=[float("nan")]), TypeError, r"nan cannot be"),
     "expect half": (lambda: silent(a, for_=5, expect=["\udcff"]), TypeError, r"cannot be a key"),
     "where behind silent": (
-        lambda: silent(a, for_=5).where(lambda e: True),
+        lambda: silent(a, for_=5, expect=[1]).where(lambda e: True),
         ValueError,
-        r"silent\(on\('a'\), for_=5\)\.where.*no event.*pattern inside",
+        r"silent\(on\('a'\), for_=5, expect=\[1\]\)\.where.*no event.*pattern inside",
     ),
     "key behind silent": (
-        lambda: silent(a, for_=5).key(lambda e: 1),
+        lambda: silent(a, for_=5, expect=[1]).key(lambda e: 1),
         ValueError,
         r"\.key.*pattern inside",
     ),
     "where behind a count of silences": (
-        lambda: silent(a, for_=5).count(2, within=9).where(lambda e: True),
+        lambda: silent(a, for_=5, expect=[1]).count(2, within=9).where(lambda e: True),
         ValueError,
         r"pattern inside",
     ),
     "where behind any_of a silence": (
-        lambda: any_of(a, any_of(a, silent(a, for_=5).count(1, within=1))).where(lambda e: True),
+        lambda: any_of(a, any_of(a, silent(a, for_=5, expect=[1]))).where(lambda e: True),
         ValueError,
         r"pattern inside",
     ),

@@ -13,7 +13,8 @@ from tests.reference.shell import Shell, fold, ns, rules
 from headrace import App, MemoryLog, any_of, on, silent
 from headrace.engine import record as r
 from headrace.testing import RuleWarning, VirtualClock, firings
-from headrace.triggers.pattern import Pattern, plain_key
+from headrace.triggers.keys import plain_key
+from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule
 
 HALF = "\udcff"

@@ -24,7 +24,7 @@ from headrace import (
     on,
     silent,
 )
-from headrace.testing import Fired, firings
+from headrace.testing import firings
 
 app = App("plant")
 
@@ -167,6 +167,6 @@ async def embed() -> None:
 
 
 fired = firings(hot, [(0, "sensors.t1.temperature", Reading(95))], until=60)
-assert_type(fired, list[Fired[Reading]])
+assert_type(fired, list[Firing[Reading]])
 assert_type(fired[0].events[0].data.celsius, float)
 assert_type(fired[0].at, float)

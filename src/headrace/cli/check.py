@@ -11,8 +11,10 @@ from headrace.cli.text import rfc3339, safe
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.decider import RunMode
     from headrace.engine.task import TaskSpec
-    from headrace.triggers.pattern import Node, ScheduleNode
+    from headrace.triggers.nodes import Node
+    from headrace.triggers.nodes_clock import ScheduleNode
     from headrace.triggers.ruleset import Rule
 
 RULE_COLUMNS: Final = ("rule", "mode", "pattern")
@@ -43,15 +45,14 @@ def check(app: App, output: Output) -> int:
 
 def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
     from headrace.triggers.fingerprint import globals_read
-    from headrace.triggers.pattern import parts_of, text_of
 
     node = rule.pattern.node
-    functions = [part for part in parts_of(node) if callable(part) and not isinstance(part, type)]
+    functions = [part for part in node.parts() if callable(part) and not isinstance(part, type)]
     names = {name for function in functions for name in globals_read(function)}
     return {
         "rule": rule.name,
-        "mode": rule.mode,
-        "pattern": text_of(node),
+        "mode": _mode(rule.mode),
+        "pattern": node.text(),
         "subjects": sorted(set(_subjects(node))),
         "retry": _retry(action.retry),
         "timeout_s": action.timeout_s,
@@ -62,7 +63,7 @@ def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
 
 def _schedules(app: App) -> list[dict[str, Any]]:
     from headrace.engine.clock import SystemClock
-    from headrace.triggers.pattern import ScheduleNode
+    from headrace.triggers.nodes_clock import ScheduleNode
 
     now_ns = SystemClock().wall_ns()
     return [
@@ -77,7 +78,7 @@ def _schedules(app: App) -> list[dict[str, Any]]:
 
 
 def _next_due_ns(node: ScheduleNode, now_ns: int) -> int | None:
-    from headrace.triggers.pattern import AtNode, CronNode
+    from headrace.triggers.nodes_clock import AtNode, CronNode
 
     if isinstance(node, CronNode):
         from headrace.triggers.cron import CronTimes
@@ -89,13 +90,15 @@ def _next_due_ns(node: ScheduleNode, now_ns: int) -> int | None:
 
 
 def _subjects(node: Node) -> list[str]:
-    from headrace.triggers.pattern import AnyNode, FilterNode, ScheduleNode
+    from headrace.triggers.nodes import FilterNode
 
     if isinstance(node, FilterNode):
         return [node.subject]
-    if isinstance(node, AnyNode):
-        return [subject for branch in node.branches for subject in _subjects(branch)]
-    return [] if isinstance(node, ScheduleNode) else _subjects(node.source)
+    return [subject for source in node.sources for subject in _subjects(source)]
+
+
+def _mode(mode: RunMode) -> str:
+    return mode if isinstance(mode, str) else f"queue({mode.max}, {mode.overflow})"
 
 
 def _task(spec: TaskSpec) -> dict[str, Any]:

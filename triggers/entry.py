@@ -1,0 +1,127 @@
+"""`Entry`: where events enter a rule: a subject, a type, and the conditions and key next to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final, Protocol, cast
+
+import msgspec
+from msgspec import Raw
+
+from headrace.engine.decider import Verdict
+from headrace.engine.event import Event
+from headrace.engine.record import EventStored, RuleError
+from headrace.triggers import nodes as n
+from headrace.triggers.hit import Hit, Seen, last_line
+from headrace.triggers.stage import LevelStage, Stage, holds, key_of
+from headrace.triggers.stages import Key, Where
+
+FILTER: Final = 0
+"""A condition: what it turns down is not there for anything behind."""
+KEY: Final = 1
+LEVEL: Final = 2
+"""A condition: an operator behind is told of what it turns down."""
+
+
+class Owner(Protocol):
+    """What an entry needs of its rule."""
+
+    name: str
+    active: bool
+
+    def remember(self, sequence: int, record: EventStored) -> None:
+        """Keep an event in memory for the runs that it may lead to."""
+        ...
+
+    def note_unkeyed(self) -> None:
+        """Count an event that has no key."""
+        ...
+
+    def flush(self, out: list[Verdict]) -> None:
+        """End the step of one event."""
+        ...
+
+
+class Entry:
+    """The beginning of a chain of stages."""
+
+    __slots__ = ("decode", "head", "number", "owner", "subject", "then")
+
+    def __init__(self, owner: Owner, node: n.FilterNode, then: Stage, *, number: int) -> None:
+        self.owner = owner
+        self.number = number
+        self.subject = node.subject
+        self.decode: Callable[[Raw], Any] = decoder_of(node.type)
+        # (what, function), in written order.  Kept here so that an event that does not pass
+        # costs no more than the calls of these.
+        head: list[tuple[int, Callable[[Any], Any]]] = []
+        while isinstance(then, (Where, Key)):
+            if isinstance(then, Key):
+                head.append((KEY, then.key))
+            else:
+                head.append((LEVEL if then.is_level else FILTER, then.condition))
+            then = then.then
+        self.head = tuple(head)
+        self.then = then
+
+    def push(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
+        """Take an event whose subject and type fit."""
+        owner = self.owner
+        key = None
+        for what, function in self.head:
+            if what == KEY:
+                key = key_of(owner.name, function, event, out)
+                if key is None:
+                    owner.note_unkeyed()
+                    return
+            else:
+                # `asked` written out: most events end here, and a call is dear.
+                try:
+                    if not function(event):
+                        if what == LEVEL:
+                            self._miss(event, record, out)
+                        return
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # noqa: BLE001 (user code: law L4)
+                    out.append(RuleError(owner.name, event.sequence, "where", last_line(error)))
+                    if what == LEVEL:
+                        self._miss(event, record, out)
+                    return
+        sequence = event.sequence
+        owner.remember(sequence, record)
+        seen = Seen(event, record, self.number)
+        trace = record.trace or sequence
+        self.then.push(Hit(key, record.at_ns, (sequence,), (seen,), trace, record.hops), out)
+
+    def _miss(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
+        """Tell the operator behind of an event that a condition turned down."""
+        key = None
+        for what, function in self.head:
+            if what == KEY:
+                # Its errors are not recorded: what the condition keeps away from it may well
+                # be what it cannot cope with.
+                key = key_of(self.owner.name, function, event, [])
+                if key is None:
+                    return
+        seen = Seen(event, record, self.number)
+        trace = record.trace or event.sequence
+        hit = Hit(key, record.at_ns, (event.sequence,), (seen,), trace, record.hops)
+        cast("LevelStage", self.then).miss(hit, out)
+
+    def accepts(self, event: Event[Any]) -> bool:
+        """Say whether *event* passes the conditions and has a key here."""
+        name, out = self.owner.name, list[Verdict]()
+        return all(
+            key_of(name, function, event, out) is not None
+            if what == KEY
+            else holds(name, function, event, out)
+            for what, function in self.head
+        )
+
+
+@lru_cache(maxsize=1024)
+def decoder_of(kind: Any) -> Callable[[Raw], Any]:
+    """Return one decoder for each type, so that rules of one type share the decoding."""
+    return msgspec.msgpack.Decoder(kind).decode
