@@ -85,6 +85,10 @@ class Decider(Protocol):
         """Let *rule* take no more events; its state and its timers are dropped."""
         ...
 
+    def note_start(self, at_ns: int) -> None:
+        """Note that an engine has started: what was due before is overdue."""
+        ...
+
     def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
         """Advance all active rules by one event; verdicts in the order of declaration."""
         ...
@@ -95,7 +99,7 @@ class Decider(Protocol):
         """Advance *rule* by a timer of its own that was due."""
         ...
 
-    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
+    def missed(self, rule: str, slot: int, key: Any, *, due_ns: int, until_ns: int) -> int:
         """Return how many due times from *due_ns* on, before *until_ns*, lead to no firing.
 
         It is asked of a timer that was due in a downtime, which ended at *until_ns*.  The
@@ -155,6 +159,9 @@ class NoRules:
     def deactivate(self, rule: str) -> None:
         """See `Decider`."""
 
+    def note_start(self, at_ns: int) -> None:
+        """See `Decider`."""
+
     def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
         """See `Decider`."""
         return ()
@@ -165,7 +172,7 @@ class NoRules:
         """See `Decider`."""
         return ()
 
-    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
+    def missed(self, rule: str, slot: int, key: Any, *, due_ns: int, until_ns: int) -> int:
         """See `Decider`."""
         return 0
 

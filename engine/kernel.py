@@ -92,7 +92,9 @@ class Kernel:
         missed = 0
         started_at_ns = self.state.started_at_ns
         if owner and due_ns < started_at_ns:
-            missed = self.state.decider.missed(owner, slot, due_ns=due_ns, until_ns=started_at_ns)
+            missed = self.state.decider.missed(
+                owner, slot, key, due_ns=due_ns, until_ns=started_at_ns
+            )
         return r.TimerFired(max(now_ns, self.state.at_ns), due_ns, owner, slot, key, missed)
 
     # ------------------------------------------------------------ fold

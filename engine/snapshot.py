@@ -237,6 +237,7 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     kernel.sequence = header.sequence
     state.at_ns = header.at_ns
     state.started_at_ns = header.started_at_ns
+    state.decider.note_start(header.started_at_ns)
     state.clock = header.clock
     state.sources.extend(header.sources)
     state.cursors.update(header.cursors)

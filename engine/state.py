@@ -227,6 +227,7 @@ class EngineState:
 
     def _engine_started(self, _: int, started: r.EngineStarted) -> Sequence[Verdict]:
         self.started_at_ns = started.at_ns
+        self.decider.note_start(started.at_ns)
         self.clock = started.clock
         self.dedupe.window_ns = started.dedupe_window_ns
         for rule in [rule for rule in self.rules if rule not in started.rules]:

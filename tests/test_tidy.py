@@ -50,8 +50,11 @@ MAY_READ_CLOCK = {
 MAY_EXCEPT_BROADLY = {
     "engine/attempt.py": "the run boundary: whatever a user's task raises becomes a record",
     "engine/control.py": "others register commands: one that fails does not end the engine",
-    "triggers/ruleset.py": "as triggers/stages.py, written out where most events end",
-    "triggers/stages.py": "a user's condition or key function that raises is a recorded RuleError",
+    "triggers/entry.py": "as triggers/stage.py, written out where most events end",
+    "triggers/hit.py": "the text of a user's exception is user code too",
+    "triggers/ruleset.py": "a type's __post_init__ that raises is a recorded RuleMismatch",
+    "triggers/stage.py": "a user's condition or key function that raises is a recorded RuleError",
+    "triggers/stages.py": "as triggers/stage.py, for what folds the events of a window",
     "src/headrace/cli/apps.py": "importing an app executes it: whatever it raises becomes one line",
 }
 """Files at the boundary to foreign code, and why an exception of any kind ends there."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from headrace.engine.decider import Policy, Verdict
 from headrace.engine.event import Event
@@ -18,9 +18,13 @@ from headrace.triggers.entry import Entry
 from headrace.triggers.hit import Seen
 from headrace.triggers.joins import AnyOf, Branch, Join
 from headrace.triggers.nodes_clock import AtNode, CronNode, EveryNode
-from headrace.triggers.nodes_joined import AnyNode
-from headrace.triggers.stage import Counters, Place, Stage, TimedStage
+from headrace.triggers.nodes_joined import AbsentNode, AllNode, AnyNode
+from headrace.triggers.reach import event_time_of
+from headrace.triggers.stage import Counters, Moments, Place, Stage, TimedStage
 from headrace.triggers.stages import Aggregate, Key, Sink, Where
+
+if TYPE_CHECKING:
+    from headrace.triggers.event_time import EventClock, Stepwise
 
 MakeEvent = Callable[[int, EventStored, Any], Event[Any]]
 
@@ -68,6 +72,7 @@ class Automaton:
         *,
         remember: Callable[[int, EventStored], None],
         make_event: MakeEvent,
+        moments: Moments,
     ) -> None:
         self.name = name
         self.active = False
@@ -75,12 +80,16 @@ class Automaton:
         self.counters: Counters = {}
         """What is counted since activation and not recorded, such as ``unkeyed``."""
         self.entries: list[Entry] = []
-        self.joins: list[Join] = []  # inner ones first
+        self.joins: list[Stepwise] = []  # the clock of event time, then inner ones first
         self._make_event = make_event
+        self._moments = moments
         self._timers = timers
         self._timed: list[TimedStage] = []
         self._stateful: list[StatefulStage] = []
-        self._build(node, Sink(name, policy, by_event_time=False))
+        self._clock: EventClock | None = None
+        if (gate := event_time_of(node)) is not None:
+            self._clock = self._make_clock(gate)
+        self._build(node, Sink(name, policy, by_event_time=self._clock is not None))
 
     # ------------------------------------------------------------ build
 
@@ -119,23 +128,41 @@ class Automaton:
         schedule = schedule_of(cast("Any", node), self._place(node), then)
         self._timed.append(schedule)
 
-    def _build_keyed(self, node: n.Operator, then: Stage, level: Level) -> None:
-        """Make a stage that has one source."""
+    def _build_keyed(self, node: n.Node, then: Stage, level: Level) -> None:
+        """Make a stage that has state."""
         stage = _stage_of(node, self._place(node), then)
         self._stateful.append(stage)
         if hasattr(stage, "fire"):
             self._timed.append(cast("TimedStage", stage))
-        is_hold = isinstance(node, n.HoldNode)
-        self._build(node.source, stage, Level.NEAREST if is_hold else Level.NONE)
+        if isinstance(stage, Join):
+            self._build_join(stage, node.sources)
+        else:
+            is_hold = isinstance(node, n.HoldNode)
+            self._build(node.sources[0], stage, Level.NEAREST if is_hold else Level.NONE)
+
+    def _make_clock(self, node: n.EventTimeNode) -> EventClock:
+        from headrace.triggers.event_time import EventClock
+
+        clock = EventClock(self._place(node), node, self._timed, self.joins)
+        self._timed.append(cast("TimedStage", clock))
+        self._stateful += clock.parts
+        self.joins.append(clock)
+        return clock
+
+    def _build_event_time(self, node: n.EventTimeNode, then: Stage, level: Level) -> None:
+        assert self._clock is not None
+        self._build(node.source, self._clock.gate(node, then))
 
     def _place(self, node: n.Node) -> Place:
+        clock = self._clock
         return Place(
             self.name,
             len(self._timed),
-            self._timers,
+            self._timers if clock is None else clock.timers,
             keys_max_of(node),
             self._recall,
             self.counters,
+            self._moments if clock is None else clock.moments,
         )
 
     def _recall(self, entry: int, sequence: int, raw: bytes) -> Seen:
@@ -177,9 +204,9 @@ class Automaton:
         self.flush(out)
         return out
 
-    def missed(self, slot: int, due_ns: int, until_ns: int) -> int:
+    def missed(self, slot: int, key: Any, due_ns: int, until_ns: int) -> int:
         """See `TimedStage.missed`."""
-        return self._timed[slot].missed(due_ns, until_ns)
+        return self._timed[slot].missed(key, due_ns, until_ns)
 
     def resume(self, counters: Counters) -> None:
         """Take events again as if never stopped; `stages` are loaded next."""
@@ -209,8 +236,8 @@ def keys_max_of(node: n.Node) -> int:
     return max(map(keys_max_of, node.sources), default=KEYS_MAX)
 
 
-def _stage_of(node: n.Operator, place: Place, then: Stage) -> Any:
-    """Return the stage of an operator with one source; its module is loaded only now."""
+def _stage_of(node: n.Node, place: Place, then: Stage) -> Any:
+    """Return the stage of an operator; its module is loaded only now."""
     import importlib
 
     module, name = _STAGES[type(node)]
@@ -219,8 +246,18 @@ def _stage_of(node: n.Operator, place: Place, then: Stage) -> Any:
 
 
 _STAGES: Final[dict[type[n.Node], tuple[str, str]]] = {
+    n.BatchNode: ("batch", "Batch"),
     n.CountNode: ("count", "count_of"),
+    n.CrossesNode: ("level", "Crosses"),
+    n.DebounceNode: ("pace", "Debounce"),
+    n.DedupeNode: ("dedupe", "Dedupe"),
+    n.HoldNode: ("level", "Hold"),
+    n.RateLimitNode: ("rate_limit", "RateLimit"),
     n.SilentNode: ("silent", "Silent"),
+    n.ThrottleNode: ("pace", "throttle_of"),
+    n.WindowNode: ("windows", "Windows"),
+    AbsentNode: ("absent", "Absent"),
+    AllNode: ("all_of", "AllOf"),
 }
 """Where the stage of an operator is, and what makes it: ``(place, node, then)``."""
 
@@ -229,6 +266,7 @@ _BUILD: Final[dict[type[n.Node], _Build]] = {
     n.FilterNode: Automaton._build_filter,
     n.WhereNode: Automaton._build_where,
     n.KeyNode: Automaton._build_key,
+    n.EventTimeNode: Automaton._build_event_time,
     n.AggregateNode: Automaton._build_aggregate,
     AnyNode: Automaton._build_any,
     **dict.fromkeys((EveryNode, CronNode, AtNode), Automaton._build_schedule),

@@ -9,12 +9,23 @@ from __future__ import annotations
 from array import array
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from headrace.engine.decider import Verdict
 from headrace.engine.record import RuleEvicted
 from headrace.triggers import nodes as n
-from headrace.triggers.hit import Hit, Need, joined, oldest_of, packed, slim, unpacked
+from headrace.triggers.hit import (
+    CLEAR,
+    Hit,
+    Need,
+    joined,
+    oldest_of,
+    packed,
+    retimed,
+    slim,
+    unpacked,
+)
 from headrace.triggers.stage import KeyedStage, Place, S, Stage
 
 SINGLE: Final = (
@@ -174,8 +185,40 @@ class Count(_Counting[_Window]):
         return _Window([unpacked(hit, key, self._place.recall) for hit in hits], armed)
 
 
+class ClearingCount(Count):
+    """A count of mode ``edge`` that also says when there are fewer again.
+
+    Its timer is due when the n-th newest hit runs out.
+    """
+
+    def push(self, hit: Hit, out: list[Verdict]) -> None:
+        """See `Stage`."""
+        super().push(hit, out)
+        window = self._table.peek(hit.key)
+        assert window is not None, "mode edge keeps its window"
+        if not window.armed and self._within_ns is not None:
+            self._place.arm(hit.key, window.hits[-self._n].at_ns + self._within_ns)
+
+    def missed(self, key: Any, due_ns: int, until_ns: int) -> int:
+        """See `TimedStage`."""
+        return 0
+
+    def start(self, at_ns: int) -> None:
+        """See `TimedStage`."""
+
+    def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
+        """See `TimedStage`."""
+        window = self._table.touch(key)
+        assert window is not None, "a timer is of a key that has fired"
+        window.armed = True
+        last = window.hits[-1]
+        self._then.push(msgspec.structs.replace(retimed(last, due_ns), reason=CLEAR), out)
+
+
 def count_of(place: Place, node: n.CountNode, then: Stage) -> PlainCount | Count:
     """Return the stage that does what *node* says."""
+    if node.clears:
+        return ClearingCount(place, node, then)
     if then.need is not Need.ALL and _gives_single_events(node.source):
         return PlainCount(place, node, then)
     return Count(place, node, then)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from datetime import date, datetime, timedelta, timezone, tzinfo
+from datetime import date, datetime, timedelta
 from typing import Final
 
 from cronsim import CronSim, CronSimError
 from msgspec import Struct
 
 from headrace.engine.clock import NS
+from headrace.triggers.zones import EPOCH_DAY, zone_of
 
 DAY_S: Final = 86_400
 HORIZON_S: Final = 51 * 366 * DAY_S
@@ -24,7 +25,6 @@ HORIZON_S: Final = 51 * 366 * DAY_S
 LOOK_BACK_S: Final = 2 * DAY_S
 """More than any zone was ever moved by at once."""
 EXPRESSION_CHARS_MAX: Final = 200
-EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 START: Final = datetime(2000, 1, 1)  # noqa: DTZ001 (any local time)
 FIELDS: Final = {
     "second": "0 to 59",
@@ -62,7 +62,7 @@ class CronTimes:
             ValueError: one of them cannot work; says where and why.
         """
         self._spec = spec = _read(expression)
-        self._zone = zone_of(tz)
+        self._zone = zone_of(tz, "cron")
         self._hours, self._minutes, self._seconds = map(
             sorted, (spec.hours, spec.minutes, spec.seconds)
         )
@@ -210,32 +210,3 @@ def _read(expression: str) -> CronSim:
     except (CronSimError, StopIteration):
         raise ValueError(f"{place}: there is no such day in any year") from None
     return spec
-
-
-def zone_of(tz: str) -> tzinfo:
-    """Return the time zone *tz*; UTC needs no database.
-
-    Raises:
-        ValueError: there is no such zone, or no database; says what to do.
-    """
-    import zoneinfo
-
-    if tz == "UTC":
-        return timezone.utc  # noqa: UP017 (the word is wanted)
-    # Not what stands for another zone on each machine, nor one with leap seconds.
-    if tz != "localtime" and not tz.startswith(("posix/", "right/")):
-        try:
-            return zoneinfo.ZoneInfo(tz)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-            pass  # which of them it is depends on the text and on the version of Python
-    known = zoneinfo.available_timezones()
-    if not known:
-        raise ValueError(
-            f"cron(tz={tz!r}): this system has no time zone database; install one (pip install "
-            f"tzdata, or the system's package tzdata), or use tz='UTC'"
-        )
-    import difflib
-
-    near = difflib.get_close_matches(tz, sorted(known), n=1, cutoff=0.6)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"cron(tz={tz!r}): expected a time zone such as 'Europe/Berlin'{hint}")

@@ -20,6 +20,8 @@ from headrace.engine.record import EventStored, encode, text_for_record
 EVENTS_MAX: Final = 10_000
 """Sequences that a hit names; of more the first and the latest."""
 ERROR_CHARS_MAX: Final = 500
+CLEAR: Final = "clear"
+"""The reason of a firing that says that what an earlier one told of has ended."""
 
 
 class Need(IntEnum):
@@ -119,9 +121,14 @@ def joined(
         branches,
         reason,
         steps,
-        None,
+        last.value,
         more,
     )
+
+
+def retimed(hit: Hit, due_ns: int) -> Hit:
+    """Return *hit* as one that a timer hands on."""
+    return msgspec.structs.replace(hit, at_ns=due_ns, due_ns=due_ns)
 
 
 def last_line(error: BaseException) -> str:
@@ -167,8 +174,6 @@ def unpacked(fields: list[Any], key: Any, recall: Recall) -> Hit:
         *_NOTHING[len(rest) :],
     ]
     made = tuple([recalled(one, recall) for one in seen])
-    if value is not None and made:
-        made = (*made[:-1], with_value(made[-1], value))
     return Hit(
         key,
         at_ns,
@@ -190,13 +195,15 @@ _NOTHING: Final[list[Any]] = [0, 0, [], None, None, None, None, None, 0]
 
 def packed_seen(seen: Seen) -> list[Any]:
     """Return *seen* as plain data."""
-    return [seen.entry, seen.event.sequence, encode(seen.record)]
+    fields = [seen.entry, seen.event.sequence, encode(seen.record)]
+    return fields if seen.event.value is None else [*fields, seen.event.value]
 
 
 def recalled(fields: list[Any], recall: Recall) -> Seen:
     """Return what `packed_seen` made *fields* of."""
-    entry, sequence, record = fields
-    return recall(entry, sequence, record)
+    entry, sequence, record, *value = fields
+    seen = recall(entry, sequence, record)
+    return with_value(seen, value[0]) if value else seen
 
 
 def with_value(seen: Seen, value: Any) -> Seen:

@@ -54,7 +54,7 @@ class Join(ABC):
     def step(self, key: Any, met: list[tuple[int, Hit]], out: list[Verdict]) -> None:
         """Take what the branches made of one event for *key*: one hit for each, in order."""
 
-    def pass_by(self, hit: Hit, out: list[Verdict]) -> None:
+    def pass_by(self, hit: Hit, out: list[Verdict]) -> None:  # noqa: B027 (few need it)
         """Take an event of the input stream that met no branch."""
 
 

@@ -111,6 +111,8 @@ class CountNode(Operator, frozen=True):
     within_ns: int | None
     mode: CountMode
     partials_max: int = PARTIALS_MAX
+    clears: bool = False
+    """Whether it also says when what it told of has ended (`App.rule`, ``on_clear=``)."""
 
     def text(self) -> str:
         """See `Node`."""
@@ -119,8 +121,8 @@ class CountNode(Operator, frozen=True):
 
     def parts(self) -> list[object]:
         """See `Node`."""
-        bound = changed((self.partials_max, PARTIALS_MAX))
-        return [*self.source.parts(), "count", self.n, self.within_ns, self.mode, *bound]
+        more = changed((self.partials_max, PARTIALS_MAX), (self.clears, False))
+        return [*self.source.parts(), "count", self.n, self.within_ns, self.mode, *more]
 
 
 class CrossesNode(Operator, frozen=True):
@@ -131,6 +133,8 @@ class CrossesNode(Operator, frozen=True):
     is_above: bool
     hysteresis: float = 0.0
     initial: bool = False
+    clears: bool = False
+    """Whether it also says when what it told of has ended (`App.rule`, ``on_clear=``)."""
 
     def text(self) -> str:
         """See `Node`."""
@@ -142,6 +146,7 @@ class CrossesNode(Operator, frozen=True):
     def parts(self) -> list[object]:
         """See `Node`."""
         how = [self.threshold, self.is_above, self.hysteresis, self.initial]
+        how += changed((self.clears, False))
         return [*self.source.parts(), "crosses", self.value, *how]
 
 
@@ -149,6 +154,8 @@ class HoldNode(Operator, frozen=True):
     """The condition before it has been true for some time."""
 
     for_ns: int
+    clears: bool = False
+    """Whether it also says when what it told of has ended (`App.rule`, ``on_clear=``)."""
 
     def text(self) -> str:
         """See `Node`."""
@@ -156,7 +163,7 @@ class HoldNode(Operator, frozen=True):
 
     def parts(self) -> list[object]:
         """See `Node`."""
-        return [*self.source.parts(), "hold", self.for_ns]
+        return [*self.source.parts(), "hold", self.for_ns, *changed((self.clears, False))]
 
 
 class DebounceNode(Operator, frozen=True):
@@ -330,6 +337,8 @@ class SilentNode(Operator, frozen=True):
     for_ns: int
     repeat: Repeat
     expect: tuple[Any, ...]
+    clears: bool = False
+    """Whether it also says when what it told of has ended (`App.rule`, ``on_clear=``)."""
 
     def text(self) -> str:
         """See `Node`."""
@@ -339,7 +348,8 @@ class SilentNode(Operator, frozen=True):
 
     def parts(self) -> list[object]:
         """See `Node`."""
-        return [*self.source.parts(), "silent", self.for_ns, self.repeat, list(self.expect)]
+        more = changed((self.clears, False))
+        return [*self.source.parts(), "silent", self.for_ns, self.repeat, list(self.expect), *more]
 
 
 def seconds(duration_ns: int | None) -> str:

@@ -266,7 +266,8 @@ class Pattern(Generic[T_co]):
         first event on.
         """
         size_ns = duration_ns("tumbling", "size", size)
-        return self._window("tumbling", size_ns, size_ns, tz, emit_empty, partials_max)
+        node = nodes.WindowNode(self.node, size_ns, size_ns, tz, emit_empty, partials_max)
+        return self._window("tumbling", node)
 
     def hopping(
         self,
@@ -283,29 +284,22 @@ class Pattern(Generic[T_co]):
         """
         size_ns = duration_ns("hopping", "size", size)
         every_ns = duration_ns("hopping", "every", every)
-        return self._window("hopping", size_ns, every_ns, tz, emit_empty, partials_max)
-
-    def _window(
-        self,
-        place: str,
-        size_ns: int,
-        every_ns: int,
-        tz: str,
-        emit_empty: bool,
-        partials_max: int,
-    ) -> Pattern[T_co]:
-        check_bool(place, "emit_empty", emit_empty)
-        check_whole(place, "partials_max", partials_max)
-        if size_ns > nodes.WINDOWS_MAX * every_ns:
-            raise ValueError(
-                f"{place}(size={nodes.seconds(size_ns)}, every={nodes.seconds(every_ns)}): each event "
-                f"would be in over {nodes.WINDOWS_MAX} windows"
-            )
         node = nodes.WindowNode(self.node, size_ns, every_ns, tz, emit_empty, partials_max)
-        if tz != "UTC":
+        return self._window("hopping", node)
+
+    def _window(self, place: str, node: nodes.WindowNode) -> Pattern[T_co]:
+        check_bool(place, "emit_empty", node.emit_empty)
+        check_whole(place, "partials_max", node.partials_max)
+        if node.size_ns > nodes.WINDOWS_MAX * node.every_ns:
+            size, every = nodes.seconds(node.size_ns), nodes.seconds(node.every_ns)
+            raise ValueError(
+                f"{place}(size={size}, every={every}): each event would be in over "
+                f"{nodes.WINDOWS_MAX} windows"
+            )
+        if node.tz != "UTC":
             from headrace.triggers.zones import check_zone
 
-            check_zone(place, tz, node)
+            check_zone(place, node.tz, node)
         return Pattern(node)
 
     def session(

@@ -42,7 +42,7 @@ def check_hold(node: n.Node) -> None:
     while isinstance(node, n.KeyNode):
         node = node.source
     if not isinstance(node, n.WhereNode):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 (the value is of the right type)
             f"{node.text()}.hold(…): expected a condition that can be true for a while; "
             f"put .where(…) before it"
         )
@@ -88,7 +88,7 @@ def check_event_time(node: n.Node) -> None:
     while isinstance(inner, (n.WhereNode, n.KeyNode)):
         inner = inner.source
     if not isinstance(inner, n.FilterNode):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 (as above)
             f"{node.text()}.event_time(…): expected it on each on(…), before anything but "
             f".where and .key"
         )

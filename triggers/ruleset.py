@@ -22,6 +22,7 @@ from headrace.triggers.automaton import Automaton
 from headrace.triggers.entry import Entry
 from headrace.triggers.hit import last_line
 from headrace.triggers.pattern import Pattern
+from headrace.triggers.stage import Moments
 
 RECENT_MAX: Final = 16_384
 """Matched events that are kept in memory for the runs that they lead to."""
@@ -71,6 +72,7 @@ class RuleSet:
         self._index: SubjectIndex[Entry] = SubjectIndex()
         self._sources: list[str] = []
         self._recent: dict[int, EventStored] = {}
+        self._moments = Moments()
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """See `Decider`."""
@@ -86,6 +88,7 @@ class RuleSet:
                 timers,
                 remember=self._remember,
                 make_event=self._seen,
+                moments=self._moments,
             )
             for entry in automaton.entries:
                 self._index.add(entry.subject, entry)
@@ -159,10 +162,14 @@ class RuleSet:
         """See `Decider`."""
         return self._automata[rule].fire(slot, key, due_ns=due_ns, missed=missed)
 
-    def missed(self, rule: str, slot: int, *, due_ns: int, until_ns: int) -> int:
+    def missed(self, rule: str, slot: int, key: Any, *, due_ns: int, until_ns: int) -> int:
         """See `Decider`."""
         automaton = self._automata.get(rule)
-        return 0 if automaton is None else automaton.missed(slot, due_ns, until_ns)
+        return 0 if automaton is None else automaton.missed(slot, key, due_ns, until_ns)
+
+    def note_start(self, at_ns: int) -> None:
+        """See `Decider`."""
+        self._moments.started_ns = at_ns
 
     def wants(self, subject: str) -> bool:
         """See `Decider`."""

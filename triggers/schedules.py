@@ -55,7 +55,7 @@ class Schedule(ABC):
         if due_ns is not None:
             self._place.arm(None, due_ns)
 
-    def missed(self, due_ns: int, until_ns: int) -> int:
+    def missed(self, key: Any, due_ns: int, until_ns: int) -> int:
         """See `TimedStage`."""
         count = 1 + self._between(due_ns, until_ns)
         if self._catch_up == "all":

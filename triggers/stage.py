@@ -50,7 +50,7 @@ class LevelStage(Stage, Protocol):
 class TimedStage(Stage, Protocol):
     """A stage that has timers."""
 
-    def missed(self, due_ns: int, until_ns: int) -> int:
+    def missed(self, key: Any, due_ns: int, until_ns: int) -> int:
         """Return how many due times from *due_ns* on, before *until_ns*, lead to no firing.
 
         It is asked of a timer that was due in a downtime, which ended at *until_ns*.
@@ -66,6 +66,13 @@ class TimedStage(Stage, Protocol):
         ...
 
 
+class Moments(Struct):
+    """What stages are told of the engine's life."""
+
+    started_ns: int = 0
+    """Log time of the last start."""
+
+
 class Place(Struct, frozen=True):
     """Where a stage stands: its rule and slot, its timers and bounds."""
 
@@ -77,6 +84,7 @@ class Place(Struct, frozen=True):
     recall: Recall
     counters: Counters
     """What the rule counts without recording it."""
+    moments: Moments
 
     def arm(self, key: Any, due_ns: int) -> None:
         """Let the stage's timer for *key* fire at *due_ns*; if it was armed, it moves."""
@@ -164,7 +172,7 @@ class KeyedStage(ABC, Generic[S]):
 class TimerStage(KeyedStage[S]):
     """A keyed stage with timers that do not repeat."""
 
-    def missed(self, due_ns: int, until_ns: int) -> int:
+    def missed(self, key: Any, due_ns: int, until_ns: int) -> int:
         """See `TimedStage`."""
         return 0
 

@@ -1,0 +1,497 @@
+"""Turns a sequence into a non-deterministic automaton: `compile_sequence`.
+
+The automaton is that of Apache Flink CEP 1.20, state for state, since the order of results
+depends on it.  It is made from the last step to the first: each part of the sequence is
+compiled with its *sink*, the state that comes behind it.  An edge takes the event, ignores
+it, or proceeds to another state with the same event; what decides is a `Test`.
+
+Where Flink passes over something that is written down, this does not:
+
+- a loop that is the first step of a group goes by its own ``inner``, not by the group's;
+- a group that is the first member of a group has the contiguity of that group to the step
+  before, and not always ``strict``;
+- all negations between two steps count, also a relaxed one before a strict one, and all of
+  several at the end;
+- a strict negation at the end fires, as a relaxed one does, when ``within`` is over; Flink
+  fires with the next event, and not at all if there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Final
+
+from headrace.triggers.nfa import FINAL, IGNORED, Automaton, Edge, State, Test
+from headrace.triggers.nodes_joined import (
+    Contiguity,
+    GroupNode,
+    Quantifier,
+    SequenceNode,
+    StepNode,
+)
+
+ALWAYS: Final[Test] = (0, 0)
+
+
+class Action(Enum):
+    """What an edge does with the event."""
+
+    TAKE = "take"
+    IGNORE = "ignore"
+    PROCEED = "proceed"
+
+
+class Kind(Enum):
+    """What is special about a state."""
+
+    NORMAL = "normal"
+    PENDING = "pending"
+    """The pattern is met once time is over."""
+    STOP = "stop"
+    """Whoever comes here has met a negation."""
+    FINAL = "final"
+
+
+class Made:
+    """A state while it is made."""
+
+    __slots__ = ("edges", "kind", "step")
+
+    def __init__(self, kind: Kind = Kind.NORMAL, step: int = IGNORED) -> None:
+        self.kind = kind
+        self.step = step
+        """Number of the step that its events are taken by."""
+        self.edges: list[tuple[Action, Made, Test]] = []
+
+    def take(self, target: Made, test: Test | None) -> None:
+        """Add an edge that takes the event, if there is a test that can be met."""
+        if test is not None:
+            self.edges.append((Action.TAKE, target, test))
+
+    def ignore(self, target: Made, test: Test | None) -> None:
+        """Add an edge that ignores the event, if there is a test that can be met."""
+        if test is not None:
+            self.edges.append((Action.IGNORE, target, test))
+
+    def proceed(self, target: Made, test: Test | None = ALWAYS) -> None:
+        """Add an edge to *target* for the same event, if there is a test that can be met."""
+        if test is not None:
+            self.edges.append((Action.PROCEED, target, test))
+
+
+class Part:
+    """A member of a sequence or group, and where it stands."""
+
+    def __init__(self, node: StepNode | GroupNode, place: int, outer: Part | None) -> None:
+        self.node = node
+        self.place = place
+        self.outer = outer
+        self.siblings: list[Part] = []
+        self.members: list[Part] = []
+        self.number = IGNORED
+        self.is_entry = True
+        """Of a group: whether the copy is being made by which it is entered."""
+
+    @property
+    def quantifier(self) -> Quantifier:
+        """How often it is taken."""
+        return self.node.quantifier
+
+    @property
+    def is_not(self) -> bool:
+        """Whether it is a negation."""
+        return isinstance(self.node, StepNode) and self.node.is_not
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether it says what the very next event must be, or not be."""
+        return self.node.contiguity == "strict"
+
+    @property
+    def heads_optional_group(self) -> bool:
+        """Whether it is where an optional group is entered."""
+        outer = self.outer
+        return (
+            self.place == 0
+            and outer is not None
+            and outer.is_entry
+            and outer.quantifier.optional
+        )
+
+
+def both(*tests: Test | None) -> Test | None:
+    """Return the test that is met if all are; ``None`` if that cannot be."""
+    care = want = 0
+    for test in tests:
+        if test is None or (want ^ test[1]) & care & test[0]:
+            return None
+        care |= test[0]
+        want |= test[1]
+    return care, want
+
+
+class Compiler:
+    """Makes the states of one sequence."""
+
+    def __init__(self, node: SequenceNode) -> None:
+        self.node = node
+        self.steps: list[StepNode] = []
+        self.final = Made(Kind.FINAL)
+        self.originals: dict[int, Made] = {}
+        """By sink of a greedy loop with an end: that sink as it was before it was hardened."""
+        self._stops: dict[int, Made] = {}
+
+    def compiled(self) -> Automaton:
+        """Return the automaton."""
+        parts = self.parts_of(self.node.members, None)
+        last = len(parts)
+        while last and parts[last - 1].is_not:
+            last -= 1
+        sink = self.end(parts[last:]) if last < len(parts) else self.final
+        return _finished(self.chain(parts[:last], sink), self.steps)
+
+    def parts_of(self, nodes: Iterable[StepNode | GroupNode], outer: Part | None) -> list[Part]:
+        """Return *nodes* with their places; steps are numbered in written order."""
+        parts = [Part(node, place, outer) for place, node in enumerate(nodes)]
+        for part in parts:
+            part.siblings = parts
+            if isinstance(part.node, GroupNode):
+                part.members = self.parts_of(part.node.members, part)
+            else:
+                part.number = len(self.steps)
+                self.steps.append(part.node)
+        return parts
+
+    # ------------------------------------------------------------ what is written
+
+    def contiguity(self, part: Part) -> Contiguity:
+        """Return what may lie between *part* and the step before."""
+        if part.place:
+            return part.node.contiguity
+        outer = part.outer
+        if outer is None:
+            return "strict"  # nothing is before it
+        return self.contiguity(outer) if outer.is_entry else outer.quantifier.inner
+
+    def inner(self, part: Part) -> Contiguity:
+        """Return what may lie between two turns of the loop that *part* is."""
+        return part.quantifier.inner
+
+    def nots_before(self, part: Part) -> list[Part]:
+        """Return what must not come before *part*, the nearest first.
+
+        Optional steps are looked behind, since they may have been left out.
+        """
+        found: list[Part] = []
+        for before in part.siblings[: part.place][::-1]:
+            if before.is_not:
+                if not before.is_strict:
+                    found.append(before)
+            elif not before.quantifier.optional:
+                break
+        return found
+
+    def nots_after(self, part: Part) -> list[Part]:
+        """Return what must not come once *part* is over."""
+        following = part.siblings[part.place + 1 :]
+        if not following:
+            return [] if part.outer is None else self.nots_after(part.outer)
+        found: list[Part] = []
+        for after in following:
+            if not after.is_not:
+                break
+            if not after.is_strict:
+                found.append(after)
+        return found
+
+    # ------------------------------------------------------------ tests
+
+    def met(self, part: Part) -> Test:
+        """Return the test whether the event meets a step."""
+        bit = 1 << part.number
+        return bit, bit
+
+    def missed(self, part: Part) -> Test:
+        """Return the test whether it does not."""
+        return 1 << part.number, 0
+
+    def passed_by(self, part: Part, contiguity: Contiguity) -> Test | None:
+        """Return the test whether a partial that waits for *part* may ignore the event."""
+        if contiguity == "strict":
+            return None
+        return self.missed(part) if contiguity == "relaxed" else ALWAYS
+
+    def ended(self, part: Part) -> tuple[Test, Test] | None:
+        """Return the tests whether the loop's ``until`` holds, and whether it does not."""
+        if not isinstance(part.node, StepNode) or part.node.until is None:
+            return None
+        bit = 1 << (len(self.steps) + part.number)
+        return (bit, bit), (bit, 0)
+
+    # ------------------------------------------------------------ negations
+
+    def stop(self, part: Part) -> Made:
+        """Return the state of those that have met a negation."""
+        made = self._stops.get(part.number)
+        if made is None:
+            made = self._stops[part.number] = Made(Kind.STOP)
+            made.take(made, self.met(part))
+        return made
+
+    def add_stops(self, state: Made, nots: Iterable[Part]) -> None:
+        """Let *nots* end what waits in *state*."""
+        for part in nots:
+            state.proceed(self.stop(part), self.met(part))
+
+    def negation(self, part: Part, sink: Made) -> Made:
+        """Make a negation between two steps: a relaxed one has no state of its own."""
+        if not part.is_strict:
+            return sink
+        state = Made()
+        state.proceed(sink, self.missed(part))
+        state.proceed(self.stop(part), self.met(part))
+        return state
+
+    def end(self, nots: Sequence[Part]) -> Made:
+        """Make the states that wait for time to be over."""
+        relaxed = [part for part in nots if not part.is_strict]
+        strict = [part for part in nots if part.is_strict]
+        waiting = Made(Kind.PENDING)
+        self.add_stops(waiting, relaxed)
+        waiting.ignore(waiting, both(*map(self.missed, relaxed)))
+        if not strict:
+            return waiting
+        first = Made(Kind.PENDING)
+        self.add_stops(first, nots)
+        first.ignore(waiting, both(*map(self.missed, nots)))
+        return first
+
+    def stripped(self, sink: Made, part: Part) -> Made:
+        """Return *sink* for those that have taken the optional *part*.
+
+        The negations before it are over for them, so it is a copy without.
+        """
+        nots = self.nots_before(part) if part.quantifier.optional else []
+        if not nots:
+            return sink
+        over = {self._stops[one.number] for one in nots if one.number in self._stops}
+        return _copy_without(sink, over, {})
+
+    # ------------------------------------------------------------ steps
+
+    def chain(self, parts: Sequence[Part], sink: Made) -> Made:
+        """Make the states of *parts*; return the one by which they are entered."""
+        for part in reversed(parts):
+            sink = self.negation(part, sink) if part.is_not else self.part(part, sink)
+        return sink
+
+    def part(self, part: Part, sink: Made) -> Made:
+        """Make the states of a step or a group, however often it is taken."""
+        quantifier = part.quantifier
+        least, most = quantifier.least, quantifier.most
+        last = before = sink
+        if most is None:
+            last = self.endless_group(part, sink) if part.members else self.endless(part, sink)
+        elif most > least and quantifier.greedy and not part.members:
+            _harden(sink, self.met(part))
+        for _ in range(least, least if most is None else most):
+            last = self.once(part, last, before, is_entry=False, optional=True)
+            self.add_stops(last, self.nots_after(part))
+        for _ in range(1, least):
+            last = self.once(part, last, None, is_entry=False, optional=False)
+            self.add_stops(last, self.nots_after(part))
+        entry = self.once(part, last, before, is_entry=True, optional=quantifier.optional)
+        self.add_stops(entry, self.nots_before(part))
+        return entry
+
+    def once(
+        self, part: Part, sink: Made, beyond: Made | None, *, is_entry: bool, optional: bool
+    ) -> Made:
+        """Make one turn of a step or a group; one that is *optional* may go *beyond*."""
+        if part.members:
+            part.is_entry = is_entry
+            head = self.chain(part.members, sink)
+            part.is_entry = True
+            if optional and beyond is not None:
+                head.proceed(beyond)
+            return head
+        contiguity = self.contiguity(part) if is_entry else self.inner(part)
+        ignored = self.passed_by(part, contiguity)
+        taken: Test | None = self.met(part)
+        ended = self.ended(part)
+        if ended is not None:
+            taken = both(ended[1], taken)
+            ignored = ignored if is_entry else both(ended[1], ignored)
+        state = Made(step=part.number)
+        behind = self.stripped(sink, part)
+        state.take(behind, taken)
+        if optional and beyond is not None:
+            if ended is not None and part.quantifier.greedy:
+                state.proceed(self.originals.get(id(beyond), beyond), ended[0])
+                state.proceed(beyond, ended[1])
+            else:
+                state.proceed(beyond)
+        if ignored is not None:
+            resting = state
+            if optional or part.heads_optional_group:
+                # Who has ignored an event here does not leave the step out any more: the
+                # one that left it out has ignored the event, too.
+                resting = Made(step=part.number)
+                resting.take(behind, taken)
+                resting.ignore(resting, ignored)
+                self.add_stops(resting, self.nots_before(part))
+            state.ignore(resting, ignored)
+        return state
+
+    def endless(self, part: Part, sink: Made) -> Made:
+        """Make the state of a loop without bound that has had its turns."""
+        behind = self.stripped(sink, part)
+        ended = self.ended(part)
+        taken: Test | None = self.met(part)
+        ignored = self.passed_by(part, self.inner(part))
+        loop = Made(step=part.number)
+        if part.quantifier.greedy:
+            if ended is not None:
+                original = _copy(behind)
+                self.originals[id(behind)] = original
+                loop.proceed(original, ended[0])
+                loop.proceed(behind, ended[1])
+            else:
+                loop.proceed(behind)
+            _harden(behind, self.met(part))
+        else:
+            loop.proceed(behind)
+        if ended is not None:
+            taken, ignored = both(ended[1], taken), both(ended[1], ignored)
+        loop.take(loop, taken)
+        nots = self.nots_after(part)
+        self.add_stops(loop, nots)
+        if ignored is not None:
+            resting = Made(step=part.number)
+            resting.take(loop, taken)
+            resting.ignore(resting, ignored)
+            loop.ignore(resting, ignored)
+            self.add_stops(resting, nots)
+        return loop
+
+    def endless_group(self, part: Part, sink: Made) -> Made:
+        """Make the states of a group without bound that has had its turns."""
+        again = Made()
+        part.is_entry = False
+        head = self.chain(part.members, again)
+        part.is_entry = True
+        head.proceed(self.stripped(sink, part))
+        again.proceed(head)
+        return head
+
+
+def compile_sequence(node: SequenceNode) -> Automaton:
+    """Return the automaton of a sequence."""
+    return Compiler(node).compiled()
+
+
+# ---------------------------------------------------------------- states
+
+
+def _harden(state: Made, greed: Test) -> None:
+    """Let no edge of *state* have what a greedy loop before it takes."""
+    spared = (greed[0], 0)
+    edges = [(action, target, both(test, spared)) for action, target, test in state.edges]
+    state.edges = [(action, target, test) for action, target, test in edges if test is not None]
+
+
+def _copy(state: Made) -> Made:
+    made = Made(state.kind, state.step)
+    made.edges = [
+        (action, made if target is state else target, test)
+        for action, target, test in state.edges
+    ]
+    return made
+
+
+def _copy_without(state: Made, stops: set[Made], copies: dict[int, Made]) -> Made:
+    """Return a copy of *state*, and of what it proceeds to, that does not know of *stops*."""
+    known = copies.get(id(state))
+    if known is not None:
+        return known
+    made = copies[id(state)] = Made(state.kind, state.step)
+    for action, target, test in state.edges:
+        if action is not Action.PROCEED:
+            made.edges.append((action, made if target is state else target, test))
+        elif target.kind is Kind.STOP:
+            if target not in stops:
+                made.edges.append((action, target, test))
+        else:
+            made.edges.append((action, _copy_without(target, stops, copies), test))
+    return made
+
+
+# ---------------------------------------------------------------- states at work
+
+
+def _finished(start: Made, steps: Sequence[StepNode]) -> Automaton:
+    """Number the states that can be reached; leave out the edges that only proceed."""
+    numbers: dict[int, int] = {}
+    order = [start]
+    numbers[id(start)] = 0
+    flat: list[list[tuple[Action, Made, Test, int]]] = []
+    for state in order:  # grows meanwhile
+        flat.append(_closure(state))
+        for _, target, _, _ in flat[-1]:
+            if target.kind is not Kind.FINAL and id(target) not in numbers:
+                numbers[id(target)] = len(order)
+                order.append(target)
+    finals = {id(state): _ways_to_final(state) for state in order}
+    states = []
+    for number, (state, edges) in enumerate(zip(order, flat, strict=True)):
+        made = [
+            Edge(
+                test,
+                step if action is Action.TAKE else IGNORED,
+                FINAL if target.kind is Kind.FINAL else numbers[id(target)],
+                target.kind is Kind.STOP,
+                finals.get(id(target), ()) if action is Action.TAKE else (),
+            )
+            for action, target, test, step in edges
+        ]
+        states.append(State(number, tuple(made), is_pending=state.kind is Kind.PENDING))
+    return Automaton(tuple(states), tuple(steps))
+
+
+def _closure(state: Made) -> list[tuple[Action, Made, Test, int]]:
+    """Return the edges of *state* and of all that it proceeds to, in Flink's order.
+
+    That is depth first: a state's own edges come before those of the states behind, and of
+    several it goes on with the last.
+    """
+    found: list[tuple[Action, Made, Test, int]] = []
+    waiting: list[tuple[Made, Test]] = [(state, ALWAYS)]
+    while waiting:
+        at, so_far = waiting.pop()
+        for action, target, test in at.edges:
+            whole = both(so_far, test)
+            if whole is None:
+                continue
+            if action is Action.PROCEED:
+                waiting.append((target, whole))
+            else:
+                found.append((action, target, whole, at.step))
+    return found
+
+
+def _ways_to_final(state: Made) -> tuple[Test, ...]:
+    """Return the tests any of which lets the pattern be met by what has come to *state*."""
+    ways: list[Test] = []
+    waiting: list[tuple[Made, Test]] = [(state, ALWAYS)]
+    while waiting:
+        at, so_far = waiting.pop()
+        for action, target, test in at.edges:
+            whole = both(so_far, test)
+            if action is not Action.PROCEED or whole is None:
+                continue
+            if target.kind is Kind.FINAL:
+                ways.append(whole)
+            else:
+                waiting.append((target, whole))
+    return tuple(ways)
