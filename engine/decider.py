@@ -73,6 +73,29 @@ class Decider(Protocol):
         """Return the fingerprint of every declared rule, in the order of declaration."""
         ...
 
+    def warm(self) -> set[str]:
+        """Return the rules that, when they are new or changed, are not to begin empty."""
+        ...
+
+    def alone(self, rule: str) -> Decider:
+        """Return another decider that has *rule* and nothing else."""
+        ...
+
+    def only(self, rule: Any) -> Decider:
+        """Return another decider that has *rule*, as `declare` takes it, and nothing else."""
+        ...
+
+    def declare(self, rule: Any) -> str:
+        """Take another rule, or another version of one that is not active; return its fingerprint.
+
+        It comes after all others in order.
+        """
+        ...
+
+    def retract(self, rule: str) -> None:
+        """Forget the declaration of *rule*, which is not active."""
+        ...
+
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """Use *timers* from now on; *sources* names the sources by number."""
         ...
@@ -149,6 +172,25 @@ class NoRules:
     def fingerprints(self) -> dict[str, str]:
         """See `Decider`."""
         return {}
+
+    def warm(self) -> set[str]:
+        """See `Decider`."""
+        return set()
+
+    def alone(self, rule: str) -> Decider:
+        """See `Decider`."""
+        raise KeyError(rule)
+
+    def only(self, rule: Any) -> Decider:
+        """See `Decider`."""
+        raise TypeError(f"no rule can be declared here: {rule!r}")
+
+    def declare(self, rule: Any) -> str:
+        """See `Decider`."""
+        raise TypeError(f"no rule can be declared here: {rule!r}")
+
+    def retract(self, rule: str) -> None:
+        """See `Decider`."""
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """See `Decider`."""

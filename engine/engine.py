@@ -16,11 +16,13 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine import commands
+from headrace.engine.alarms import Alarm
 from headrace.engine.backend import Backend, current_backend, in_own_thread
 from headrace.engine.clock import NS, Clock, SystemClock, seconds_to_ns
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
+from headrace.engine.declared import Declared
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.diagnostics import logger
 from headrace.engine.emission import Emission, checked
@@ -30,6 +32,7 @@ from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_text
 from headrace.engine.record import EngineStopped, encode
 from headrace.engine.restore import restore
+from headrace.engine.rule_control import Declare, RuleControl, prepare_rules
 from headrace.engine.runs import RunView
 from headrace.engine.signal import Signal
 from headrace.engine.task import TaskSpec
@@ -64,15 +67,17 @@ class Engine:
         control: bool = True,
         probe_s: float = PROBE_S,
         version: str,
+        declare: Declare | None = None,
     ) -> None:
         """Made by `App.open`."""
         self.log = log
+        self._rules = RuleControl(self, declare)
         self.control = ControlSocket(getattr(log, "folder", None) if control else None)
         """What other processes may ask of this engine; more commands can be registered."""
         commands.register(self.control, self, version=version)
         self._make_decider = make_decider
         self._settings = Settings(
-            specs,
+            dict(specs),  # rules that are added have code of their own
             SystemClock() if isinstance(clock, str) else clock,
             "input" if clock == "input" else "system",
             seconds_to_ns(dedupe_window_s),
@@ -150,10 +155,14 @@ class Engine:
             await self._core.work()
 
     async def _restored(self, backend: Backend) -> Kernel:
-        kind = self._settings.clock_kind
-        return await in_own_thread(
-            backend, lambda: restore(self.log, self._make_decider(), clock=kind)
-        )
+        def restored() -> Kernel:
+            decider = self._make_decider()
+            self._rules.redo(decider)
+            kernel = restore(self.log, decider, clock=self._settings.clock_kind)
+            prepare_rules(kernel, self.log)
+            return kernel
+
+        return await in_own_thread(backend, restored)
 
     def _make_core(self, kernel: Kernel, backend: Backend) -> Core:
         core = Core(kernel, self.log, self._settings, backend)
@@ -334,6 +343,74 @@ class Engine:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
         return await self._core.cancel(run_id, reason)
 
+    # ------------------------------------------------------------ rules
+
+    async def add_rule(
+        self,
+        pattern: Any,
+        action: Callable[..., Any],
+        *,
+        warm: Literal["replay"] | None = None,
+        **options: Any,
+    ) -> int:
+        """Put a rule into force, or another version of one; return the record's sequence.
+
+        *options* are those of `App.rule`, such as *name* and *mode*.  The rule begins empty,
+        or with ``warm="replay"`` as if it had been there as long as the log is kept; what it
+        would have fired then is not made up for.  If it is in force already, just as it is,
+        nothing is recorded and 0 is returned: so a task that adds a rule can be repeated.
+        At the next start the rules of the app are in force; add it again, or declare it there.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.  Nothing changed.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        return await self._rules.add(pattern, action, warm=warm == "replay", **options)
+
+    async def put_rule(self, declared: Declared, *, cause: str = "") -> int:
+        """Put a rule into force that the facade has made; otherwise as `add_rule`."""
+        return await self._rules.put(declared, cause=cause)
+
+    async def remove_rule(self, rule: str) -> int:
+        """Let *rule* be in force no more; its open runs go on.  Return the record's sequence.
+
+        Raises:
+            RuleNotFound: it is not in force.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        return await self._rules.remove(rule)
+
+    async def pause(self, rule: str, reason: str = "") -> int:
+        """Let *rule* start no runs until `resume`; return the record's sequence, 0 if it is so.
+
+        It goes on looking at events, and its firings are recorded as ``paused``.  That holds
+        over restarts.
+
+        Raises:
+            RuleNotFound: it is not in force.
+            EventRefused: *reason* is no text that can be stored.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        return await self._rules.pause(rule, reason, paused=True)
+
+    async def resume(self, rule: str, reason: str = "") -> int:
+        """Let *rule* start runs again; otherwise as `pause`."""
+        return await self._rules.pause(rule, reason, paused=False)
+
+    def alarms(self) -> list[Alarm]:
+        """Return the alarms that stand: of rules with ``on_clear=``, in the order of raising."""
+        return self._rules.alarms()
+
+    async def acknowledge(self, rule: str, key: Any = None, *, by: str = "", note: str = "") -> int:
+        """Say that somebody knows of an alarm that stands; return the record's sequence.
+
+        Raises:
+            RuleNotFound: no alarm of *rule* stands for *key*.
+            EventRefused: *by* or *note* is no text that can be stored.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        return await self._rules.acknowledge(rule, key, by=by, note=note)
+
     async def drain(self) -> None:
         """Return once no run is open and all is durable.
 
@@ -348,7 +425,7 @@ class Engine:
         """
         while True:
             try:
-                return await self._opened().drain()
+                return await self.opened().drain()
             except LogFull:
                 await self.ready()
 
@@ -359,7 +436,7 @@ class Engine:
             DurabilityLost: the log has failed.
             LogFull: the engine is closed while the disk is full.
         """
-        while (failure := self._opened().pipeline.failure) is not None:
+        while (failure := self.opened().pipeline.failure) is not None:
             if self._is_closing or not isinstance(failure, LogFull):
                 raise failure
             await self._moved.wait()
@@ -378,11 +455,16 @@ class Engine:
         """
         if not self._is_open:
             raise EngineClosed(NOT_OPEN)
-        return await self._opened().snapshotter.take()
+        return await self.opened().snapshotter.take()
 
     # ------------------------------------------------------------ views
 
-    def _opened(self) -> Core:
+    def opened(self) -> Core:
+        """Return the core that works.
+
+        Raises:
+            EngineClosed: the engine was never open.
+        """
         if not hasattr(self, "_core"):
             raise EngineClosed(NOT_OPEN)
         return self._core
@@ -394,7 +476,7 @@ class Engine:
         Raises:
             EngineClosed: the engine was never open.
         """
-        return self._opened().kernel
+        return self.opened().kernel
 
     def state(self) -> StateView:
         """Return the engine's state in numbers."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec import Struct
+
 
 class HeadraceError(Exception):
     """Base of every error that headrace raises on purpose."""
@@ -169,3 +171,39 @@ class CommandRefused(HeadraceError):
 
 class RunNotFound(HeadraceError):
     """No active run has this id."""
+
+
+class RuleNotFound(HeadraceError):
+    """No rule of this name is in force, or no alarm of it stands."""
+
+
+class Problem(Struct, frozen=True):
+    """One thing that is wrong in a rules file."""
+
+    line: int
+    """From 1; 0 if it is no matter of a line, as with a file that is not there."""
+    column: int
+    path: str
+    """Of the key, such as ``rules.overheat.pattern.within``; empty for the file itself."""
+    message: str
+    """What was expected, what was found, what to do."""
+
+    def __str__(self) -> str:
+        """Return ``12:8: rules.overheat.pattern.within: expected …``."""
+        place = f"{self.line}:{self.column}: " if self.line else ""
+        return f"{place}{self.path}{': ' * bool(self.path)}{self.message}"
+
+
+class RulesFileError(HeadraceError):
+    """A rules file cannot be used.  None of its rules was declared."""
+
+    def __init__(self, path: str, problems: Iterable[Problem]) -> None:
+        """Say all *problems* of the file at *path*, in the order of their places."""
+        self.path = path
+        self.problems = sorted(problems, key=lambda problem: (problem.line, problem.column))
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """One line for each problem: ``rules.toml:12:8: rules.overheat.key: expected …``."""
+        return [f"{self.path}:{' ' * (not one.line)}{one}" for one in self.problems]

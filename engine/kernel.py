@@ -10,6 +10,8 @@ decode and the condition; nothing is allocated that outlives the call.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -27,12 +29,6 @@ RULE_DECISIONS: Final = (
     r.RuleLoop,
     r.RuleLate,
 )
-UNTIMED: Final = (r.EngineStarted, r.EngineStopped, r.EventOffered, r.CancelRequested)
-"""Records before which timers that are due need not have fired.
-
-The last two may be written while no engine runs, and so none that fires timers.
-"""
-
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -64,6 +60,7 @@ class Kernel:
         """The first divergence of each rule that no `RuleDiverged` has recorded yet."""
         self.changed: list[tuple[int, str]] = []
         """``(sequence, rule)`` of each start that recorded another rule than is declared."""
+        self._tap: list[tuple[int, r.Record]] | None = None
         self._input: r.Input | None = None  # of the unit that is being folded
         self._expected: list[Verdict | r.Decision] = []  # what it leads to, unresolved …
         self._derived: list[r.Decision] = []  # … and resolved
@@ -74,6 +71,8 @@ class Kernel:
         """Apply *record* under the next sequence; return the unit: it and its decisions."""
         state = self.state
         self.sequence += 1
+        if self._tap is not None:
+            self._tap.append((self.sequence, record))
         verdicts = state.apply(self.sequence, record)
         unit: list[r.Record] = [record]
         for verdict in verdicts:
@@ -82,6 +81,16 @@ class Kernel:
                 state.carry_out(self.sequence, decision, record)
                 unit.append(decision)
         return unit
+
+    @contextmanager
+    def tapped(self) -> Generator[list[tuple[int, r.Record]]]:
+        """Give a list to which each input that is submitted meanwhile is added."""
+        assert self._tap is None, "one at a time"
+        self._tap = []
+        try:
+            yield self._tap
+        finally:
+            self._tap = None
 
     def due_timer(self, now_ns: int) -> r.TimerFired | None:
         """Return the record of the next timer that is due at *now_ns*, for `submit`."""
@@ -117,7 +126,7 @@ class Kernel:
             self.finish_fold()
             if type(record) is r.TimerFired:
                 self._expect_timer(sequence, record)
-            elif type(record) not in UNTIMED:
+            elif type(record) not in r.UNTIMED:
                 self._expect_no_timer_due(sequence, record.at_ns)
             self.sequence = sequence
             self._input = record
@@ -125,12 +134,21 @@ class Kernel:
             if type(record) is r.RuleDiverged:
                 self.diverged.pop(record.rule, None)
             elif type(record) is r.EngineStarted:
-                declared = self.state.declared
-                self.changed += [
-                    (sequence, rule)
-                    for rule, fingerprint in record.rules.items()
-                    if declared.get(rule) != fingerprint
-                ]
+                self._note_changed(sequence, self.state.rules)
+            elif type(record) is r.RuleChanged and record.fingerprint is not None:
+                self._note_changed(sequence, {record.rule: record.fingerprint})
+
+    def _note_changed(self, sequence: int, rules: dict[str, str]) -> None:
+        """Note which of *rules*, that were put in force, are declared differently today."""
+        state = self.state
+        self.changed += [
+            (sequence, rule)
+            for rule, fingerprint in rules.items()
+            if state.declared.get(rule) != fingerprint
+        ]
+        while state.cold:
+            rule = state.cold.pop()
+            self._diverge(rule, sequence, "a rule that had seen the log", "its beginning is gone")
 
     def finish_fold(self) -> None:
         """Say that the last unit is complete: what was derived beyond it is a divergence."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final, Protocol
 
 from headrace.engine.decider import Decider
 from headrace.engine.diagnostics import logger
-from headrace.engine.errors import LogMismatch, SnapshotUnusable
+from headrace.engine.errors import LogMismatch, SegmentGone, SnapshotUnusable
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import SnapshotStore
-from headrace.engine.record import decode
+from headrace.engine.record import Record, decode
 from headrace.engine.snapshot import load
 
 OFFERS_AT_ONCE: Final = 1000
@@ -108,6 +109,29 @@ def _fork_at(sequence: int) -> str:
     return f"; `headrace log fork --at {sequence}` makes one that can, of what is before the loss"
 
 
+def read_back(log: ReadableLog, first: int, last: int) -> Iterator[tuple[int, Record]]:
+    """Yield the stored records from *first* to *last*, with their sequences.
+
+    Raises:
+        SegmentGone: retention has removed the first of them.
+    """
+    for start, records in log.read(after=first - 1):
+        if start > first:
+            raise SegmentGone("the log", wanted=first, first_sequence=start)
+        for sequence, raw in enumerate(records, start):
+            if sequence > last:
+                return
+            yield sequence, decode(raw)
+        first = start + len(records)
+
+
+def first_sequence(log: ReadableLog) -> int:
+    """Return the sequence of the oldest record that is kept; 1 in an empty log."""
+    for first, _ in log.read():
+        return first
+    return 1
+
+
 def from_snapshot(
     log: ReadableLog, decider: Decider, *, oldest: bool = False
 ) -> tuple[Kernel, list[str]]:
@@ -120,7 +144,7 @@ def from_snapshot(
     snapshots = log.snapshots
     sequences = snapshots.sequences()
     for sequence in reversed(sequences) if oldest else sequences:
-        kernel = Kernel(decider)
+        kernel = new_kernel(log, decider)
         try:
             load(kernel, snapshots.read(sequence, log.fetch([sequence]).get(sequence)))
         except SnapshotUnusable as error:
@@ -129,4 +153,11 @@ def from_snapshot(
             logger().warning("snapshot_unusable", reason=str(error))
         else:
             return kernel, problems
-    return Kernel(decider), problems
+    return new_kernel(log, decider), problems
+
+
+def new_kernel(log: ReadableLog, decider: Decider) -> Kernel:
+    """Return a kernel at the beginning of *log*."""
+    kernel = Kernel(decider)
+    kernel.state.read_back = partial(read_back, log)
+    return kernel

@@ -18,9 +18,10 @@ from msgspec import Raw, Struct
 
 from headrace.engine.errors import SnapshotUnusable
 from headrace.engine.kernel import Kernel
-from headrace.engine.record import thaw
+from headrace.engine.record import RulesListed, thaw
+from headrace.engine.rule_state import RuleStats
 from headrace.engine.runs import RunView
-from headrace.engine.state import EngineState, RuleStats
+from headrace.engine.state import EngineState
 from headrace.engine.table import ENCODE, Writing
 
 SCHEMA: Final = 1
@@ -53,6 +54,9 @@ class Header(Struct):
     """Offers are by sequence only; there are many for a moment after an import at most."""
     counters: dict[str, dict[str, int]] = {}
     """What each rule counted without recording it, where that is more than keyless events."""
+    paused: list[str] = []
+    history: str = ""
+    listed: RulesListed | None = None
 
 
 class Snapshot:
@@ -83,6 +87,7 @@ class Snapshot:
             ("timers", "", 0, state.timers.write_out()),
             ("runs", "", 0, state.runs.write_out()),
             ("dedupe", "", 0, state.dedupe.write_out()),
+            ("alarms", "", 0, state.alarms.write_out()),
             *(("automata", rule, stage, part) for (rule, stage), part in stages.items()),
         ]
         self._header: bytes | None = ENCODE(["header", "", 0, [_header(kernel, automata)]])
@@ -175,6 +180,9 @@ def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
         owed=state.lifecycle.dump(),
         offers=state.offers.dump(),
         counters={rule: counters for rule, counters in automata.items() if counters},
+        paused=sorted(state.paused),
+        history=state.history,
+        listed=state.listed if state.listed.rules else None,
     )
 
 
@@ -244,6 +252,10 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     state.events = header.events
     state.rules = header.rules
     state.stats = header.stats
+    state.paused.update(header.paused)
+    state.history = header.history
+    if header.listed is not None:
+        state.listed = header.listed
     runs = state.runs
     for view in header.ended:
         runs.ended.append(msgspec.structs.replace(view, key=thaw(view.key)))
@@ -267,6 +279,10 @@ def _load_entries(state: EngineState, name: str, rule: str, stage: int, entries:
         state.timers.load([t for t in timers if not t[0] or t[0] in state.active])
     elif name == "dedupe":
         state.dedupe.load(_decode_entries(entries))
+    elif name == "alarms":
+        alarms = _decode_entries(entries)
+        # As its timers: a rule that has changed begins without any.
+        state.alarms.load([alarm for alarm in alarms if alarm[0] in state.active])
     elif name == "automata":
         if rule in state.active:
             state.decider.load(rule, stage, _decode_entries(entries))

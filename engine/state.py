@@ -14,13 +14,13 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine.decider import Decider, Matched, Queue, RunMode, Verdict
+from headrace.engine.decider import Decider, Verdict
 from headrace.engine.dedupe import Dedupe
-from headrace.engine.lifecycle import Lifecycle
 from headrace.engine.offers import Offers
+from headrace.engine.rule_state import RuleState
 from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of
 from headrace.engine.subject import is_reserved
-from headrace.engine.timers import Timers
+from headrace.engine.verdicts import decide
 
 HOPS_MAX: Final = 64
 RETRY: Final = 0
@@ -37,47 +37,20 @@ class Effect(Struct, frozen=True, gc=False):
     ordinal: int = 0
 
 
-class RuleStats(Struct):
-    """What became of a rule's events so far, by recorded decisions."""
-
-    fired: int = 0
-    dropped: int = 0
-    mismatched: int = 0
-    errors: int = 0
-    evicted: int = 0
-    loops: int = 0
-    last_fired_at_ns: int = 0
-    late: int = 0
-    missed: int = 0
-
-
-class EngineState:
+class EngineState(RuleState):
     """All that the engine knows.  Changes by records only; between calls it is consistent."""
 
     def __init__(self, decider: Decider, *, hops_max: int) -> None:
-        self.decider = decider
+        super().__init__(decider)
         self.hops_max = hops_max
-        self.at_ns = 0
-        """Log time: that of the last input."""
-        self.started_at_ns = 0
         self.clock = ""
         """``system`` or ``input``; empty before the first start."""
-        self.sources: list[str] = []
         self.cursors: dict[int, int] = {}
         self.events = 0
-        self.timers = Timers()
         self.runs = RunTable()
         self.dedupe = Dedupe()
-        self.lifecycle = Lifecycle(decider.wants)
         self.offers = Offers()
-        self.declared = decider.fingerprints()
-        self.rules: dict[str, str] = {}
-        """Fingerprint by rule, as the last start recorded them."""
-        self.active: set[str] = set()
-        """Rules whose declared fingerprint is the recorded one: they take events."""
-        self.stats: dict[str, RuleStats] = {}
         self.effects: list[Effect] = []
-        decider.attach(self.timers, self.sources)
 
     # ------------------------------------------------------------ inputs
 
@@ -225,29 +198,13 @@ class EngineState:
             return ()
         return (r.RunCancelling(run.id, asked.reason),)
 
-    def _engine_started(self, _: int, started: r.EngineStarted) -> Sequence[Verdict]:
+    def _engine_started(self, sequence: int, started: r.EngineStarted) -> Sequence[Verdict]:
         self.started_at_ns = started.at_ns
         self.decider.note_start(started.at_ns)
         self.clock = started.clock
         self.dedupe.window_ns = started.dedupe_window_ns
-        for rule in [rule for rule in self.rules if rule not in started.rules]:
-            self._set_rule(rule, None, started.at_ns)
-        # Sorted, since the log does not keep their order, and activation arms timers.
-        for rule, fingerprint in sorted(started.rules.items()):
-            if self.rules.get(rule) != fingerprint:
-                self._set_rule(rule, fingerprint, started.at_ns)
-            self.stats.setdefault(rule, RuleStats())
-        self.rules = dict(started.rules)
+        self.put_in_force(sequence, started)
         return ()
-
-    def _set_rule(self, rule: str, fingerprint: str | None, at_ns: int) -> None:
-        """Put *rule* into force as recorded: with today's declaration only if it is that."""
-        if rule in self.active:
-            self.active.discard(rule)
-            self.decider.deactivate(rule)
-        if fingerprint is not None and self.declared.get(rule) == fingerprint:
-            self.active.add(rule)
-            self.decider.activate(rule, at_ns)
 
     def _engine_stopped(self, _: int, stopped: r.EngineStopped) -> Sequence[Verdict]:
         return ()
@@ -255,11 +212,6 @@ class EngineState:
     def _source_opened(self, _: int, opened: r.SourceOpened) -> Sequence[Verdict]:
         assert opened.number == len(self.sources) + 1, opened
         self.sources.append(opened.name)
-        return ()
-
-    def _rule_diverged(self, _: int, diverged: r.RuleDiverged) -> Sequence[Verdict]:
-        if diverged.rule in self.rules:
-            self._set_rule(diverged.rule, self.rules[diverged.rule], diverged.at_ns)
         return ()
 
     def _clock_stepped(self, _: int, stepped: r.ClockStepped) -> Sequence[Verdict]:
@@ -281,59 +233,7 @@ class EngineState:
 
     def decide(self, verdict: Verdict | r.Decision) -> Iterable[r.Decision]:
         """Say what a verdict comes to, given the runs that are active now."""
-        if type(verdict) is not Matched:
-            return (verdict,)  # type: ignore[return-value]
-        rule, key = verdict.rule, verdict.key
-        hops = verdict.hops + 1
-        if hops > self.hops_max:
-            return (r.RuleLoop(rule, key, verdict.events, hops),)
-        before: list[r.Decision] = []
-        outcome: r.Outcome = "run"
-        policy, details = verdict.policy, verdict.details
-        if policy.late_ns is not None and self._is_missed(verdict, policy.late_ns):
-            outcome = "missed"
-        elif policy.mode != "parallel" and (ids := self.runs.of_rule(rule, key)):
-            outcome, before = self._take_turn(policy.mode, ids)
-        fired = r.RuleFired(
-            rule,
-            key,
-            verdict.events,
-            outcome,
-            verdict.due_ns,
-            verdict.branches,
-            verdict.trace,
-            hops,
-            details,
-            policy.tasks.get(details.reason, "") if details is not None and details.reason else "",
-        )
-        return (*before, fired)
-
-    def _is_missed(self, verdict: Matched, late_ns: int) -> bool:
-        """Say whether a firing was due in a downtime, and *late_ns* ago or more."""
-        due_ns, details = verdict.due_ns, verdict.details
-        if due_ns is None or (details is not None and details.at_ns is not None):
-            return False
-        return due_ns < self.started_at_ns and self.at_ns - due_ns >= late_ns
-
-    def _take_turn(self, mode: RunMode, ids: list[int]) -> tuple[r.Outcome, list[r.Decision]]:
-        """Say what becomes of a firing while there are runs of its rule and key, and of these."""
-        if mode == "single":
-            return "dropped", []
-        runs = [self.runs.active[run_id] for run_id in ids]
-        waiting = [run.id for run in runs if run.status == "waiting"]
-        if isinstance(mode, Queue):
-            if len(waiting) < mode.max:
-                return "waiting", []
-            if mode.overflow == "drop_new" or not waiting:
-                return "dropped", []
-            return "waiting", [r.RunReplaced(waiting[0])]
-        before: list[r.Decision] = []
-        for run in runs:
-            if run.status == "waiting":
-                before.append(r.RunReplaced(run.id))
-            elif mode == "restart" and run.cancelling is None:
-                before.append(r.RunCancelling(run.id, "a newer firing restarts it"))
-        return "waiting", before
+        return decide(self, verdict)
 
     def carry_out(self, sequence: int, decision: r.Decision, cause: r.Input) -> None:
         """Let a decision take effect.  *cause* is the input of its unit."""
@@ -353,77 +253,25 @@ class EngineState:
             assert run is not None
             run.cancelling = decision.reason
             self.effects.append(Effect("cancel", decision.run))
-        elif type(decision) is r.RuleMismatch:
-            self._stats_of(decision.rule).mismatched += 1
-            self._owe_error("mismatch", sequence, decision, cause)
-        elif type(decision) is r.RuleError:
-            self._stats_of(decision.rule).errors += 1
-            self._owe_error("error", sequence, decision, cause)
+        elif type(decision) is r.RuleMismatch or type(decision) is r.RuleError:
+            self.note_mismatch(decision, cause)
         elif type(decision) is r.RuleEvicted:
-            self._stats_of(decision.rule).evicted += 1
+            self.note_evicted(decision)
         elif type(decision) is r.RuleLate:
-            self._note_late(decision, cause)
+            self.note_late(decision, cause)
         elif type(decision) is r.RuleLoop:
             # No lifecycle event: it would only go on with the loop.
-            self._stats_of(decision.rule).loops += 1
+            self.stats_of(decision.rule).loops += 1
 
     def _fire(self, sequence: int, fired: r.RuleFired, cause: r.Input) -> None:
-        stats = self._stats_of(fired.rule)
-        stats.fired += 1
-        stats.last_fired_at_ns = self.at_ns
         if type(fired.key) is list:
             fired = msgspec.structs.replace(fired, key=r.thaw(fired.key))
-        if fired.outcome == "dropped":
-            stats.dropped += 1
-        elif fired.outcome == "missed":
-            stats.missed += 1
-        else:
+        if fired.outcome == "run" or fired.outcome == "waiting":
             missed = cause.missed if type(cause) is r.TimerFired else 0
             self.runs.make_from_firing(sequence, fired, at_ns=self.at_ns, missed=missed)
             if fired.outcome == "run":
                 self.effects.append(Effect("start", sequence))
-        data = {"firing": sequence, "rule": fired.rule, "key": fired.key, "outcome": fired.outcome}
-        self._owe_rule(
-            "fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data
-        )
-
-    def _note_late(self, late: r.RuleLate, cause: r.Input) -> None:
-        self._stats_of(late.rule).late += 1
-        trace, hops = late.event, 1
-        if type(cause) is r.EventStored:
-            if cause.subject.startswith("rule.late."):
-                return  # as an error about an error
-            trace, hops = cause.trace or late.event, cause.hops + 1
-        data = {
-            "rule": late.rule,
-            "event": late.event,
-            "time_ns": late.time_ns,
-            "watermark_ns": late.watermark_ns,
-        }
-        self._owe_rule("late", late.rule, trace=trace, hops=hops, data=data)
-
-    def _owe_error(
-        self, kind: str, sequence: int, decision: r.RuleMismatch | r.RuleError, cause: r.Input
-    ) -> None:
-        trace, hops = sequence, 1
-        if type(cause) is r.EventStored:
-            if cause.subject.startswith(("rule.error.", "rule.mismatch.")):
-                return  # a rule that fails on the event about its failure would go on for ever
-            trace, hops = cause.trace or decision.event, cause.hops + 1
-        rule = decision.rule
-        data = {"rule": rule, "event": decision.event, "error": decision.error}
-        self._owe_rule(kind, rule, trace=trace, hops=hops, data=data)
-
-    def _owe_rule(
-        self, kind: str, rule: str, *, trace: int, hops: int, data: dict[str, Any]
-    ) -> None:
-        self.lifecycle.owe(f"rule.{kind}.{rule}", run=0, trace=trace, hops=hops, data=data)
-
-    def _stats_of(self, rule: str) -> RuleStats:
-        stats = self.stats.get(rule)
-        if stats is None:
-            stats = self.stats[rule] = RuleStats()
-        return stats
+        self.note_fired(sequence, fired)
 
     # ------------------------------------------------------------ views
 
@@ -436,15 +284,12 @@ class EngineState:
             "sources": self.sources,
             "cursors": sorted(self.cursors.items()),
             "events": self.events,
-            "rules": self.rules,
-            "active": sorted(self.active),
-            "stats": self.stats,
             "timers": self.timers.dump(),
             "runs": self.runs.dump(),
             "dedupe": self.dedupe.dump(),
             "lifecycle": self.lifecycle.dump(),
             "offers": self.offers.dump(),
-            "automata": self.decider.dump(),
+            **self.dump_rules(),
         }
 
 
@@ -460,8 +305,14 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.EngineStarted: EngineState._engine_started,
     r.EngineStopped: EngineState._engine_stopped,
     r.SourceOpened: EngineState._source_opened,
-    r.RuleDiverged: EngineState._rule_diverged,
+    r.RuleDiverged: EngineState.rule_diverged,
     r.ClockStepped: EngineState._clock_stepped,
     r.EventOffered: EngineState._event_offered,
     r.CursorMoved: EngineState._cursor_moved,
+    r.RulesListed: EngineState.rules_listed,
+    r.RuleChanged: EngineState.rule_changed,
+    r.RulePaused: EngineState.rule_paused,
+    r.AlarmAcknowledged: EngineState.alarm_acknowledged,
+    r.HistoryBegan: EngineState.history_began,
+    r.HistoryEnded: EngineState.history_ended,
 }

@@ -18,8 +18,8 @@ from headrace.triggers.entry import Entry
 from headrace.triggers.hit import Seen
 from headrace.triggers.joins import AnyOf, Branch, Join
 from headrace.triggers.nodes_clock import AtNode, CronNode, EveryNode
-from headrace.triggers.nodes_joined import AbsentNode, AllNode, AnyNode
-from headrace.triggers.reach import event_time_of
+from headrace.triggers.nodes_joined import AbsentNode, AllNode, AnyNode, SequenceNode
+from headrace.triggers.reach import event_time_of, without_relative
 from headrace.triggers.stage import Counters, Moments, Place, Stage, TimedStage
 from headrace.triggers.stages import Aggregate, Key, Sink, Where
 
@@ -121,6 +121,15 @@ class Automaton:
         for number, branch in enumerate(branches):
             self._build(branch, Branch(join, number), level)
         self.joins.append(join)
+
+    def _build_sequence(self, node: SequenceNode, then: Stage, level: Level) -> None:
+        from headrace.triggers.sequence import sequence_of
+
+        stage = sequence_of(self._place(node), node, then)
+        self._stateful.append(stage)
+        self._timed.append(stage)
+        branches = tuple(without_relative(step.source) for step in node.steps)
+        self._build_join(stage, branches, Level.ALL if stage.needs_stream else Level.NONE)
 
     def _build_schedule(self, node: n.Node, then: Stage, level: Level) -> None:
         from headrace.triggers.schedules import schedule_of
@@ -269,6 +278,7 @@ _BUILD: Final[dict[type[n.Node], _Build]] = {
     n.EventTimeNode: Automaton._build_event_time,
     n.AggregateNode: Automaton._build_aggregate,
     AnyNode: Automaton._build_any,
+    SequenceNode: Automaton._build_sequence,
     **dict.fromkeys((EveryNode, CronNode, AtNode), Automaton._build_schedule),
     **dict.fromkeys(_STAGES, Automaton._build_keyed),
 }

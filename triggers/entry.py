@@ -14,6 +14,7 @@ from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleError
 from headrace.triggers import nodes as n
 from headrace.triggers.hit import Hit, Seen, last_line
+from headrace.triggers.joins import Join
 from headrace.triggers.stage import LevelStage, Stage, holds, key_of
 from headrace.triggers.stages import Key, Where
 
@@ -29,6 +30,7 @@ class Owner(Protocol):
 
     name: str
     active: bool
+    joins: list[Join]
 
     def remember(self, sequence: int, record: EventStored) -> None:
         """Keep an event in memory for the runs that it may lead to."""

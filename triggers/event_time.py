@@ -8,8 +8,8 @@ those due by the time of an event before that event (law L3).
 All of it happens in the steps of the kernel's inputs.  An event is first judged against the
 watermark of before it, then moves the watermark, then lets go what that has passed: so what
 goes on is decided at the end of the event's step, and each event that goes on is a step of
-its own (law L5).  Without events only idle sources move the watermark: by one timer of the
-kernel, which is armed while something waits for it, for the log time of the next step.
+its own (law L5).  Without events only idle sources move the watermark: by the one timer that
+the clock has of the kernel.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-import msgspec
-
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.decider import Verdict
 from headrace.engine.event import Event
@@ -28,7 +26,7 @@ from headrace.engine.record import RuleEvicted, RuleLate, thaw
 from headrace.engine.table import Table, Writing
 from headrace.engine.timers import TimerId, Timers
 from headrace.triggers import nodes as n
-from headrace.triggers.hit import Hit, Need, Recall, packed, slim, unpacked
+from headrace.triggers.hit import Hit, Need, Recall, packed, unpacked
 from headrace.triggers.stage import Moments, Place, Stage, TimedStage, asked
 from headrace.triggers.watermark import Watermark
 
@@ -60,14 +58,21 @@ class EventTimeGate:
         self._time = node.time
         self._number = number
         self.then = then
-        self.need = max(Need.LAST, then.need)
+        self.need = Need.LAST
+        self._keeps_event = then.need is not Need.NONE
 
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`; an event of which there is no time is an error, and out of the rule."""
         event = hit.event
         answered, at_ns = asked(self._clock.rule, "event_time", self._time_ns, event, out)
-        if answered:
-            self._clock.take(self._number, event, at_ns, slim(hit, self.then.need), out)
+        if not answered:
+            return
+        taken_ns = self._clock.take(event, at_ns, out)
+        if taken_ns is not None:
+            # It is of the one event that came in.
+            seen = hit.seen if self._keeps_event else ()
+            made = Hit(hit.key, taken_ns, hit.events, seen, hit.trace, hit.hops)
+            self._clock.let_wait(self._number, event.sequence, made)
 
     def _time_ns(self, event: Event[Any]) -> int:
         return time_ns_of(self._time(event))
@@ -125,24 +130,28 @@ class EventClock:
 
     # ------------------------------------------------------------ the step of an event
 
-    def take(self, gate: int, event: Event[Any], at_ns: int, hit: Hit, out: list[Verdict]) -> None:
-        """Take what came to a gate; several may take the same event, each at its own time."""
+    def take(self, event: Event[Any], at_ns: int, out: list[Verdict]) -> int | None:
+        """Note the time of an event; return that at which it goes on, or ``None``.
+
+        Several gates may take the same event, each at its own time.
+        """
         heard = self._heard
         newest_ns = at_ns if heard is None else max(at_ns, heard[2])
         self._heard = (event.source, event.recorded_at_ns, newest_ns)
         watermark_ns = self._watermark.at_ns
-        if watermark_ns is not None and at_ns <= watermark_ns:
-            is_told = at_ns in self._late
+        if watermark_ns is None or at_ns > watermark_ns:
+            return at_ns
+        if at_ns not in self._late:
             self._late.add(at_ns)
             if self._drops_late:
-                if not is_told:
-                    out.append(RuleLate(self.rule, event.sequence, at_ns, watermark_ns))
-                return
-            if not is_told:
+                out.append(RuleLate(self.rule, event.sequence, at_ns, watermark_ns))
+            else:
                 self._place.note("late_as_now")
-            at_ns = watermark_ns
-        hits = self._arrived.setdefault((at_ns, event.sequence), [])
-        hits.append((gate, msgspec.structs.replace(hit, at_ns=at_ns)))
+        return None if self._drops_late else watermark_ns
+
+    def let_wait(self, gate: int, sequence: int, hit: Hit) -> None:
+        """Let *hit* wait at *gate* for its time."""
+        self._arrived.setdefault((hit.at_ns, sequence), []).append((gate, hit))
 
     def flush(self, out: list[Verdict]) -> None:
         """End the step of one event: move the watermark, and let go what it has passed."""
@@ -197,14 +206,12 @@ class EventClock:
     # ------------------------------------------------------------ the kernel's timer
 
     def _arm(self) -> None:
-        """Have the kernel wake the watermark where something waits that it can come to."""
+        """Have the kernel wake the watermark for its next step without an event."""
         if not self._is_timed:
             return
-        waiting, own = self._waiting.first(), self._own.first()
-        due_ns: int | None = None
-        if waiting is not None or own is not None:
-            next_ns = min(first[0] for first in (waiting, own) if first is not None)
-            due_ns = self._watermark.wake_ns(next_ns)
+        firsts = (self._waiting.first(), self._own.first())
+        next_ns = min((first[0] for first in firsts if first is not None), default=None)
+        due_ns = self._watermark.wake_ns(next_ns)
         if due_ns is None:
             self._place.disarm(None)
         elif due_ns != self._place.due_ns(None):

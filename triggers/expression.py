@@ -13,7 +13,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, Final, NoReturn, cast
 
 from msgspec import UNSET
@@ -21,6 +21,7 @@ from msgspec import UNSET
 from headrace.triggers.condition import Condition
 from headrace.triggers.expression_error import (
     EXPECTED,
+    SHOWN_CHARS_MAX,
     ExpressionError,
     place_of,
     syntax_error,
@@ -55,6 +56,7 @@ _WORDS: Final[dict[str, bool | None]] = {"true": True, "false": False, "null": N
 _PLAIN_PATH: Final = re.compile(r"[^\s.\[\]()'\"]+(\.[^\s.\[\]()'\"]+)*")
 
 
+@lru_cache(maxsize=1024)
 def parse_condition(text: str) -> Condition:
     """Return the condition that *text* says.
 
@@ -73,13 +75,13 @@ def parse_field(text: str) -> Field:
     Raises:
         ExpressionError: it names none.
     """
-    if len(text) <= TEXT_CHARS_MAX and (_PLAIN_PATH.fullmatch(text) or not text.strip()):
-        first, *more = text.split(".")
-        if first in ("subject", "") or not first.strip():
-            expected = "expected the path of a field such as device.id or data.subject"
-            raise ExpressionError(text, 1, 1, f"{expected}, found {text!r}")
-        return Field(tuple(more if first == "data" else (first, *more)))
-    return _Reader(text).lone_field()
+    if "[" in text or text.startswith("field("):
+        return _Reader(text).lone_field()
+    first, *more = text.split(".")
+    if len(text) > TEXT_CHARS_MAX or not _PLAIN_PATH.fullmatch(text) or first == "subject":
+        expected = "expected the path of a field such as device.id or data.subject"
+        raise ExpressionError(text, 1, 1, f"{expected}, found {text[:SHOWN_CHARS_MAX]!r}")
+    return Field(tuple(more if first == "data" else (first, *more)))
 
 
 class _Reader:
@@ -225,11 +227,11 @@ class _Reader:
         self._field(left)
         if isinstance(right, (ast.Name, ast.Attribute, ast.Subscript)):
             found = self._words(right)
-            quotes = f", and a text in quotes: '{found}'" if isinstance(right, ast.Name) else ""
+            quotes = f"a text goes in quotes: '{found}'; " if isinstance(right, ast.Name) else ""
             self._fail(
                 right,
-                f"expected a constant, found {found}; two fields cannot be compared "
-                f"(a function in Python can){quotes}",
+                f"expected a constant, found {found}; {quotes}two fields can only be compared by "
+                f"a function in Python",
             )
         self._fail(right, f"expected a constant, found {self._words(right)}")
 
@@ -284,7 +286,9 @@ class _Reader:
         try:
             return cast("Condition", make())
         except (TypeError, ValueError) as error:
-            self._fail(node, str(error))
+            said = str(error)
+            found = said if "expected" in said else f"expected what can be compared; {said}"
+            self._fail(node, found)
 
     # ------------------------------------------------------------ constants
 

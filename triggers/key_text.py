@@ -7,14 +7,15 @@ from typing import Any, Final
 
 from headrace.engine.event import Event
 from headrace.triggers.condition import FieldReader
-from headrace.triggers.expression import ExpressionError, parse_field
+from headrace.triggers.expression import parse_field
+from headrace.triggers.expression_error import ExpressionError
 from headrace.triggers.keys import KEY_PARTS_MAX
 
 _TOKEN: Final = re.compile(r"subject\.(-?[0-9]{1,3})")
 
 
 class SubjectReader(FieldReader):
-    """A function of an event that reads its subject, or one token of it: ``None`` if it has none."""
+    """A function of an event that reads its subject, or a token of it, ``None`` if it has none."""
 
     __slots__ = ("_index",)
 
@@ -54,7 +55,7 @@ class TupleReader(FieldReader):
 
     def __repr__(self) -> str:
         """Return what makes it."""
-        return f"({', '.join(map(repr, self._readers))},)"
+        return repr(self._readers)
 
 
 def parse_key(text: str) -> FieldReader:

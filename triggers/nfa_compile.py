@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Final
 
-from headrace.triggers.nfa import FINAL, IGNORED, Automaton, Edge, State, Test
+from headrace.triggers.nfa import FINAL, IGNORED, START, Edge, Nfa, State, Test
 from headrace.triggers.nodes_joined import (
     Contiguity,
     GroupNode,
@@ -113,10 +113,7 @@ class Part:
         """Whether it is where an optional group is entered."""
         outer = self.outer
         return (
-            self.place == 0
-            and outer is not None
-            and outer.is_entry
-            and outer.quantifier.optional
+            self.place == 0 and outer is not None and outer.is_entry and outer.quantifier.optional
         )
 
 
@@ -140,16 +137,19 @@ class Compiler:
         self.final = Made(Kind.FINAL)
         self.originals: dict[int, Made] = {}
         """By sink of a greedy loop with an end: that sink as it was before it was hardened."""
+        self.order: list[Made] = []
+        """The states by their numbers."""
         self._stops: dict[int, Made] = {}
 
-    def compiled(self) -> Automaton:
+    def compiled(self) -> Nfa:
         """Return the automaton."""
         parts = self.parts_of(self.node.members, None)
         last = len(parts)
         while last and parts[last - 1].is_not:
             last -= 1
         sink = self.end(parts[last:]) if last < len(parts) else self.final
-        return _finished(self.chain(parts[:last], sink), self.steps)
+        self.order.append(self.chain(parts[:last], sink))
+        return _finished(self.order, self.steps)
 
     def parts_of(self, nodes: Iterable[StepNode | GroupNode], outer: Part | None) -> list[Part]:
         """Return *nodes* with their places; steps are numbered in written order."""
@@ -290,18 +290,18 @@ class Compiler:
         """Make the states of a step or a group, however often it is taken."""
         quantifier = part.quantifier
         least, most = quantifier.least, quantifier.most
-        last = before = sink
+        last = beyond = sink
         if most is None:
             last = self.endless_group(part, sink) if part.members else self.endless(part, sink)
         elif most > least and quantifier.greedy and not part.members:
             _harden(sink, self.met(part))
         for _ in range(least, least if most is None else most):
-            last = self.once(part, last, before, is_entry=False, optional=True)
+            last = self.once(part, last, beyond, is_entry=False, optional=True)
             self.add_stops(last, self.nots_after(part))
         for _ in range(1, least):
             last = self.once(part, last, None, is_entry=False, optional=False)
             self.add_stops(last, self.nots_after(part))
-        entry = self.once(part, last, before, is_entry=True, optional=quantifier.optional)
+        entry = self.once(part, last, beyond, is_entry=True, optional=quantifier.optional)
         self.add_stops(entry, self.nots_before(part))
         return entry
 
@@ -386,7 +386,7 @@ class Compiler:
         return head
 
 
-def compile_sequence(node: SequenceNode) -> Automaton:
+def compile_sequence(node: SequenceNode) -> Nfa:
     """Return the automaton of a sequence."""
     return Compiler(node).compiled()
 
@@ -404,8 +404,7 @@ def _harden(state: Made, greed: Test) -> None:
 def _copy(state: Made) -> Made:
     made = Made(state.kind, state.step)
     made.edges = [
-        (action, made if target is state else target, test)
-        for action, target, test in state.edges
+        (action, made if target is state else target, test) for action, target, test in state.edges
     ]
     return made
 
@@ -430,22 +429,23 @@ def _copy_without(state: Made, stops: set[Made], copies: dict[int, Made]) -> Mad
 # ---------------------------------------------------------------- states at work
 
 
-def _finished(start: Made, steps: Sequence[StepNode]) -> Automaton:
-    """Number the states that can be reached; leave out the edges that only proceed."""
-    numbers: dict[int, int] = {}
-    order = [start]
-    numbers[id(start)] = 0
-    flat: list[list[tuple[Action, Made, Test, int]]] = []
+def _finished(order: list[Made], steps: Sequence[StepNode]) -> Nfa:
+    """Return the automaton that starts with the one state in *order*; add all it leads to.
+
+    Edges that only proceed are resolved.
+    """
+    numbers = {id(order[0]): START.state}
+    closures: list[list[tuple[Action, Made, Test, int]]] = []
     for state in order:  # grows meanwhile
-        flat.append(_closure(state))
-        for _, target, _, _ in flat[-1]:
+        closures.append(_closure(state))
+        for _, target, _, _ in closures[-1]:
             if target.kind is not Kind.FINAL and id(target) not in numbers:
                 numbers[id(target)] = len(order)
                 order.append(target)
     finals = {id(state): _ways_to_final(state) for state in order}
-    states = []
-    for number, (state, edges) in enumerate(zip(order, flat, strict=True)):
-        made = [
+    states: list[State] = []
+    for number, (state, closure) in enumerate(zip(order, closures, strict=True)):
+        edges = tuple(
             Edge(
                 test,
                 step if action is Action.TAKE else IGNORED,
@@ -453,10 +453,10 @@ def _finished(start: Made, steps: Sequence[StepNode]) -> Automaton:
                 target.kind is Kind.STOP,
                 finals.get(id(target), ()) if action is Action.TAKE else (),
             )
-            for action, target, test, step in edges
-        ]
-        states.append(State(number, tuple(made), is_pending=state.kind is Kind.PENDING))
-    return Automaton(tuple(states), tuple(steps))
+            for action, target, test, step in closure
+        )
+        states.append(State(number, edges, is_pending=state.kind is Kind.PENDING))
+    return Nfa(tuple(states), tuple(steps))
 
 
 def _closure(state: Made) -> list[tuple[Action, Made, Test, int]]:

@@ -198,6 +198,8 @@ class SequenceNode(Node, frozen=True):
     """Whether a new start takes the place of a partial that has only its start."""
     on_timeout: bool
     partials_max: int = PARTIALS_MAX
+    waits: bool = False
+    """Whether a match waits while a partial that began earlier may still be completed."""
 
     @property
     def steps(self) -> tuple[StepNode, ...]:
@@ -218,7 +220,7 @@ class SequenceNode(Node, frozen=True):
         more = said(
             contiguity=(self.contiguity, "relaxed"),
             anchor=(anchor, "first"),
-            skip=(self.skip, "past_last"),
+            skip=(self.skip, "" if self.waits else "past_last"),
             on_timeout=(self.on_timeout, False),
             partials_max=(self.partials_max, PARTIALS_MAX),
         )
@@ -228,5 +230,5 @@ class SequenceNode(Node, frozen=True):
         """See `Node`."""
         how: list[object] = ["sequence", self.within_ns, self.within_gap_ns, self.skip]
         how += [self.replaces_start, self.on_timeout]
-        how += changed((self.partials_max, PARTIALS_MAX))
+        how += changed((self.partials_max, PARTIALS_MAX), (self.waits, False))
         return [*how, *(part for m in self.members for part in m.parts()), "end"]

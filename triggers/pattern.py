@@ -341,10 +341,13 @@ class Pattern(Generic[T_co]):
         """Let what follows go by the time that *time* reads from the event, not by log time.
 
         Events are handed on in the order of their times, once no earlier ones are expected:
-        once one of the same source came that is later by *lateness*.  A source that was not
-        heard of for *idle* seconds is not waited for.  An event that comes too late is left
-        out of this rule and recorded as ``rule.late``, or with ``late="as_now"`` counts as
-        of now.  At most *partials_max* events wait.
+        once one of the same source came that is later by *lateness*.  An event that comes too
+        late is left out of this rule and recorded as ``rule.late``, or with ``late="as_now"``
+        counts as of now.  At most *partials_max* events wait; of more, the oldest goes.
+
+        So only events let time go on, for timers behind it too.  A source that was not heard
+        of for *idle* seconds is not waited for; while there is no other, time goes on by
+        itself.
 
         Written on each ``on(…)`` of a rule, or on none, before anything but ``.where`` and
         ``.key``.  *time* gives seconds since the epoch or a datetime with a time zone.

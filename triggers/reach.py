@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from headrace.triggers import nodes as n
 from headrace.triggers.nodes_clock import ScheduleNode
 from headrace.triggers.nodes_joined import AnyNode, SequenceNode
@@ -86,6 +88,12 @@ def check_event_time(node: n.Node) -> None:
     """
     inner = node
     while isinstance(inner, (n.WhereNode, n.KeyNode)):
+        if isinstance(inner, n.WhereNode) and inner.is_relative:
+            raise ValueError(
+                f"{node.text()}.event_time(…): .where({n.name_of(inner.condition)}) takes two "
+                f"arguments; put it behind .event_time(…): before it events are not in the order "
+                f"in which a step takes them"
+            )
         inner = inner.source
     if not isinstance(inner, n.FilterNode):
         raise ValueError(  # noqa: TRY004 (as above)
@@ -134,10 +142,10 @@ def event_time_of(node: n.Node) -> n.EventTimeNode | None:
 
 
 def _event_times(node: n.Node) -> Iterator[n.EventTimeNode | None]:
-    """Yield for each ``on(…)`` how it goes by event time."""
+    """Yield for each ``on(…)``, and what else begins a chain, how it goes by event time."""
     if isinstance(node, n.EventTimeNode):
         yield node
-    elif isinstance(node, n.FilterNode):
+    elif isinstance(node, (n.FilterNode, ScheduleNode)):
         yield None
     for source in node.sources if not isinstance(node, n.EventTimeNode) else ():
         yield from _event_times(source)
@@ -166,3 +174,35 @@ def relative_conditions(node: n.Node) -> list[n.WhereNode]:
         found = relative_conditions(node.source)
         return [*found, node] if node.is_relative else found
     return relative_conditions(node.source) if isinstance(node, n.KeyNode) else []
+
+
+def clearing(node: n.Node) -> n.Node:
+    """Return *node* as one that also says when what it told of has ended.
+
+    Raises:
+        ValueError: its last operator tells of a moment, which has no end.
+    """
+    is_edge = isinstance(node, n.CountNode) and node.mode == "edge"
+    if not isinstance(node, (n.CrossesNode, n.HoldNode, n.SilentNode)) and not is_edge:
+        raise ValueError(
+            f"rule({node.text()}, on_clear=…): expected a pattern whose condition ends: its last "
+            f"operator .crosses, .hold, .count(mode='edge') or silent(…)"
+        )
+    return replace(node, clears=True)
+
+
+def with_timeouts(node: n.Node) -> n.Node:
+    """Return *node*, a sequence, as one that also fires when a partial match runs out of time.
+
+    Raises:
+        ValueError: it is no sequence, or has no time to run out of.
+    """
+    if not isinstance(node, SequenceNode):
+        raise ValueError(
+            f"rule({node.text()}, on_timeout=…): expected a sequence(…) with nothing behind it"
+        )
+    if node.within_ns is None and node.within_gap_ns is None:
+        raise ValueError(
+            f"rule({node.text()}, on_timeout=…): expected within=, or nothing runs out"
+        )
+    return replace(node, on_timeout=True)

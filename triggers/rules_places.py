@@ -109,6 +109,8 @@ class _Scan:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+        self.key_at = 0
+        """Where the key stands that was read last."""
         self.keys: dict[Path, int] = {}
         self.values: dict[Path, int] = {}
         self.counts: dict[Path, int] = {}
@@ -127,7 +129,7 @@ class _Scan:
                 number = self.counts.get(table, -1) + 1
                 self.counts[table] = number
                 table = (*table, number)
-                self.keys[table] = self.keys[table[:-1]]
+                self.keys[table] = self.key_at
             self.at = self.text.index("]", self.at) + 1 + is_item
 
     def _gap(self) -> int:
@@ -148,6 +150,7 @@ class _Scan:
             found = _KEY.match(self.text, self.at)
             assert found is not None, self.at
             path = (*path, _name_of(found[0]))
+            self.key_at = self.at
             self.keys.setdefault(path, self.at)
             self.at = found.end()
             self._space()

@@ -40,6 +40,8 @@ class Rule(Struct, frozen=True):
     """See `Policy`."""
     tasks: dict[str, str] = {}
     """See `Policy`."""
+    warm: bool = False
+    """Whether it is not to begin empty when it is new or changed."""
 
     def fingerprint(self) -> str:
         """Return the digest of all that decides when the rule fires (law L8)."""
@@ -66,38 +68,79 @@ class RuleSet:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         """Take *rules* in the order of their declaration; none is active yet."""
-        self._rules = list(rules)
+        self._rules = {rule.name: rule for rule in rules}
+        self._timers = Timers()
         self._fingerprints: dict[str, str] | None = None
         self._automata: dict[str, Automaton] = {}
         self._index: SubjectIndex[Entry] = SubjectIndex()
         self._sources: list[str] = []
         self._recent: dict[int, EventStored] = {}
         self._moments = Moments()
+        # Of rules that were removed, for the runs that they have left.
+        self._retired: dict[str, list[Entry]] = {}
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """See `Decider`."""
+        self._timers = timers
         self._sources = sources
         self._index = SubjectIndex()
         self._recent = {}
         self._automata = {}
-        for rule in self._rules:
-            automaton = self._automata[rule.name] = Automaton(
-                rule.name,
-                rule.pattern.node,
-                rule.policy(),
-                timers,
-                remember=self._remember,
-                make_event=self._seen,
-                moments=self._moments,
-            )
-            for entry in automaton.entries:
-                self._index.add(entry.subject, entry)
+        for rule in self._rules.values():
+            self._build(rule)
+
+    def _build(self, rule: Rule) -> None:
+        automaton = self._automata[rule.name] = Automaton(
+            rule.name,
+            rule.pattern.node,
+            rule.policy(),
+            self._timers,
+            remember=self._remember,
+            make_event=self._seen,
+            moments=self._moments,
+        )
+        for entry in automaton.entries:
+            self._index.add(entry.subject, entry)
 
     def fingerprints(self) -> dict[str, str]:
         """See `Decider`."""
         if self._fingerprints is None:
-            self._fingerprints = {rule.name: rule.fingerprint() for rule in self._rules}
+            self._fingerprints = {name: rule.fingerprint() for name, rule in self._rules.items()}
         return self._fingerprints
+
+    def warm(self) -> set[str]:
+        """See `Decider`."""
+        return {name for name, rule in self._rules.items() if rule.warm}
+
+    def alone(self, rule: str) -> RuleSet:
+        """See `Decider`."""
+        return RuleSet([self._rules[rule]])
+
+    def only(self, rule: Any) -> RuleSet:
+        """See `Decider`."""
+        assert isinstance(rule, Rule), rule
+        return RuleSet([rule])
+
+    def declare(self, rule: Any) -> str:
+        """See `Decider`."""
+        assert isinstance(rule, Rule), rule
+        fingerprint = rule.fingerprint()
+        self.retract(rule.name)
+        self._rules[rule.name] = rule
+        self.fingerprints()[rule.name] = fingerprint
+        self._build(rule)
+        return fingerprint
+
+    def retract(self, rule: str) -> None:
+        """See `Decider`."""
+        self._rules.pop(rule, None)
+        self.fingerprints().pop(rule, None)
+        automaton = self._automata.pop(rule, None)
+        if automaton is not None:
+            assert not automaton.active, rule
+            self._retired[rule] = automaton.entries
+            for entry in automaton.entries:
+                self._index.remove(entry)
 
     def activate(self, rule: str, at_ns: int) -> None:
         """See `Decider`."""
@@ -221,7 +264,7 @@ class RuleSet:
     def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
         automaton = self._automata.get(rule)
-        entries = [] if automaton is None else automaton.entries
+        entries = self._retired.get(rule, []) if automaton is None else automaton.entries
         fallback: Event[Any] | None = None
         for entry in entries:
             if not matches(entry.subject, event.subject):

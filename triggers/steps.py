@@ -119,8 +119,15 @@ class Step(_Repeatable[T_co]):
     ) -> Step[T_co]:
         """Take *m* to *n* events (*n* ``None``: any number; not given: exactly *m*).
 
-        *inner* says what may lie between them.  A greedy loop takes as much as it can, and
-        is one match when the next step comes; with ``greedy=False`` each prefix goes on.
+        *inner* says what may lie between them; ``any`` takes every combination.  A greedy
+        loop takes all that it can, also what the next step could have, and is one match
+        when the next step comes; with ``greedy=False`` each prefix goes on, and ends when
+        the next step comes.  It is greedy if nothing is said, but not with ``inner="any"``
+        and not before a step of contiguity ``any``, where it cannot be.
+
+        As the last step a loop has no next step to wait for, greedy or not: the sequence
+        is met with the *m*-th event, and with ``anchor="every"`` again with each further
+        one.
         """
         quantifier, greedy = self._times(m, n, inner, greedy)
         return self._with(quantifier=quantifier, greedy=greedy)
@@ -134,7 +141,12 @@ class Step(_Repeatable[T_co]):
     @overload
     def until(self, condition: Callable[[Event[Any], Match], object]) -> Step[T_co]: ...
     def until(self, condition: Callable[..., object]) -> Step[T_co]:
-        """End an unbounded loop with the first event for which *condition* holds."""
+        """End an unbounded loop with the first event for which *condition* holds.
+
+        It is asked of each event of the sequence's input stream, whether or not that meets
+        a step, as the first step whose subject it fits reads it.  The event that ends the
+        loop is not taken by it, but may be by the next step.
+        """
         check_function("until", condition)
         if self.quantifier.most is not None:
             raise ValueError(
@@ -218,7 +230,10 @@ def group(
     *members: Pattern[T] | Member[T],
     contiguity: Contiguity | None = None,
 ) -> Group[T]:
-    """Take several steps as one, to repeat them or to leave them out."""
+    """Take several steps as one, to repeat them or to leave them out.
+
+    *contiguity* is that of its first step to the step before the group.
+    """
     _check_name("group", name)
     if contiguity is not None:
         check_choice("group", "contiguity", contiguity, "strict", "relaxed", "any")

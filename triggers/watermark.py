@@ -4,9 +4,9 @@ A source is what brings events: a connector, or the program itself.  Each has se
 to some time, and is expected to bring none that is older than that by more than the lateness.
 The rule's watermark is where the slowest of them is.  It never goes back.
 
-A source that was not heard of for some time of the log is idle and is not waited for.  That
-it is idle is decided by a timer, which is a record, so a fold of the log decides the same.
-While all of them are idle the watermark goes as fast as log time; it moves by timers too.
+A source that was not heard of for some time of the log is idle and is not waited for, until
+its next event.  While all of them are idle the watermark goes as fast as log time.  Both are
+decided by a timer of the kernel, which is a record, so a fold of the log decides the same.
 """
 
 from __future__ import annotations
@@ -45,57 +45,64 @@ class Watermark:
         """Take from source *name*, at *log_ns*, an event whose time is *newest_ns*."""
         source = self._sources.get(name)
         if source is None:
-            self._sources[name] = _Source(newest_ns, log_ns)
-        else:
-            source.newest_ns = max(source.newest_ns, newest_ns)
-            source.heard_ns = log_ns
-            source.is_idle = False
+            source = self._sources[name] = _Source(newest_ns, log_ns)
+        elif newest_ns > source.newest_ns:
+            source.newest_ns = newest_ns
+        source.heard_ns = log_ns
+        source.is_idle = False
         self._since_ns = None
         self._follow()
 
     def _follow(self) -> None:
         """Come to where the slowest of the sources is that are not idle."""
-        newest_ns = min(source.newest_ns for source in self._sources.values() if not source.is_idle)
-        at_ns = newest_ns - self._lateness_ns
+        at_ns = min([source.newest_ns for source in self._active()]) - self._lateness_ns
         if self.at_ns is None or at_ns > self.at_ns:
             self.at_ns = at_ns
 
-    def wake_ns(self, next_ns: int) -> int | None:
-        """Return the log time of the next step towards *next_ns* if no event comes.
+    def wake_ns(self, next_ns: int | None) -> int | None:
+        """Return the log time of the next step that it takes if no event comes, or ``None``.
 
-        ``None``: only an event leads there.
+        *next_ns* is the event time that something waits for.  Steps that lead to nothing are
+        left out: while all sources are idle it goes from one such time to the next, and a
+        source that is alone is idle only once something waits.
         """
         if self._idle_ns is None or self.at_ns is None:
             return None
         if self._since_ns is not None:
-            return self._since_ns + max(0, next_ns - self.at_ns)
-        active = [source for source in self._sources.values() if not source.is_idle]
-        return min(active, key=lambda source: source.newest_ns).heard_ns + self._idle_ns
+            return None if next_ns is None else self._since_ns + max(0, next_ns - self.at_ns)
+        if next_ns is None and len(self._sources) == 1:
+            return None
+        return min(source.heard_ns for source in self._active()) + self._idle_ns
+
+    def _active(self) -> list[_Source]:
+        return [source for source in self._sources.values() if not source.is_idle]
 
     def wake(self, due_ns: int, started_ns: int) -> None:
         """Take that step: `wake_ns` was *due_ns*, and the engine has run since *started_ns*.
 
         A step that was due while no engine ran is put off, for nobody could hear the sources
-        then: they have the idle time to be heard of again.
+        then: they have the idle time to be heard of again.  What they have to tell of that
+        time would be late otherwise.
         """
-        assert self._idle_ns is not None
+        idle_ns = self._idle_ns
+        assert idle_ns is not None
         assert self.at_ns is not None
-        active = [source for source in self._sources.values() if not source.is_idle]
-        if due_ns < started_ns:
-            for source in active:
-                source.heard_ns = max(source.heard_ns, started_ns)
-            if self._since_ns is not None:
-                self._since_ns += started_ns + self._idle_ns - due_ns
-        elif self._since_ns is not None:
-            self.at_ns += due_ns - self._since_ns
-            self._since_ns = due_ns
-        else:
-            for source in active:
-                source.is_idle = source.heard_ns + self._idle_ns <= due_ns
-            if all(source.is_idle for source in active):
-                self._since_ns = due_ns
+        if self._since_ns is not None:
+            if due_ns < started_ns:
+                self._since_ns += started_ns + idle_ns - due_ns
             else:
-                self._follow()
+                self.at_ns += due_ns - self._since_ns
+                self._since_ns = due_ns
+            return
+        for source in self._active():
+            if source.heard_ns + idle_ns < started_ns:
+                source.heard_ns = started_ns
+            else:
+                source.is_idle = source.heard_ns + idle_ns <= due_ns
+        if self._active():
+            self._follow()
+        else:
+            self._since_ns = due_ns
 
     # ------------------------------------------------------------ state
 

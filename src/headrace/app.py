@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
+from headrace.engine.declared import Declared
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
+from headrace.rule_options import Action, Warm, options_of
 from headrace.triggers.checks import Seconds, duration_ns
-from headrace.triggers.modes import OnMissed, check_mode, late_ns_of
+from headrace.triggers.modes import OnMissed
 from headrace.triggers.nodes_clock import CatchUp, EveryNode
 from headrace.triggers.pattern import Pattern
-from headrace.triggers.reach import check_whole_pattern
 from headrace.triggers.ruleset import Rule, RuleSet
 from headrace.triggers.schedules import at_node, check_catch_up, cron_node
 from headrace.version import __version__
 
 if TYPE_CHECKING:
     from headrace.engine.engine import Engine
+    from headrace.triggers.rules_file import RuleText
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -49,6 +51,8 @@ class App:
         """Tasks and rules' actions by name: a run names its code by this."""
         self.rules: dict[str, Rule] = {}
         """Rules by name, in the order of their declaration."""
+        self.actions: dict[str, TaskSpec] = {}
+        """What `action` has declared, by name."""
 
     def __repr__(self) -> str:
         """Say what is in it."""
@@ -93,32 +97,50 @@ class App:
 
         return declare if function is None else declare(function)
 
-    def _declare(
+    @overload
+    def action(self, function: F) -> F: ...
+    @overload
+    def action(
+        self, *, retry: Any = None, timeout: Seconds | None = None, name: str | None = None
+    ) -> Callable[[F], F]: ...
+    def action(
         self,
-        function: Callable[..., Any],
-        name: str,
+        function: F | None = None,
         *,
         retry: Any = None,
         timeout: Seconds | None = None,
-        version: str | None = None,
-        is_action: bool = False,
-    ) -> None:
-        _check_name("task", name)
-        if name in self.tasks:
+        name: str | None = None,
+    ) -> F | Callable[[F], F]:
+        """Declare a function that rules of a file can start; see `load_rules`.
+
+        It takes ``run: Run``, ``firing: Firing[Any]``, both or neither, as a rule's action
+        does.  *retry* and *timeout* hold for the rules that say none.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+
+        def declare(function: F) -> F:
+            action_name = name or _name_of(function)
+            spec = self._spec(function, action_name, retry=retry, timeout=timeout, is_action=True)
+            self.actions[action_name] = spec
+            return function
+
+        return declare if function is None else declare(function)
+
+    def _declare(self, function: Callable[..., Any], name: str, **options: Any) -> None:
+        self.tasks[name] = self._spec(function, name, **options)
+
+    def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
+        """Return what is declared of *function*, under a name that is not taken."""
+        made = _spec_of(function, name, **how)
+        taken = self.tasks.get(name) or self.actions.get(name)
+        if taken is not None:
             raise ValueError(
-                f"task {name!r} is declared twice, at {self.tasks[name].place} and again; "
+                f"task {name!r} is declared twice, at {taken.place} and again; "
                 f"give one of them a name= of its own"
             )
-        timeout_s = None if timeout is None else duration_ns(name, "timeout", timeout) / 1e9
-        self.tasks[name] = TaskSpec(
-            name,
-            function,
-            run_type=Run,
-            retry=retry,
-            timeout_s=timeout_s,
-            version=version,
-            is_action=is_action,
-        )
+        return made
 
     # ------------------------------------------------------------ rules
 
@@ -128,6 +150,9 @@ class App:
         *,
         mode: RunMode | Literal["queue"] = "parallel",
         on_missed: OnMissed = "fire",
+        on_clear: Action | None = None,
+        on_timeout: Action | None = None,
+        warm: Warm = None,
         name: str | None = None,
         retry: Any = None,
         timeout: Seconds | None = None,
@@ -141,24 +166,34 @@ class App:
         run, awaits its end and starts anew, ``latest`` lets the run finish and then starts
         for the newest firing, ``queue(max=10)`` lets firings wait for their turn.
         *on_missed* says what becomes of a firing by a timer that was due while nothing ran:
-        ``fire`` at the next start, ``skip``, or ``fire_within(seconds)``.  *version* stands
-        for the pattern's functions if they cannot be digested.
+        ``fire`` at the next start, ``skip``, or ``fire_within(seconds)``.
+
+        *on_clear* is a second action, for when what the rule told of has ended: its pattern
+        ends in ``.crosses``, ``.hold``, ``.count(mode="edge")`` or is a ``silent``.  Until
+        then the firing is an alarm that stands; see `Engine.alarms`.  *on_timeout* is one
+        for partial matches of a `sequence` that run out of time.  A rule that is new or
+        changed begins empty, with ``warm="replay"`` as if it had been there before.
+        *version* stands for the pattern's functions if they cannot be digested.
 
         Raises:
             TypeError, ValueError: it cannot work; says which part and why.
         """
-        if not isinstance(pattern, Pattern):
-            raise TypeError(f"rule({pattern!r}): expected a pattern such as on('a.b')")
-        check_whole_pattern(pattern.node)
-        mode = check_mode(mode)
-        late_ns = late_ns_of(on_missed)
+        options = options_of(
+            pattern,
+            mode=mode,
+            on_missed=on_missed,
+            on_clear=on_clear,
+            on_timeout=on_timeout,
+            warm=warm,
+            retry=retry,
+            timeout=timeout,
+            version=version,
+        )
 
         def declare(function: F) -> F:
-            rule_name = name or _name_of(function)
-            self._declare(
-                function, rule_name, retry=retry, timeout=timeout, version=version, is_action=True
-            )
-            self.rules[rule_name] = Rule(rule_name, pattern, mode, version, late_ns)
+            made = options.declared(function, name or _name_of(function), self._spec)
+            self.tasks.update(made.specs)
+            self.rules[made.name] = made.rule
             return function
 
         return declare
@@ -233,6 +268,25 @@ class App:
         pattern: Pattern[Any] = Pattern(at_node(when, catch_up))
         return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
 
+    def load_rules(self, path: str | os.PathLike[str]) -> list[RuleText]:
+        """Declare the rules of a TOML file that are enabled, in their order; return them all.
+
+        Each starts a task, an action or another rule's action of this app, which it names.
+        docs/rules-file.md says what can be written.
+
+        Raises:
+            RulesFileError: something is wrong in the file: says all that is, with its places.
+                No rule was declared then.
+        """
+        from headrace.file_rules import rules_of_file
+
+        found = rules_of_file(path, tasks=self.tasks, actions=self.actions, rules=self.rules)
+        for rule in found:
+            if rule.said.enabled:
+                self.tasks[rule.said.name] = rule.action
+                self.rules[rule.said.name] = rule.said.rule()
+        return [rule.said for rule in found]
+
     # ------------------------------------------------------------ running
 
     def decider(self) -> RuleSet:
@@ -286,7 +340,46 @@ class App:
             control=control,
             probe_s=probe_s,
             version=__version__,
+            declare=self._declared,
         )
+
+    def _declared(
+        self, pattern: Pattern[Any], action: Action, *, name: str | None = None, **options: Any
+    ) -> Declared:
+        """Return a rule for an engine that is open; the app itself stays as it is."""
+
+        def spec(function: Action, task: str, **how: Any) -> TaskSpec:
+            return _spec_of(function, task, **how)
+
+        made = options_of(pattern, **options)
+        return made.declared(action, name or _name_of(action), spec)
+
+
+def _spec_of(
+    function: Callable[..., Any],
+    name: str,
+    *,
+    retry: Any = None,
+    timeout: Seconds | None = None,
+    version: str | None = None,
+    is_action: bool = False,
+) -> TaskSpec:
+    """Return what is declared of *function* as a task.
+
+    Raises:
+        TypeError, ValueError: it cannot work; says which part and why.
+    """
+    _check_name("task", name)
+    timeout_s = None if timeout is None else duration_ns(name, "timeout", timeout) / 1e9
+    return TaskSpec(
+        name,
+        function,
+        run_type=Run,
+        retry=retry,
+        timeout_s=timeout_s,
+        version=version,
+        is_action=is_action,
+    )
 
 
 def _name_of(function: Callable[..., Any]) -> str:

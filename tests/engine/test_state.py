@@ -421,13 +421,23 @@ SECTIONS: dict[str, Callable[[Shell], object]] = {
     "lifecycle": lambda s: s.kernel.submit(r.EventStored(ns(1), "a", raw(1))),
     "offers": lambda s: s.kernel.submit(r.EventOffered(ns(1), 5, "a", raw(1))),
     "automata": lambda s: s.emit(ns(1), "b"),
+    "paused": lambda s: s.put(r.RulePaused(ns(1), "r", paused=True)),
+    "history": lambda s: s.put(r.HistoryBegan(ns(1), "file:old")),
+    "listed": lambda s: s.put(r.RulesListed(ns(1), {"r": "another"})),
+    "alarms": lambda s: s.emit(ns(1), "alarm", 5),
 }
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_a_dump_shows_all_that_the_engine_knows(section: str) -> None:
     """A comparison of dumps is worth as much as what is in them."""
-    make = named(r=a, quiet=silent(b, for_=5), told=on("rule.fired.r"))
+    high = on("alarm").crosses(lambda e: e.data, above=1, initial=True)
+    make = rules(
+        Rule("r", a, "parallel"),
+        Rule("quiet", silent(b, for_=5), "parallel"),
+        Rule("told", on("rule.fired.r"), "parallel"),
+        Rule("alarm", high, "parallel", tasks={"clear": "ended"}),
+    )
     shell = Shell(make).start(ns(1))
     shell.put(r.SourceOpened(ns(1), 1, "press"))
     before = msgspec.msgpack.decode(shell.kernel.dump(), strict=False)

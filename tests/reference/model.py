@@ -1,127 +1,91 @@
 """What the rules mean, as slowly and plainly as can be: written from the semantics alone.
 
 Each operator is a function from the complete list of what happened to the complete list of
-what it makes of that; there is no state, no automaton and no clock.  A pattern is described
-by the classes below, and `pattern_of` makes the real one of the same description.
-
-The place of an occurrence says when it happens among others of the same time (laws L3 and
-L5): timers before events, timers in the order in which they were armed.
+what it makes of that; there is no automaton and no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
-from headrace import any_of, on, silent
-from headrace.engine.clock import NS
+from tests.reference import joins, rates, windows
+from tests.reference.event_time import Released, released
+from tests.reference.happened import (
+    Given,
+    Happened,
+    Place,
+    Seen,
+    Stage,
+    ns,
+    stepwise,
+)
+from tests.reference.sequences import Entry, History
+from tests.reference.spec import (
+    Absent,
+    Aggregate,
+    AllOf,
+    AnyOf,
+    Batch,
+    Count,
+    Crosses,
+    Debounce,
+    Dedupe,
+    EventTime,
+    Every,
+    Hold,
+    Key,
+    On,
+    RateLimit,
+    Sequence,
+    Session,
+    Silent,
+    Spec,
+    Throttle,
+    Where,
+    Windows,
+    parts_of,
+)
+
 from headrace.engine.subject import matches
-from headrace.triggers.pattern import CountMode, EveryNode, Pattern, Repeat
 
-Place = tuple[Any, ...]
-"""``(time, 1, number of the event)`` or ``(time, 0, place of its arming, stage, turn)``."""
-
-
-class Given(NamedTuple):
-    """An event of the timeline."""
-
-    at: int
-    subject: str
-    data: Any
-
-
-class Happened(NamedTuple):
-    """An operator was met: by an event, or by a timer."""
-
-    at: int
-    place: Place
-    key: Any
-    events: tuple[int, ...]
-    """Numbers of events of the timeline."""
-    branches: tuple[int, ...] | None = None
-
-
-# ---------------------------------------------------------------- descriptions
-
-
-class On(NamedTuple):
-    subject: str
-
-
-class Where(NamedTuple):
-    source: Spec
-    condition: Callable[[Any], bool]
-    """Of an event's data."""
-
-
-class Key(NamedTuple):
-    source: Spec
-    key: Callable[[Any], Hashable]
-    """Of an event's data."""
-
-
-class Count(NamedTuple):
-    source: Spec
-    n: int
-    within: int | None
-    mode: CountMode
-
-
-class Silent(NamedTuple):
-    source: Spec
-    wait: int
-    repeat: Repeat
-    expect: tuple[Any, ...] = ()
-
-
-class AnyOf(NamedTuple):
-    branches: tuple[Spec, ...]
-
-
-class Every(NamedTuple):
-    period: int
-
-
-Spec = On | Where | Key | Count | Silent | AnyOf | Every
-
-
-def pattern_of(spec: Spec) -> Pattern[Any]:
-    """Return the real pattern; one unit of time is a second."""
-    if isinstance(spec, On):
-        return on(spec.subject)
-    if isinstance(spec, Where):
-        condition = spec.condition
-        return pattern_of(spec.source).where(lambda e: condition(e.data))
-    if isinstance(spec, Key):
-        key = spec.key
-        return pattern_of(spec.source).key(lambda e: key(e.data))
-    if isinstance(spec, Count):
-        return pattern_of(spec.source).count(spec.n, within=spec.within, mode=spec.mode)
-    if isinstance(spec, Silent):
-        return silent(
-            pattern_of(spec.source), for_=spec.wait, repeat=spec.repeat, expect=spec.expect
-        )
-    if isinstance(spec, AnyOf):
-        return any_of(*(pattern_of(branch) for branch in spec.branches))
-    return Pattern(EveryNode(spec.period * NS))
-
-
-# ---------------------------------------------------------------- the model
+Meaning = Callable[[list[Happened], Stage], list[Happened]]
+"""Of the hits of one key."""
 
 
 class Model:
-    """The meaning of descriptions over one timeline."""
+    """The meaning of descriptions over one timeline; times are in seconds."""
 
-    def __init__(self, timeline: list[Given], *, start: int, until: int) -> None:
+    def __init__(self, timeline: list[Given], *, start: float, until: float) -> None:
         self.timeline = timeline
-        self.start = start
-        self.until = until
+        self.seen = [Seen(event.data) for event in timeline]
+        self.start = ns(start)
+        self.log_until = ns(until)
+        self.until = self.log_until
+        self.released: Released | None = None
         self._stages = 0
 
     def firings(self, spec: Spec) -> list[Happened]:
         """Return the firings, in the order in which they are recorded."""
         self._stages = 0
-        return sorted(self.happened(spec), key=lambda made: made.place)
+        self.until, self.released = self.log_until, None
+        by_event_time = [part for part in parts_of(spec) if isinstance(part, EventTime)]
+        if by_event_time:
+            arriving = [
+                hit.events[0] for part in by_event_time for hit in self.happened(part.source)
+            ]
+            self.released = released(sorted(set(arriving)), self.seen, by_event_time[0])
+            watermark = self.released.watermark
+            self.until = -1 if watermark is None else watermark
+        return self.happened(spec)
+
+    def arrivals(self, hits: list[Happened]) -> list[int]:
+        """Return the events with which *hits* happen, where events wait for a watermark."""
+        assert self.released is not None
+        numbers = [hit.place[2] if hit.place[1] == 1 else 0 for hit in hits]
+        return [
+            self.released.arrival(hit.at, number) for hit, number in zip(hits, numbers, strict=True)
+        ]
 
     def happened(self, spec: Spec, *, is_rekeyed: bool = False) -> list[Happened]:
         """Return all that *spec* makes of the timeline, in order of place.
@@ -129,78 +93,195 @@ class Model:
         *is_rekeyed*: a `.key` follows, so the keys that it has so far do not count.
         """
         if isinstance(spec, On):
-            made = [
-                Happened(event.at, (event.at, 1, number), None, (number,))
-                for number, event in enumerate(self.timeline)
-                if matches(spec.subject, event.subject)
-            ]
+            made = self.events(spec.subject)
         elif isinstance(spec, Where):
-            source = self.happened(spec.source, is_rekeyed=is_rekeyed)
-            made = [x for x in source if spec.condition(self.last_data(x))]
+            made = [
+                hit
+                for hit in self.happened(spec.source, is_rekeyed=is_rekeyed)
+                if self.is_met(spec, hit)
+            ]
         elif isinstance(spec, Key):
-            source = self.happened(spec.source, is_rekeyed=True)
-            made = [x._replace(key=spec.key(self.last_data(x))) for x in source]
-            made = [x for x in made if x.key is not None]
-        elif isinstance(spec, Count):
-            made = self.by_key(self.happened(spec.source), lambda xs: counted(xs, spec))
-        elif isinstance(spec, Silent):
-            made = self.silences(spec)
+            made = self.keyed(spec, self.happened(spec.source, is_rekeyed=True))
+        elif isinstance(spec, EventTime):
+            made = self.by_event_time(self.happened(spec.source))
         elif isinstance(spec, AnyOf):
             branches = [self.happened(branch) for branch in spec.branches]
             if is_rekeyed:
                 branches = [[x._replace(key=None) for x in branch] for branch in branches]
-            made = merged(branches)
-        else:
+            made = joins.merged(branches)
+        elif isinstance(spec, Aggregate):
+            made = [self.aggregated(spec, hit) for hit in self.happened(spec.source)]
+        elif isinstance(spec, Hold):
+            made = self.held(spec)
+        elif isinstance(spec, Silent):
+            made = self.silences(spec)
+        elif isinstance(spec, AllOf | Absent):
+            made = self.joined(spec)
+        elif isinstance(spec, Sequence):
+            made = self.sequences(spec)
+        elif isinstance(spec, Every):
             made = self.beats(spec)
-        return sorted(made, key=lambda x: x.place)
+        else:
+            source = self.happened(spec.source)
+            made = self.by_key(source, self.meaning(spec))
+        happens = [x for x in made if x.place[1] == 1 or x.at <= self.until]
+        return sorted(happens, key=lambda x: x.place)
 
-    def last_data(self, happened: Happened) -> Any:
-        """Conditions and keys see the event that completed what they follow."""
-        return self.timeline[happened.place[2]].data
+    def meaning(self, spec: Any) -> Meaning:
+        """Return what an operator makes of the hits of one key."""
+        plain: dict[type, Any] = {
+            Count: rates.counted,
+            Crosses: rates.crossing,
+            Dedupe: rates.deduped,
+            Throttle: rates.throttled,
+            RateLimit: rates.rate_limited,
+            Debounce: windows.debounced,
+            Session: windows.sessions,
+            Windows: windows.windowed,
+        }
+        if isinstance(spec, Batch):
+            return lambda hits, stage: windows.batched(hits, spec, stage, self.timeline)
+        return lambda hits, stage: list(plain[type(spec)](hits, spec, stage))
+
+    # ------------------------------------------------------------ chains
+
+    def events(self, subject: str) -> list[Happened]:
+        """The events on a subject."""
+        return [
+            Happened(ns(event.at), (ns(event.at), 1, number), None, (number,), number)
+            for number, event in enumerate(self.timeline)
+            if matches(subject, event.subject)
+        ]
+
+    def show(self, hit: Happened) -> Seen:
+        """Conditions and keys see the last event of what they follow."""
+        assert hit.last is not None, "conditions cannot follow what may have no event"
+        return Seen(self.timeline[hit.last].data, hit.value)
+
+    def is_met(self, spec: Where, hit: Happened) -> bool:
+        """Whether the condition holds; one that raises does not (L4)."""
+        try:
+            return bool(spec.condition(self.show(hit)))
+        except ZeroDivisionError:
+            return False
+
+    def keyed(self, spec: Key, hits: list[Happened]) -> list[Happened]:
+        """The hits that have a key, with it."""
+        made = [hit._replace(key=spec.key(self.show(hit))) for hit in hits]
+        return [hit for hit in made if hit.key is not None]
+
+    def by_event_time(self, hits: list[Happened]) -> list[Happened]:
+        """The same at their own times, of those that are let go."""
+        assert self.released is not None
+        made = []
+        for hit in hits:
+            (number,) = hit.events
+            time = self.released.times.get(number)
+            if time is not None:
+                made.append(hit._replace(at=time, place=(time, 1, number)))
+        return made
+
+    def aggregated(self, spec: Aggregate, hit: Happened) -> Happened:
+        """A hit that says what its events come to."""
+        return hit._replace(value=spec.fold([self.seen[event] for event in hit.events]))
+
+    # ------------------------------------------------------------ automata
 
     def by_key(
-        self, all_: list[Happened], meaning: Callable[[list[Happened]], list[Happened]]
+        self, source: list[Any], meaning: Callable[[list[Any], Stage], list[Happened]]
     ) -> list[Happened]:
         """Independent automata for each key."""
-        keys = dict.fromkeys(x.key for x in all_)
-        made = [one for key in keys for one in meaning([x for x in all_ if x.key == key])]
-        turns = [(x.place, x.key) for x in all_]
-        return sorted(made, key=lambda one: turns.index((one.place, one.key)))
+        stage = self.stage(source)
+        turns = {(x.place, x.key): turn for turn, x in reversed(list(enumerate(source)))}
+        made = [
+            one
+            for key in dict.fromkeys(x.key for x in source)
+            for one in meaning([x for x in source if x.key == key], stage)
+        ]
+        return sorted(made, key=lambda one: (one.place, turns.get((one.place, one.key), 0)))
+
+    def stage(self, source: list[Any]) -> Stage:
+        """Within a step an operator arms its timers after what feeds it."""
+        return Stage(self._next_stage(), source, self.until, self.show)
+
+    def held(self, spec: Hold) -> list[Happened]:
+        """The conditions nearest before it are not filters: it sees the others too."""
+        keys: list[Key] = []
+        conditions: list[Where] = []
+        source = spec.source
+        while isinstance(source, Key):
+            keys.insert(0, source)
+            source = source.source
+        while isinstance(source, Where):
+            conditions.insert(0, source)
+            source = source.source
+        assert conditions, "hold needs a condition"
+        observed = self.happened(source, is_rekeyed=bool(keys))
+        for key in keys:
+            observed = self.keyed(key, observed)
+
+        def is_true(hit: Happened) -> bool:
+            return all(self.is_met(condition, hit) for condition in conditions)
+
+        return self.by_key(
+            observed,
+            lambda hits, stage: rates.held([(x, is_true(x)) for x in hits], spec, stage),
+        )
 
     def silences(self, spec: Silent) -> list[Happened]:
-        """Each hit re-arms; at the end of the wait, before anything else, the watchdog fires."""
-        first = self._next_stage()  # at the activation outer ones are armed before inner ones
+        """At the activation outer watchdogs are armed before inner ones."""
+        first = self._next_stage()
         source = self.happened(spec.source)
-        stage = self._next_stage()  # within a step a watchdog is armed after what feeds it
+        stage = self.stage(source)
         made: list[Happened] = []
         for key in dict.fromkeys((*spec.expect, *(x.key for x in source))):
             hits = [x for x in source if x.key == key]
-            arming: list[Happened] = [Happened(x.at, x.place, key, x.events) for x in hits]
+            activation: Place | None = None
             if key in spec.expect:
                 activation = (self.start, -1, first, spec.expect.index(key))
-                arming.insert(0, Happened(self.start, activation, key, ()))
-            for armed, following in zip(arming, [*arming[1:], None], strict=True):
-                due, place = armed.at + spec.wait, armed.place
-                # One event may arm several keys: in the order in which they were met.
-                turn = next((n for n, x in enumerate(source) if x[1:3] == (place, key)), 0)
-                while due <= self.until:
-                    place = (due, 0, place, stage, turn)
-                    if following is not None and following.place < place:
-                        break
-                    made.append(Happened(due, place, key, armed.events))
-                    if spec.repeat == "once":
-                        break
-                    due += spec.wait
+            made += joins.silences(hits, key, spec, stage, activation)
         return made
+
+    def joined(self, spec: AllOf | Absent) -> list[Happened]:
+        """Operators that take one step for all that their branches make of one event."""
+        if isinstance(spec, AllOf):
+            steps = stepwise([self.happened(branch) for branch in spec.branches])
+            return self.by_key(steps, lambda own, stage: joins.all_present(own, spec, stage))
+        steps = stepwise([self.happened(spec.awaited), self.happened(spec.after)])
+        return self.by_key(steps, lambda own, stage: joins.absences(own, spec, stage))
+
+    def sequences(self, spec: Sequence) -> list[Happened]:
+        """The steps of each key, among all that is in its input stream."""
+        steps = [self.happened(part.source) for part in spec.parts]
+        is_strict = spec.contiguity == "strict" or any(
+            part.is_not and part.contiguity == "strict" for part in spec.parts
+        )
+        stream: list[Happened] = []
+        if is_strict:
+            stream = [x for part in spec.parts for x in self.happened(unconditioned(part.source))]
+        inputs = {(x.place, x.key) for x in stream}
+        # The stream is one more branch, of which nothing but the place is asked.
+        bare = [Happened(x.at, x.place, x.key, (), None) for x in dict.fromkeys(stream)]
+        history = stepwise([*steps, list(dict.fromkeys(bare))])
+        return self.by_key(
+            history,
+            lambda own, stage: History(
+                [Entry(step, (step.place, step.key) in inputs) for step in own],
+                spec,
+                stage,
+                self.seen,
+            ).firings(),
+        )
 
     def beats(self, spec: Every) -> list[Happened]:
         """A grid that begins at the activation."""
         stage = self._next_stage()
         place: Place = (self.start, -1, stage, 0)
         made = []
-        for due in range(self.start + spec.period, self.until + 1, spec.period):
+        period = ns(spec.period)
+        for due in range(self.start + period, self.until + 1, period):
             place = (due, 0, place, stage, 0)
-            made.append(Happened(due, place, None, ()))
+            made.append(Happened(due, place, None, (), None))
         return made
 
     def _next_stage(self) -> int:
@@ -208,39 +289,13 @@ class Model:
         return self._stages
 
 
-def counted(hits: list[Happened], spec: Count) -> list[Happened]:
-    """The sliding window of events e with now - e.t < W."""
-    made: list[Happened] = []
-    armed, fired_at = True, -1
-
-    def window(now: int, upto: int, since: int) -> list[Happened]:
-        within = spec.within
-        return [x for x in hits[since : upto + 1] if within is None or now - x.at < within]
-
-    for index, hit in enumerate(hits):
-        if spec.mode == "reset":
-            held = window(hit.at, index, fired_at + 1)
-            fires = len(held) >= spec.n
-        else:
-            held = window(hit.at, index, 0)
-            armed = armed or len(window(hit.at, index - 1, 0)) < spec.n
-            fires = len(held) >= spec.n and (armed or spec.mode == "every")
-        if fires:
-            armed, fired_at = False, index
-            events = tuple(event for x in held for event in x.events)
-            made.append(hit._replace(events=events))
-    return made
-
-
-def merged(branches: list[list[Happened]]) -> list[Happened]:
-    """One event counts once for each key, even when several branches match."""
-    made = []
-    everything = [(number, x) for number, branch in enumerate(branches) for x in branch]
-    for place, key in dict.fromkeys((x.place, x.key) for _, x in everything):
-        met = [(number, x) for number, x in everything if (x.place, x.key) == (place, key)]
-        events = sorted({event for _, x in met for event in x.events})
-        numbers = tuple(sorted({number for number, _ in met}))
-        first = met[0][1]
-        one = first.events if len(met) == 1 else tuple(events)
-        made.append(first._replace(events=one, branches=numbers))
-    return made
+def unconditioned(spec: Spec) -> Spec:
+    """Return a chain without its conditions: the input stream of a step."""
+    if isinstance(spec, On):
+        return spec
+    if isinstance(spec, Where):
+        return unconditioned(spec.source)
+    if isinstance(spec, AnyOf):
+        return AnyOf(tuple(unconditioned(branch) for branch in spec.branches))
+    assert isinstance(spec, Key | EventTime), "the input stream is that of events"
+    return spec._replace(source=unconditioned(spec.source))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from headrace.cli.errors import AppBroken, Usage
 from headrace.cli.text import safe, safe_lines
-from headrace.engine.errors import AppNotFound
+from headrace.engine.errors import AppNotFound, RulesFileError
 
 if TYPE_CHECKING:
     from headrace.app import App
@@ -21,16 +21,42 @@ if TYPE_CHECKING:
 _FORMS: Final = "module:attribute or plant.py:app"
 
 
-def load(name: str) -> App:
+def load(name: str, rules: Path | None = None) -> App:
     """Import the app that *name* names; it is run code, so only name what you trust.
 
-    The attribute may be left out if there is exactly one `App`.
+    The attribute may be left out if there is exactly one `App`.  The rules of the file
+    *rules* are declared behind its own.
 
     Raises:
         AppNotFound: the file, the module or the attribute is not there, or is no app.
         AppBroken: it raised, and that is the cause of this.
-        Usage: the name does not say which app.
+        Usage: the name does not say which app, or a rules file cannot be used.
     """
+    try:
+        app = _load(name)
+        if rules is not None:
+            app.load_rules(rules)
+    except RulesFileError as error:
+        raise _unusable(error) from error
+    return app
+
+
+def _unusable(error: RulesFileError) -> Usage:
+    """Say what is wrong with a rules file: a line for each problem, and what to do."""
+    *before, last = error.lines
+    usage = Usage(safe(last))
+    if before:
+        usage = Usage(
+            f"{safe(error.path)}: expected rules that can be used, found {len(error.lines)} "
+            f"problems; correct them"
+        )
+        before.append(last)
+    for line in before:
+        usage.add_note(safe(line))
+    return usage
+
+
+def _load(name: str) -> App:
     place, attribute = _split(name)
     is_file = place.endswith(".py") or os.sep in place
     path = Path(place)
@@ -42,6 +68,8 @@ def load(name: str) -> App:
     own = str(path.resolve()) if is_file else ""
     try:
         module = _import_file(path) if is_file else _import_module(place)
+    except RulesFileError:
+        raise
     except (Exception, SystemExit) as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name
         if missing and not is_file and f"{place}.".startswith(f"{missing}."):

@@ -23,12 +23,19 @@ TASK_COLUMNS: Final = ("task", "runs_in", "retry", "timeout_s", "place")
 
 
 def check(app: App, output: Output) -> int:
-    """Print rules, tasks and subjects of *app*; warn of what its fingerprints do not cover."""
+    """Print rules, tasks and subjects of *app*; warn of what may not be meant.
+
+    That is what fingerprints do not cover, and conditions that can never hold.
+    """
+    from headrace.triggers.contradiction import contradictions
+
     rules = [_rule(rule, app.tasks[rule.name]) for rule in app.rules.values()]
     document: dict[str, Any] = {
         "app": app.name,
         "rules": rules,
-        "tasks": [_task(spec) for name, spec in app.tasks.items() if name not in app.rules],
+        "tasks": [
+            _task(spec) for name, spec in (app.tasks | app.actions).items() if name not in app.rules
+        ],
         "schedules": _schedules(app),
         "subjects": sorted({subject for rule in rules for subject in rule["subjects"]}),
     }
@@ -39,6 +46,12 @@ def check(app: App, output: Output) -> int:
             sys.stderr.write(
                 f"headrace: rule {rule['rule']!r} reads {safe(names)} from its module, and a "
                 f"changed value would not make it another rule; close over it, or give version=\n"
+            )
+    for declared in app.rules.values():
+        for one, other in contradictions(declared.pattern.node):
+            sys.stderr.write(
+                f"headrace: rule {declared.name!r}: no event fulfils both {safe(str(one))} and "
+                f"{safe(str(other))}; correct one of them, or write | (or) between them\n"
             )
     return OK
 

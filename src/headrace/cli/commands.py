@@ -63,6 +63,7 @@ Output = Annotated[
 AppName = Annotated[
     str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
 ]
+Rules = Annotated[Path | None, Parameter(help="A TOML file with rules that start the app's tasks.")]
 SnapshotApp = Annotated[
     str | None,
     Parameter(help="The app, as `module:attribute` or `plant.py:app`, if no engine runs."),
@@ -96,8 +97,7 @@ ClockName = Annotated[
     Parameter(help="Where log time comes from: this machine, or the time of the events."),
 ]
 DurabilityName = Annotated[
-    Literal["fsynced", "flushed", "memory"],
-    Parameter(help="When an event counts as stored."),
+    Literal["fsynced", "flushed", "memory"], Parameter(help="When an event counts as stored.")
 ]
 Grace = Annotated[
     float,
@@ -212,6 +212,7 @@ def run_command(
     /,
     *,
     log: LogOfRun,
+    rules: Rules = None,
     from_: From = None,
     clock: ClockName = "system",
     durability: DurabilityName = "fsynced",
@@ -246,16 +247,16 @@ def run_command(
         log_format=log_format,
         skip_bad_lines=skip_bad_lines,
     )
-    return run(load(name), options)
+    return run(load(name, rules), options)
 
 
 @_command(app, "check")
-def check_command(name: AppName, /, *, output: Output = "table") -> int:
+def check_command(name: AppName, /, *, rules: Rules = None, output: Output = "table") -> int:
     """Load an app and print its rules, tasks and subjects."""
     from headrace.cli.apps import load
     from headrace.cli.check import check
 
-    return check(load(name), output)
+    return check(load(name, rules), output)
 
 
 @_command(app, "demo")
@@ -399,7 +400,7 @@ def log_index_command(folder: LogFolder, /, *, output: Output = "table") -> int:
 
 @_command(log_app, "snapshot")
 def log_snapshot_command(
-    folder: LogFolder, /, *, app: SnapshotApp = None, output: Output = "table"
+    folder: LogFolder, /, *, app: SnapshotApp = None, rules: Rules = None, output: Output = "table"
 ) -> int:
     """Write the state that a log leads to, so that the next start has little to fold.
 
@@ -408,7 +409,7 @@ def log_snapshot_command(
     from headrace.cli.apps import load
     from headrace.cli.log_snapshot import snapshot
 
-    return snapshot(folder, None if app is None else load(app), output)
+    return snapshot(folder, None if app is None else load(app, rules), output)
 
 
 @_command(events_app, "tail")
@@ -455,17 +456,25 @@ def runs_show_command(folder: LogFolder, run: RunNumber, /, *, output: Output = 
 
 
 @_command(app, "state")
-def state_command(name: AppName, folder: LogFolder, /, *, output: Output = "table") -> int:
+def state_command(
+    name: AppName, folder: LogFolder, /, *, rules: Rules = None, output: Output = "table"
+) -> int:
     """Rebuild an app's state from its log and print it in numbers."""
     from headrace.cli.apps import load
     from headrace.cli.state import state
 
-    return state(load(name), folder, output)
+    return state(load(name, rules), folder, output)
 
 
 @_command(app, "replay")
 def replay_command(
-    name: AppName, folder: LogFolder, /, *, strict: Strict = False, output: Output = "table"
+    name: AppName,
+    folder: LogFolder,
+    /,
+    *,
+    rules: Rules = None,
+    strict: Strict = False,
+    output: Output = "table",
 ) -> int:
     """Derive every decision again with today's rules and compare; no task is called.
 
@@ -474,7 +483,7 @@ def replay_command(
     from headrace.cli.apps import load
     from headrace.cli.replay import replay
 
-    return replay(load(name), folder, output, strict=strict)
+    return replay(load(name, rules), folder, output, strict=strict)
 
 
 @_command(app, "version")

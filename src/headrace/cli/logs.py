@@ -119,14 +119,13 @@ def folded(
     *shortcut* at the newest.
     """
     from headrace.engine.decider import NoRules
-    from headrace.engine.kernel import Kernel
-    from headrace.engine.restore import from_snapshot
+    from headrace.engine.restore import from_snapshot, new_kernel
 
     decider = decider or NoRules()
     if shortcut or _begins_late(reader):
         kernel, problems = from_snapshot(reader, decider, oldest=not shortcut)
     else:
-        kernel, problems = Kernel(decider), []
+        kernel, problems = new_kernel(reader, decider), []
     if on_ended is not None:
         on_ended(kernel.state.runs.ended)
         kernel.state.runs.ended = deque()

@@ -1,0 +1,317 @@
+"""Rules that are written in a TOML file: `read_rules` makes rules of it, `changes` compares.
+
+The file says when a task starts; what it does is Python's.  docs/rules-file.md has all that
+can be written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from msgspec import Struct
+
+from headrace.engine.decider import Queue, RunMode
+from headrace.engine.errors import Problem, RulesFileError
+from headrace.engine.retry import Retry
+from headrace.triggers.modes import MODES, OnMissed, check_mode, fire_within, late_ns_of
+from headrace.triggers.pattern import Pattern
+from headrace.triggers.reach import check_whole_pattern
+from headrace.triggers.rules_parts import (
+    EVENT_KEYS,
+    SCHEDULES,
+    Shared,
+    event_time_in,
+    from_events,
+    from_steps,
+    scheduled,
+)
+from headrace.triggers.rules_places import Places
+from headrace.triggers.rules_tables import Report, Table, one_of
+from headrace.triggers.ruleset import Rule
+
+FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+
+Refuse = Callable[[str, str], Sequence[tuple[str, str]]]
+"""Takes the name of a rule and that of its task; gives what is wrong: a key of it, and why."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+_TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
+_ACTION_KEYS: Final = ("task", "mode", "on_missed", "retry", "timeout", "enabled", "description")
+_KEYS: Final = dict.fromkeys(
+    (*EVENT_KEYS, "steps", "event_time", *SCHEDULES, "tz", "catch_up", *_ACTION_KEYS)
+)
+
+
+class RuleText(Struct, frozen=True):
+    """A rule as a file says it."""
+
+    name: str
+    pattern: Pattern[Any]
+    task: str
+    """The name of what each firing starts; whether it is there is for the app to say."""
+    mode: RunMode = "parallel"
+    on_missed: OnMissed = "fire"
+    retry: Retry | None = None
+    """``None``: as the task itself says."""
+    timeout: float | None = None
+    """Seconds for one attempt; ``None``: as the task itself says."""
+    enabled: bool = True
+    description: str = ""
+    line: int = 0
+    """The line at which it begins, from 1."""
+
+    def rule(self) -> Rule:
+        """Return it as a `RuleSet` takes it."""
+        return Rule(self.name, self.pattern, self.mode, late_ns=late_ns_of(self.on_missed))
+
+
+class Changes(Struct, frozen=True):
+    """What a new version of a rules file does to the rules of an old one, by name."""
+
+    added: list[str]
+    removed: list[str]
+    changed: list[str]
+    """Those of another fingerprint: their state is of no use to them (law L8)."""
+    same: list[str]
+    """Those of the same fingerprint."""
+    other_action: list[str]
+    """Those of `same` that start another task, or with another retry or timeout."""
+
+
+def read_rules(path: str | os.PathLike[str], *, refuse: Refuse | None = None) -> list[RuleText]:
+    """Return the rules of the file at *path*, in their order, also those that are not enabled.
+
+    *refuse* says what whoever knows the tasks has against a rule.
+
+    Raises:
+        RulesFileError: it cannot be read, or something in it is wrong; says all that is.
+    """
+    place = os.fspath(path)
+    text = _text_of(place)
+    try:
+        values = tomllib.loads(text)
+    except ValueError as error:  # also of a number with thousands of digits
+        raise RulesFileError(place, [_syntax(str(error), text)]) from None
+    except RecursionError:
+        problem = Problem(0, 0, "", "expected TOML, found lists nested too deeply")
+        raise RulesFileError(place, [problem]) from None
+    places = Places(text)
+    report = Report(places)
+    found = _rules_in(Table(report, (), values, ("rules",)), refuse)
+    if report.problems:
+        raise RulesFileError(place, report.problems)
+    lines = places.rule_lines([rule["name"] for rule in found])
+    return [RuleText(**rule, line=lines[rule["name"]]) for rule in found]
+
+
+def changes(old: Sequence[RuleText], new: Sequence[RuleText]) -> Changes:
+    """Return what becomes of the enabled rules of *old* if those of *new* take their place.
+
+    A rule that is not enabled counts as not there.  Names are in the order of *new*, those
+    of removed ones in that of *old*.
+    """
+    before = {rule.name: rule for rule in old if rule.enabled}
+    after = {rule.name: rule for rule in new if rule.enabled}
+    both = [(rule, before[name]) for name, rule in after.items() if name in before]
+    changed = {
+        rule.name for rule, was in both if rule.rule().fingerprint() != was.rule().fingerprint()
+    }
+    same = [rule.name for rule, _ in both if rule.name not in changed]
+    other = {rule.name for rule, was in both if _action_of(rule) != _action_of(was)}
+    return Changes(
+        added=[name for name in after if name not in before],
+        removed=[name for name in before if name not in after],
+        changed=[name for name in after if name in changed],
+        same=same,
+        other_action=[name for name in same if name in other],
+    )
+
+
+def _action_of(rule: RuleText) -> tuple[str, Retry | None, float | None]:
+    return rule.task, rule.retry, rule.timeout
+
+
+# ---------------------------------------------------------------- the file
+
+
+def _text_of(path: str) -> str:
+    """Return what is in the file, with a mere newline at the end of each line.
+
+    Raises:
+        RulesFileError: it cannot be read as text, or there is nothing in it.
+    """
+
+    def refused(message: str, line: int = 0, column: int = 0) -> RulesFileError:
+        return RulesFileError(path, [Problem(line, column, "", message)])
+
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (its name is the user's, word for word)
+            stored = file.read(FILE_BYTES_MAX + 1)
+    except IsADirectoryError:
+        raise refused("expected a TOML file, found a folder") from None
+    except FileNotFoundError:
+        raise refused("expected a TOML file, found nothing there") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise refused(f"expected a file that can be read, found: {why}") from None
+    if len(stored) > FILE_BYTES_MAX:
+        raise refused(f"expected at most {FILE_BYTES_MAX} bytes, found more; split it")
+    try:
+        text = stored.decode("utf-8-sig")  # some editors put a mark at the beginning
+    except UnicodeDecodeError as error:
+        before = stored[: error.start].decode("utf-8-sig", "replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        found = f"byte {stored[error.start]:#04x}"
+        raise refused(f"expected UTF-8, found {found}; save it as UTF-8", line, column) from None
+    if not text.strip():
+        # An editor may leave it so for a moment: it must not look like "no more rules".
+        raise refused("expected rules, found an empty file; write [rules] if there are none")
+    return text.replace("\r\n", "\n")
+
+
+def _syntax(said: str, text: str) -> Problem:
+    found = _TOML_PLACE.fullmatch(said)
+    if found is None:
+        return Problem(0, 0, "", f"expected TOML: {said}")
+    lines = text.split("\n")
+    line, column = int(found[2] or len(lines)), int(found[3] or len(lines[-1]) + 1)
+    return Problem(line, column, "", f"expected TOML: {found[1]}")
+
+
+# ---------------------------------------------------------------- rules
+
+
+def _rules_in(table: Table, refuse: Refuse | None) -> list[dict[str, Any]]:
+    """Return what the rules say, for a `RuleText` each; those that are bad are left out."""
+    if "rules" not in table:
+        if not table.has_problem():
+            table.lacks(
+                "rules", "expected a table for each rule such as [rules.overheat], found none"
+            )
+        return []
+    rules = table.get("rules")
+    found: list[dict[str, Any]] = []
+    for name, values in Table(table.report, ("rules",), rules, rules).entries():
+        rule = Table(table.report, ("rules", name), values, _KEYS)
+        if not _NAME.fullmatch(name):
+            table.report.at_key(
+                rule.path,
+                f"expected a name of 1 to 64 letters, digits, '_' and '-', beginning with a "
+                f"letter or '_', found {name!r}",
+            )
+        if not isinstance(values, dict):
+            continue
+        said = _rule_in(rule)
+        task = rule.get("task")
+        if refuse is not None and isinstance(task, str):
+            for key, message in refuse(name, task):
+                rule.fail(key, message)
+        if not rule.has_problem():
+            found.append({"name": name, "task": task, **said})
+    return found
+
+
+def _rule_in(table: Table) -> dict[str, Any]:
+    """Return what a rule says, but for its name and task."""
+    said: dict[str, Any] = {
+        "mode": _mode(table),
+        "on_missed": _on_missed(table),
+        "retry": _retry(table),
+        "timeout": table.span("timeout"),
+        "enabled": table.flag("enabled"),
+        "description": table.text("description"),
+    }
+    if not table.lacks("task", "expected task, found none; write task = the name of a task"):
+        table.text("task", "the name of a task")
+    pattern = _pattern(table)
+    return {
+        "pattern": pattern,
+        **{key: value for key, value in said.items() if value is not None},
+    }
+
+
+def _pattern(table: Table) -> Pattern[Any] | None:
+    given = [key for key in (*SCHEDULES, "steps", "subjects", "subject") if key in table]
+    for key in ("tz", "catch_up"):
+        if key in table and not any(name in table for name in SCHEDULES):
+            table.fail(key, f"expected {key} beside {'cron' if key == 'tz' else one_of(SCHEDULES)}")
+    if not given:
+        table.fail("subject", "expected subject, subjects, steps, every, cron or at, found none")
+        given = ["subject"]
+    if given[0] in SCHEDULES:
+        for other in given[1:]:
+            if other != "steps":
+                table.fail(other, f"expected one of {given[0]} and {other}, found both")
+        return scheduled(table)
+    shared = Shared(
+        table.event_key("key") if "key" in table else None,
+        event_time_in(table),
+    )
+    if given[0] == "steps":
+        pattern = from_steps(table, shared)
+    else:
+        pattern = from_events(table, shared, is_step=False)
+    if pattern is not None and not table.has_problem():
+        try:
+            check_whole_pattern(pattern.node)
+        except ValueError as error:
+            table.fail("pattern", str(error))
+    return pattern
+
+
+# ---------------------------------------------------------------- what it starts
+
+
+def _mode(table: Table) -> RunMode | None:
+    value = table.get("mode")
+    if not isinstance(value, dict):
+        chosen = table.choice("mode", *MODES, "queue")
+        return None if chosen is None else check_mode(chosen)
+    inner = Table(table.report, (*table.path, "mode"), value, ("queue", "overflow"))
+    if inner.has_problem() or inner.lacks(
+        "queue", "expected queue, found none; write { queue = 10 }"
+    ):
+        return None
+    most = inner.whole("queue")
+    overflow: Any = inner.choice("overflow", "drop_new", "drop_old")
+    return None if inner.has_problem() else Queue(most, overflow or "drop_new")
+
+
+def _on_missed(table: Table) -> OnMissed | None:
+    value = table.get("on_missed")
+    if not isinstance(value, dict):
+        chosen: OnMissed | None = cast(
+            "Any", table.choice("on_missed", "fire", "skip", also=" or { fire_within = 30 }")
+        )
+        return chosen
+    inner = Table(table.report, (*table.path, "on_missed"), value, ("fire_within",))
+    if inner.has_problem() or inner.lacks("fire_within", "expected fire_within, found none"):
+        return None
+    seconds = inner.span("fire_within")
+    if seconds is None:
+        return None
+    return fire_within(seconds)
+
+
+def _retry(table: Table) -> Retry | None:
+    if "retry" not in table:
+        return None
+    known = ("attempts", "wait_first", "wait_max", "jitter")
+    inner = Table(table.report, (*table.path, "retry"), table.get("retry"), known)
+    said: dict[str, Any] = {
+        "attempts": inner.whole("attempts"),
+        "wait_first": inner.span("wait_first", zero=True),
+        "wait_max": inner.span("wait_max", zero=True),
+        "jitter": inner.number("jitter"),
+    }
+    if inner.has_problem():
+        return None
+    try:
+        return Retry(**{key: value for key, value in said.items() if value is not None})
+    except ValueError as error:
+        table.fail("retry", str(error))
+    return None
