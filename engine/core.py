@@ -28,23 +28,19 @@ from headrace.engine.payer import Payer
 from headrace.engine.record import (
     CancelRequested,
     CursorMoved,
-    EngineStarted,
     EventStored,
     RuleDiverged,
-    RulesListed,
 )
-from headrace.engine.restore import first_sequence
 from headrace.engine.room import RoomWatch
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
 from headrace.engine.snapshotter import Snapshotter
+from headrace.engine.starting import start_records
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
 
 RUNS_OPEN_MAX: Final = 50_000
 """While more runs than this are open, `Core.store` waits."""
-RULES_AT_ONCE: Final = 5000
-"""Rules that one record names: with their fingerprints they are well below 1 MiB."""
 EMIT_BATCH: Final = 2000
 """Events that are stored before other tasks get their turn."""
 
@@ -118,22 +114,15 @@ class Core:
     def _record_start(self, at_ns: int) -> None:
         self.start_is_due = False
         kernel, pipeline, settings = self.kernel, self.pipeline, self._settings
-        prepared = kernel.state.prepared
-        warm = dict.fromkeys(prepared, first_sequence(pipeline.log)) if prepared else {}
-        rules = list(kernel.state.decider.fingerprints().items())
-        while len(rules) > RULES_AT_ONCE:
-            part, rules = dict(rules[:RULES_AT_ONCE]), rules[RULES_AT_ONCE:]
-            pipeline.put(RulesListed(at_ns, part, _those_of(warm, part)))
-        pipeline.put(
-            EngineStarted(
-                at_ns,
-                settings.version,
-                settings.clock_kind,
-                dict(rules),
-                settings.dedupe_window_ns,
-                _those_of(warm, dict(rules)),
-            )
-        )
+        for record in start_records(
+            kernel,
+            pipeline.log,
+            at_ns=at_ns,
+            version=settings.version,
+            clock=settings.clock_kind,
+            dedupe_window_ns=settings.dedupe_window_ns,
+        ):
+            pipeline.put(record)
         at_ns = pipeline.tick()
         for rule in list(kernel.diverged):
             divergence = kernel.diverged.pop(rule)
@@ -301,7 +290,3 @@ class Core:
             if self.pipeline.failure is not None and self.runner.has_open_runs:
                 raise self.pipeline.failure
         await self.pipeline.committed(self.kernel.sequence)
-
-
-def _those_of(warm: dict[str, int], rules: dict[str, str]) -> dict[str, int]:
-    return {rule: first for rule, first in warm.items() if rule in rules}

@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.payload import LABELS_CHARS_MAX, check_labels, check_numbers, encode_event
-from headrace.engine.subject import check_emit
+from headrace.engine.subject import check_emit, check_subject
 
 TIME_S_MAX: Final = 9e9
 """The year 2255: later times do not fit into 63 bits of nanoseconds."""
@@ -52,6 +52,19 @@ def checked(event: Emission | tuple[str, Any]) -> Checked:
     if len(subject) > LABELS_CHARS_MAX or not subject.isascii():
         check_labels(subject)
     return subject, encode_event(data, subject), None
+
+
+def checked_past(event: Emission) -> Raw:
+    """Refuse an event of the past that cannot be stored; return its data, encoded.
+
+    As `checked`, but that runs of the past may have had events of their own.
+    """
+    if event.subject.startswith("run."):
+        check_subject(event.subject)
+        check_labels(event.subject, event.id, event.source, event.key)
+        check_numbers(event.subject, event.position, time_ns_of(event))
+        return encode_event(event.data, event.subject)
+    return checked(event)[1]
 
 
 def time_ns_of(event: Emission) -> int | None:

@@ -32,9 +32,10 @@ from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_text
 from headrace.engine.record import EngineStopped, encode
 from headrace.engine.restore import restore
-from headrace.engine.rule_control import Declare, RuleControl, prepare_rules
+from headrace.engine.rule_control import Declare, RuleControl
 from headrace.engine.runs import RunView
 from headrace.engine.signal import Signal
+from headrace.engine.starting import check_history, prepare_rules
 from headrace.engine.task import TaskSpec
 from headrace.engine.views import StateView, runs_of, state_of
 
@@ -159,6 +160,7 @@ class Engine:
             decider = self._make_decider()
             self._rules.redo(decider)
             kernel = restore(self.log, decider, clock=self._settings.clock_kind)
+            check_history(kernel)
             prepare_rules(kernel, self.log)
             return kernel
 
@@ -166,6 +168,7 @@ class Engine:
 
     def _make_core(self, kernel: Kernel, backend: Backend) -> Core:
         core = Core(kernel, self.log, self._settings, backend)
+        core.runner.rules = self._rules
         core.on_failure = self._end_core
         return core
 
@@ -365,7 +368,7 @@ class Engine:
             TypeError, ValueError: it cannot work; says which part and why.  Nothing changed.
             LogFull, DurabilityLost, EngineClosed: as `emit`.
         """
-        return await self._rules.add(pattern, action, warm=warm == "replay", **options)
+        return await self._rules.add(pattern, action, warm=warm, **options)
 
     async def put_rule(self, declared: Declared, *, cause: str = "") -> int:
         """Put a rule into force that the facade has made; otherwise as `add_rule`."""
@@ -391,11 +394,11 @@ class Engine:
             EventRefused: *reason* is no text that can be stored.
             LogFull, DurabilityLost, EngineClosed: as `emit`.
         """
-        return await self._rules.pause(rule, reason, paused=True)
+        return await self._rules.pause(rule, reason)
 
     async def resume(self, rule: str, reason: str = "") -> int:
         """Let *rule* start runs again; otherwise as `pause`."""
-        return await self._rules.pause(rule, reason, paused=False)
+        return await self._rules.resume(rule, reason)
 
     def alarms(self) -> list[Alarm]:
         """Return the alarms that stand: of rules with ``on_clear=``, in the order of raising."""

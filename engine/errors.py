@@ -173,6 +173,10 @@ class RunNotFound(HeadraceError):
     """No active run has this id."""
 
 
+class HistoryUnusable(HeadraceError):
+    """Events of the past that cannot be folded: those before the place it names are stored."""
+
+
 class RuleNotFound(HeadraceError):
     """No rule of this name is in force, or no alarm of it stands."""
 

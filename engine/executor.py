@@ -3,16 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from headrace.engine.commit import Pipeline
 from headrace.engine.task import TaskSpec
+
+
+class Rules(Protocol):
+    """The rules of an engine, to be changed: see `headrace.engine.rule_control.RuleControl`."""
+
+    async def add(
+        self,
+        pattern: Any,
+        action: Callable[..., Any],
+        *,
+        warm: Literal["replay"] | None = None,
+        **options: Any,
+    ) -> int:
+        """See `Engine.add_rule`."""
+        ...
+
+    async def remove(self, rule: str) -> int:
+        """See `Engine.remove_rule`."""
+        ...
+
+    async def pause(self, rule: str, reason: str = "") -> int:
+        """See `Engine.pause`."""
+        ...
+
+    async def resume(self, rule: str, reason: str = "") -> int:
+        """See `Engine.resume`."""
+        ...
 
 
 class Executor(Protocol):
     """Implemented by `headrace.engine.runner.Runner`."""
 
     pipeline: Pipeline
+    rules: Rules | None
+    """What changes the engine's rules."""
 
     def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
         """Return the declaration of *task*, or raise `TypeError`."""

@@ -26,6 +26,8 @@ class Lifecycle:
     def __init__(self, wants: Callable[[str], bool]) -> None:
         """Owe only those whose subject *wants* accepts."""
         self._wants = wants
+        self.stored = 0
+        """How many were paid."""
         self.owed: deque[tuple[str, bytes, int, int, int]] = deque()
 
     def owe(self, subject: str, *, run: int, trace: int, hops: int, data: dict[str, Any]) -> None:
@@ -44,6 +46,7 @@ class Lifecycle:
         """Note that the event on *subject* was stored."""
         if self.owed and self.owed[0][0] == subject:
             self.owed.popleft()
+            self.stored += 1
 
     def dump(self) -> list[Any]:
         """Return the whole state as data that msgspec encodes."""

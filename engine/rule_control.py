@@ -1,5 +1,7 @@
 """`RuleControl`: rules that are added, replaced, removed, paused while the engine runs.
 
+Tasks have it as ``run.rules``; what it does can be repeated, so it is no step of their runs.
+
 Each change is a record, so a fold of the log knows when which rule was in force.  What it
 does to a rule's state is said by `headrace.engine.rule_state`.
 """
@@ -7,7 +9,7 @@ does to a rule's state is said by `headrace.engine.rule_state`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from headrace.engine.alarms import Alarm
 from headrace.engine.backend import in_own_thread
@@ -58,12 +60,18 @@ class RuleControl:
     # ------------------------------------------------------------ in force
 
     async def add(
-        self, pattern: Any, action: Callable[..., Any] | None, *, warm: bool, **options: Any
+        self,
+        pattern: Any,
+        action: Callable[..., Any],
+        *,
+        warm: Literal["replay"] | None = None,
+        **options: Any,
     ) -> int:
         """See `Engine.add_rule`."""
         if self._declare is None:
             raise TypeError("this engine was opened without an app: it takes no rules")
-        return await self.put(self._declare(pattern, action, **options), warm=warm)
+        declared = self._declare(pattern, action, **options)
+        return await self.put(declared, warm=warm == "replay")
 
     async def put(self, declared: Declared, *, warm: bool = False, cause: str = "") -> int:
         """Put *declared* into force; return the record's sequence once it is durable.
@@ -135,8 +143,15 @@ class RuleControl:
 
     # ------------------------------------------------------------ paused, acknowledged
 
-    async def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+    async def pause(self, rule: str, reason: str = "") -> int:
         """See `Engine.pause`."""
+        return await self._pause(rule, reason, paused=True)
+
+    async def resume(self, rule: str, reason: str = "") -> int:
+        """See `Engine.resume`."""
+        return await self._pause(rule, reason, paused=False)
+
+    async def _pause(self, rule: str, reason: str, *, paused: bool) -> int:
         reason = str(reason)[:TEXT_CHARS_MAX]
         check_text(reason, "the reason of a pause")
         core = self._owner.opened()
@@ -151,7 +166,7 @@ class RuleControl:
         """See `Engine.alarms`."""
         return self._owner.opened().kernel.state.alarms.all()
 
-    async def acknowledge(self, rule: str, key: Any, *, by: str, note: str) -> int:
+    async def acknowledge(self, rule: str, key: Any = None, *, by: str = "", note: str = "") -> int:
         """See `Engine.acknowledge`."""
         texts = [str(text)[:TEXT_CHARS_MAX] for text in (by, note)]
         for text in texts:
@@ -170,17 +185,3 @@ class RuleControl:
             raise RuleNotFound(
                 f"expected a rule that is in force, found {rule!r}; there are {known}"
             )
-
-
-def prepare_rules(kernel: Kernel, log: EventLog) -> None:
-    """Before a start: bring the rules that are not to begin empty to where they begin.
-
-    Blocks for as long as reading the log takes: for a worker thread.
-    """
-    state = kernel.state
-    first = first_sequence(log)
-    for rule in sorted(state.decider.warm()):
-        if state.rules.get(rule) != state.declared[rule] and first <= kernel.sequence:
-            warm_up = WarmUp(state.decider.alone(rule), rule, state.sources)
-            warm_up.feed(read_back(log, first, kernel.sequence))
-            state.prepared[rule] = warm_up

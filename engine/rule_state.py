@@ -49,6 +49,7 @@ class RuleState:
         self.at_ns = 0
         """Log time: that of the last input."""
         self.started_at_ns = 0
+        self.events = 0
         self.sources: list[str] = []
         self.timers = Timers()
         self.lifecycle = Lifecycle(decider.wants)
@@ -61,6 +62,8 @@ class RuleState:
         """Rules that start no runs."""
         self.history = ""
         """While events are from before the engine took part: where they come from."""
+        self.history_from = 0
+        """How many events there were from outside, and of runs, when that began."""
         self.stats: dict[str, RuleStats] = {}
         self.alarms = Alarms()
         self.listed = r.RulesListed(0, {})
@@ -165,7 +168,13 @@ class RuleState:
     def history_began(self, _: int, began: r.HistoryBegan) -> Sequence[Verdict]:
         """See `HistoryBegan`."""
         self.history = began.source
+        self.history_from = self.events - self.lifecycle.stored
         return ()
+
+    @property
+    def history_count(self) -> int:
+        """How many events of the past were stored since it began."""
+        return self.events - self.lifecycle.stored - self.history_from
 
     def history_ended(self, _: int, ended: r.HistoryEnded) -> Sequence[Verdict]:
         """See `HistoryEnded`."""
@@ -269,7 +278,7 @@ class RuleState:
             "rules": self.rules,
             "active": sorted(self.active),
             "paused": sorted(self.paused),
-            "history": self.history,
+            "history": [self.history, self.history_from],
             "listed": [sorted(self.listed.rules.items()), sorted(self.listed.warm.items())],
             "stats": self.stats,
             "alarms": self.alarms.dump(),

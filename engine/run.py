@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 
 from headrace.engine.clock import NS, seconds_to_ns
 from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
-from headrace.engine.executor import Executor
+from headrace.engine.executor import Executor, Rules
 from headrace.engine.parking import Parking
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, SleepRequested, StepKind, StepRequested
@@ -87,6 +87,12 @@ class Run:
         """Sequence of the record that directly led to it: an event, or the parent run."""
         state = self._state
         return state.events[-1] if state.events else state.parent or state.id
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of its engine: ``await run.rules.add(…)``, as `Engine.add_rule`."""
+        assert self._executor.rules is not None, "an engine has rules"
+        return self._executor.rules
 
     @property
     def trace(self) -> int:

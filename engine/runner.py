@@ -26,6 +26,7 @@ from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError
 from headrace.engine.event import Firing
+from headrace.engine.executor import Rules
 from headrace.engine.lanes import Lanes
 from headrace.engine.parking import Parking
 from headrace.engine.record import RunCancelled, RunCompleted
@@ -58,6 +59,8 @@ class Runner:
         self.pipeline = pipeline
         self.on_settled: Callable[[], None] = lambda: None
         """Called when nothing executes and nothing waits to be executed."""
+        self.rules: Rules | None = None
+        """What changes the engine's rules."""
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
         self._specs = specs

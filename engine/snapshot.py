@@ -56,6 +56,8 @@ class Header(Struct):
     """What each rule counted without recording it, where that is more than keyless events."""
     paused: list[str] = []
     history: str = ""
+    history_from: int = 0
+    lifecycle_stored: int = 0
     listed: RulesListed | None = None
 
 
@@ -182,6 +184,8 @@ def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
         counters={rule: counters for rule, counters in automata.items() if counters},
         paused=sorted(state.paused),
         history=state.history,
+        history_from=state.history_from,
+        lifecycle_stored=state.lifecycle.stored,
         listed=state.listed if state.listed.rules else None,
     )
 
@@ -254,6 +258,8 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     state.stats = header.stats
     state.paused.update(header.paused)
     state.history = header.history
+    state.history_from = header.history_from
+    state.lifecycle.stored = header.lifecycle_stored
     if header.listed is not None:
         state.listed = header.listed
     runs = state.runs

@@ -46,7 +46,6 @@ class EngineState(RuleState):
         self.clock = ""
         """``system`` or ``input``; empty before the first start."""
         self.cursors: dict[int, int] = {}
-        self.events = 0
         self.runs = RunTable()
         self.dedupe = Dedupe()
         self.offers = Offers()

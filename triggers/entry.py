@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
@@ -14,7 +14,6 @@ from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleError
 from headrace.triggers import nodes as n
 from headrace.triggers.hit import Hit, Seen, last_line
-from headrace.triggers.joins import Join
 from headrace.triggers.stage import LevelStage, Stage, holds, key_of
 from headrace.triggers.stages import Key, Where
 
@@ -30,7 +29,11 @@ class Owner(Protocol):
 
     name: str
     active: bool
-    joins: list[Join]
+
+    @property
+    def joins(self) -> Sequence[object]:
+        """What has to be told where a step ends; empty: nothing."""
+        ...
 
     def remember(self, sequence: int, record: EventStored) -> None:
         """Keep an event in memory for the runs that it may lead to."""

@@ -119,6 +119,9 @@ class _Reader:
                 root = ast.parse(self._source, mode="eval").body
         except SyntaxError as error:
             raise syntax_error(self._text, error) from None
+        except UnicodeEncodeError as error:
+            place = place_of(self._text, error.start - 1)
+            self._refuse(*place, "expected text, found half a character")
         except (RecursionError, MemoryError):  # what Python makes of a thousand of ~
             self._refuse(1, 1, _TOO_DEEP)
         if (root.lineno, root.col_offset) == (1, 0) and not isinstance(

@@ -129,7 +129,7 @@ class State:
                 moves.append((edge.step, FINAL))
         if is_stopped:
             moves = [move for move in moves if move[1] == FINAL]
-        elif self.number == START.state:
+        if self.number == START.state:
             moves.append((IGNORED, START.state))
         made = tuple(moves)
         return self.stays if made == self.stays else made

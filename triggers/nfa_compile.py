@@ -13,16 +13,31 @@ Where Flink passes over something that is written down, this does not:
 - all negations between two steps count, also a relaxed one before a strict one, and all of
   several at the end;
 - a strict negation at the end fires, as a relaxed one does, when ``within`` is over; Flink
-  fires with the next event, and not at all if there is none.
+  fires with the next event, and not at all if there is none;
+- a negation at the end behind a loop or an optional step fires, too, if no event has come
+  since; Flink needs one to leave the loop.
+
+And a negation may stand behind an optional step, which Flink refuses: it counts from the step
+before if that one is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
-from typing import Final
 
 from headrace.triggers.nfa import FINAL, IGNORED, START, Edge, Nfa, State, Test
+from headrace.triggers.nfa_made import (
+    ALWAYS,
+    Action,
+    Kind,
+    Made,
+    both,
+    closure,
+    copies_without,
+    copy,
+    harden,
+    ways_to_final,
+)
 from headrace.triggers.nodes_joined import (
     Contiguity,
     GroupNode,
@@ -30,54 +45,6 @@ from headrace.triggers.nodes_joined import (
     SequenceNode,
     StepNode,
 )
-
-ALWAYS: Final[Test] = (0, 0)
-
-
-class Action(Enum):
-    """What an edge does with the event."""
-
-    TAKE = "take"
-    IGNORE = "ignore"
-    PROCEED = "proceed"
-
-
-class Kind(Enum):
-    """What is special about a state."""
-
-    NORMAL = "normal"
-    PENDING = "pending"
-    """The pattern is met once time is over."""
-    STOP = "stop"
-    """Whoever comes here has met a negation."""
-    FINAL = "final"
-
-
-class Made:
-    """A state while it is made."""
-
-    __slots__ = ("edges", "kind", "step")
-
-    def __init__(self, kind: Kind = Kind.NORMAL, step: int = IGNORED) -> None:
-        self.kind = kind
-        self.step = step
-        """Number of the step that its events are taken by."""
-        self.edges: list[tuple[Action, Made, Test]] = []
-
-    def take(self, target: Made, test: Test | None) -> None:
-        """Add an edge that takes the event, if there is a test that can be met."""
-        if test is not None:
-            self.edges.append((Action.TAKE, target, test))
-
-    def ignore(self, target: Made, test: Test | None) -> None:
-        """Add an edge that ignores the event, if there is a test that can be met."""
-        if test is not None:
-            self.edges.append((Action.IGNORE, target, test))
-
-    def proceed(self, target: Made, test: Test | None = ALWAYS) -> None:
-        """Add an edge to *target* for the same event, if there is a test that can be met."""
-        if test is not None:
-            self.edges.append((Action.PROCEED, target, test))
 
 
 class Part:
@@ -117,17 +84,6 @@ class Part:
         )
 
 
-def both(*tests: Test | None) -> Test | None:
-    """Return the test that is met if all are; ``None`` if that cannot be."""
-    care = want = 0
-    for test in tests:
-        if test is None or (want ^ test[1]) & care & test[0]:
-            return None
-        care |= test[0]
-        want |= test[1]
-    return care, want
-
-
 class Compiler:
     """Makes the states of one sequence."""
 
@@ -149,7 +105,7 @@ class Compiler:
             last -= 1
         sink = self.end(parts[last:]) if last < len(parts) else self.final
         self.order.append(self.chain(parts[:last], sink))
-        return _finished(self.order, self.steps)
+        return self._finished()
 
     def parts_of(self, nodes: Iterable[StepNode | GroupNode], outer: Part | None) -> list[Part]:
         """Return *nodes* with their places; steps are numbered in written order."""
@@ -162,6 +118,36 @@ class Compiler:
                 part.number = len(self.steps)
                 self.steps.append(part.node)
         return parts
+
+    def _finished(self) -> Nfa:
+        """Return the automaton that starts with the one state in `order`; add all it leads to.
+
+        Edges that only proceed are resolved.
+        """
+        order = self.order
+        numbers = {id(order[0]): START.state}
+        closures: list[list[tuple[Action, Made, Test, int]]] = []
+        for state in order:  # grows meanwhile
+            closures.append(closure(state))
+            for _, target, _, _ in closures[-1]:
+                if target.kind is not Kind.FINAL and id(target) not in numbers:
+                    numbers[id(target)] = len(order)
+                    order.append(target)
+        finals = {id(state): ways_to_final(state) for state in order}
+        states: list[State] = []
+        for number, (state, found) in enumerate(zip(order, closures, strict=True)):
+            edges = tuple(
+                Edge(
+                    test,
+                    step if action is Action.TAKE else IGNORED,
+                    FINAL if target.kind is Kind.FINAL else numbers[id(target)],
+                    target.kind is Kind.STOP,
+                    finals.get(id(target), ()) if action is Action.TAKE else (),
+                )
+                for action, target, test, step in found
+            )
+            states.append(State(number, edges, is_pending=self.is_pending(state)))
+        return Nfa(tuple(states), tuple(self.steps))
 
     # ------------------------------------------------------------ what is written
 
@@ -204,6 +190,18 @@ class Compiler:
             if not after.is_strict:
                 found.append(after)
         return found
+
+    def is_pending(self, state: Made) -> bool:
+        """Whether the pattern is met when the time of a partial in *state* is over."""
+        reached, seen = [state], {id(state)}
+        for one in reached:  # grows meanwhile
+            if one.kind is Kind.PENDING:
+                return True
+            for action, target, _ in one.edges:
+                if action is Action.PROCEED and id(target) not in seen:
+                    seen.add(id(target))
+                    reached.append(target)
+        return False
 
     # ------------------------------------------------------------ tests
 
@@ -276,7 +274,28 @@ class Compiler:
         if not nots:
             return sink
         over = {self._stops[one.number] for one in nots if one.number in self._stops}
-        return _copy_without(sink, over, {})
+        return copies_without(sink, over)[0]
+
+    def spared(self, beyond: Made, part: Part) -> Made:
+        """Return *beyond* for those that may leave the optional *part* out.
+
+        A negation that follows ends only their way past it: for the others it is not yet time.
+        So it does not stop them, but is a condition of that way, which is a copy.
+        """
+        nots = []
+        for after in part.siblings[part.place + 1 :]:
+            if not after.is_not:
+                break
+            nots.append(after)
+        if not nots:
+            return beyond
+        stops = {self._stops[one.number] for one in nots if one.number in self._stops}
+        copies = copies_without(beyond, stops)
+        for one in nots:
+            if not one.is_strict:
+                for copied in copies:
+                    harden(copied, self.met(one))
+        return copies[0]
 
     # ------------------------------------------------------------ steps
 
@@ -294,7 +313,7 @@ class Compiler:
         if most is None:
             last = self.endless_group(part, sink) if part.members else self.endless(part, sink)
         elif most > least and quantifier.greedy and not part.members:
-            _harden(sink, self.met(part))
+            harden(sink, self.met(part))
         for _ in range(least, least if most is None else most):
             last = self.once(part, last, beyond, is_entry=False, optional=True)
             self.add_stops(last, self.nots_after(part))
@@ -314,7 +333,7 @@ class Compiler:
             head = self.chain(part.members, sink)
             part.is_entry = True
             if optional and beyond is not None:
-                head.proceed(beyond)
+                head.proceed(self.spared(beyond, part) if is_entry else beyond)
             return head
         contiguity = self.contiguity(part) if is_entry else self.inner(part)
         ignored = self.passed_by(part, contiguity)
@@ -327,8 +346,11 @@ class Compiler:
         behind = self.stripped(sink, part)
         state.take(behind, taken)
         if optional and beyond is not None:
+            original = self.originals.get(id(beyond), beyond)
+            if is_entry:
+                original, beyond = self.spared(original, part), self.spared(beyond, part)
             if ended is not None and part.quantifier.greedy:
-                state.proceed(self.originals.get(id(beyond), beyond), ended[0])
+                state.proceed(original, ended[0])
                 state.proceed(beyond, ended[1])
             else:
                 state.proceed(beyond)
@@ -353,13 +375,13 @@ class Compiler:
         loop = Made(step=part.number)
         if part.quantifier.greedy:
             if ended is not None:
-                original = _copy(behind)
+                original = copy(behind)
                 self.originals[id(behind)] = original
                 loop.proceed(original, ended[0])
                 loop.proceed(behind, ended[1])
             else:
                 loop.proceed(behind)
-            _harden(behind, self.met(part))
+            harden(behind, self.met(part))
         else:
             loop.proceed(behind)
         if ended is not None:
@@ -387,111 +409,11 @@ class Compiler:
 
 
 def compile_sequence(node: SequenceNode) -> Nfa:
-    """Return the automaton of a sequence."""
+    """Return the automaton of a sequence.
+
+    The numbers of its states are in snapshots, so for one node they must stay what they are.
+
+    Raises:
+        ValueError: it would be too large.
+    """
     return Compiler(node).compiled()
-
-
-# ---------------------------------------------------------------- states
-
-
-def _harden(state: Made, greed: Test) -> None:
-    """Let no edge of *state* have what a greedy loop before it takes."""
-    spared = (greed[0], 0)
-    edges = [(action, target, both(test, spared)) for action, target, test in state.edges]
-    state.edges = [(action, target, test) for action, target, test in edges if test is not None]
-
-
-def _copy(state: Made) -> Made:
-    made = Made(state.kind, state.step)
-    made.edges = [
-        (action, made if target is state else target, test) for action, target, test in state.edges
-    ]
-    return made
-
-
-def _copy_without(state: Made, stops: set[Made], copies: dict[int, Made]) -> Made:
-    """Return a copy of *state*, and of what it proceeds to, that does not know of *stops*."""
-    known = copies.get(id(state))
-    if known is not None:
-        return known
-    made = copies[id(state)] = Made(state.kind, state.step)
-    for action, target, test in state.edges:
-        if action is not Action.PROCEED:
-            made.edges.append((action, made if target is state else target, test))
-        elif target.kind is Kind.STOP:
-            if target not in stops:
-                made.edges.append((action, target, test))
-        else:
-            made.edges.append((action, _copy_without(target, stops, copies), test))
-    return made
-
-
-# ---------------------------------------------------------------- states at work
-
-
-def _finished(order: list[Made], steps: Sequence[StepNode]) -> Nfa:
-    """Return the automaton that starts with the one state in *order*; add all it leads to.
-
-    Edges that only proceed are resolved.
-    """
-    numbers = {id(order[0]): START.state}
-    closures: list[list[tuple[Action, Made, Test, int]]] = []
-    for state in order:  # grows meanwhile
-        closures.append(_closure(state))
-        for _, target, _, _ in closures[-1]:
-            if target.kind is not Kind.FINAL and id(target) not in numbers:
-                numbers[id(target)] = len(order)
-                order.append(target)
-    finals = {id(state): _ways_to_final(state) for state in order}
-    states: list[State] = []
-    for number, (state, closure) in enumerate(zip(order, closures, strict=True)):
-        edges = tuple(
-            Edge(
-                test,
-                step if action is Action.TAKE else IGNORED,
-                FINAL if target.kind is Kind.FINAL else numbers[id(target)],
-                target.kind is Kind.STOP,
-                finals.get(id(target), ()) if action is Action.TAKE else (),
-            )
-            for action, target, test, step in closure
-        )
-        states.append(State(number, edges, is_pending=state.kind is Kind.PENDING))
-    return Nfa(tuple(states), tuple(steps))
-
-
-def _closure(state: Made) -> list[tuple[Action, Made, Test, int]]:
-    """Return the edges of *state* and of all that it proceeds to, in Flink's order.
-
-    That is depth first: a state's own edges come before those of the states behind, and of
-    several it goes on with the last.
-    """
-    found: list[tuple[Action, Made, Test, int]] = []
-    waiting: list[tuple[Made, Test]] = [(state, ALWAYS)]
-    while waiting:
-        at, so_far = waiting.pop()
-        for action, target, test in at.edges:
-            whole = both(so_far, test)
-            if whole is None:
-                continue
-            if action is Action.PROCEED:
-                waiting.append((target, whole))
-            else:
-                found.append((action, target, whole, at.step))
-    return found
-
-
-def _ways_to_final(state: Made) -> tuple[Test, ...]:
-    """Return the tests any of which lets the pattern be met by what has come to *state*."""
-    ways: list[Test] = []
-    waiting: list[tuple[Made, Test]] = [(state, ALWAYS)]
-    while waiting:
-        at, so_far = waiting.pop()
-        for action, target, test in at.edges:
-            whole = both(so_far, test)
-            if action is not Action.PROCEED or whole is None:
-                continue
-            if target.kind is Kind.FINAL:
-                ways.append(whole)
-            else:
-                waiting.append((target, whole))
-    return tuple(ways)

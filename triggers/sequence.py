@@ -26,7 +26,7 @@ from headrace.triggers.nfa import (
     release,
 )
 from headrace.triggers.nfa_compile import compile_sequence
-from headrace.triggers.nodes_joined import SequenceNode
+from headrace.triggers.nodes_joined import SequenceNode, Skip
 from headrace.triggers.sequence_plain import PlainSequence, is_plain
 from headrace.triggers.stage import Place, Stage, TimerStage
 from headrace.triggers.step_conditions import StepConditions
@@ -70,7 +70,7 @@ class SequenceStage(Join, TimerStage[Partials]):
         """Whether it is to be told of the events that conditions of steps turn down."""
         self._within_ns = node.within_ns
         self._gap_ns = node.within_gap_ns
-        self._skip = node.skip
+        self._skip: Skip = node.skip
         self._waits = node.waits
         self._replaces_start = node.replaces_start
         self._on_timeout = node.on_timeout

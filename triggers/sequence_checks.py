@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from headrace.triggers import nodes as n
+from headrace.triggers.nfa_compile import compile_sequence
 from headrace.triggers.nodes_joined import GroupNode, SequenceNode, StepNode
 
+STEPS_MAX: Final = 256
 STATES_MAX: Final = 10_000
 """States of one automaton: each turn of a bounded loop is one."""
 
@@ -19,6 +21,8 @@ def check_sequence(node: SequenceNode) -> None:
     Raises:
         ValueError: names the place and says why.
     """
+    if len(node.steps) > STEPS_MAX:
+        raise ValueError(f"sequence(…): {len(node.steps)} steps; expected at most {STEPS_MAX}")
     _check_members(node.members, "sequence")
     if len([step for step in node.steps if not step.is_not]) < 2 and not (
         node.members[1:] or node.members[0].quantifier.is_loop
@@ -40,6 +44,7 @@ def check_sequence(node: SequenceNode) -> None:
         raise ValueError(
             f"sequence(…): its loops come to about {states} states; expected at most {STATES_MAX}"
         )
+    compile_sequence(node)
 
 
 def _is_not(part: StepNode | GroupNode) -> bool:
@@ -50,16 +55,11 @@ def _check_members(parts: Parts, place: str) -> None:
     for number, part in enumerate(parts):
         if isinstance(part, GroupNode):
             _check_group(part)
-        elif part.is_not:
-            text = part.text("relaxed")
-            if number == 0:
-                raise ValueError(f"{place}: {text} cannot be its first step: nothing is before it")
-            before = parts[number - 1]
-            if before.quantifier.optional:
-                raise ValueError(
-                    f"{place}: {text} stands behind {before.name!r}, which is optional: expected "
-                    f"a step that is always taken"
-                )
+        elif part.is_not and all(map(_may_be_empty, parts[:number])):
+            raise ValueError(
+                f"{place}: {part.text('relaxed')} cannot be its first step: there need be "
+                f"nothing before it"
+            )
 
 
 def _check_group(part: GroupNode) -> None:
@@ -74,8 +74,11 @@ def _check_group(part: GroupNode) -> None:
 
 
 def _may_be_empty(part: StepNode | GroupNode) -> bool:
-    return part.quantifier.optional or (
-        isinstance(part, GroupNode) and all(map(_may_be_empty, part.members))
+    return (
+        _is_not(part)
+        or part.quantifier.optional
+        or (isinstance(part, GroupNode)
+        and all(map(_may_be_empty, part.members)))
     )
 
 

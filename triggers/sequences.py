@@ -130,13 +130,7 @@ def sequence(
     check_choice("sequence", "anchor", anchor, "first", "last", "every")
     check_whole("sequence", "partials_max", partials_max)
     check_bool("sequence", "on_timeout", on_timeout)
-    within_ns = None if within is None else duration_ns("sequence", "within", within)
-    gap_ns = None if within_gap is None else duration_ns("sequence", "within_gap", within_gap)
-    if within_ns is not None and gap_ns is not None and gap_ns > within_ns:
-        raise ValueError(
-            f"sequence(within={within!r}, within_gap={within_gap!r}): expected within_gap, "
-            f"from one event to the next, to be at most within, from the first to the last"
-        )
+    within_ns, gap_ns = _durations(within, within_gap)
     if on_timeout and within_ns is None and gap_ns is None:
         raise ValueError("sequence(on_timeout=True): expected within=, or nothing runs out")
     parts = _resolved(members_of("sequence", members), contiguity)
@@ -156,6 +150,17 @@ def sequence(
     )
     check_sequence(node)
     return Pattern(node)
+
+
+def _durations(within: Seconds | None, within_gap: Seconds | None) -> tuple[int | None, int | None]:
+    within_ns = None if within is None else duration_ns("sequence", "within", within)
+    gap_ns = None if within_gap is None else duration_ns("sequence", "within_gap", within_gap)
+    if within_ns is not None and gap_ns is not None and gap_ns > within_ns:
+        raise ValueError(
+            f"sequence(within={within!r}, within_gap={within_gap!r}): expected within_gap, "
+            f"from one event to the next, to be at most within, from the first to the last"
+        )
+    return within_ns, gap_ns
 
 
 def _resolved(
@@ -226,13 +231,14 @@ def _skip_of(skip: Skip | None, anchor: Anchor, names: list[str]) -> Skip:
         return "none" if anchor == "every" else "past_last"
     if anchor != "first":
         raise ValueError(f"sequence(skip={skip!r}, anchor={anchor!r}): expected one of the two")
-    if skip in ("past_last", "none", "to_next"):
+    given: object = skip  # users may not run a type checker
+    if given in ("past_last", "none", "to_next"):
         return skip
-    if len(skip) != 2 or skip[0] not in ("to_first", "to_last"):
+    if not isinstance(given, tuple) or len(given) != 2 or given[0] not in ("to_first", "to_last"):
         raise ValueError(
             f"sequence(skip={skip!r}): expected 'past_last', 'none', 'to_next', "
             f"('to_first', step) or ('to_last', step)"
         )
-    if skip[1] not in names:
-        raise ValueError(f"sequence(skip={skip!r}): there is no step {skip[1]!r}")
+    if given[1] not in names:
+        raise ValueError(f"sequence(skip={skip!r}): there is no step {given[1]!r}")
     return skip

@@ -47,7 +47,7 @@ class _Repeatable(Member[T_co]):
         greedy: bool | None,  # noqa: FBT001 (made by the functions below only)
     ) -> None:
         self.name = name
-        self.contiguity = contiguity
+        self.contiguity: Contiguity | None = contiguity
         self.quantifier = quantifier
         self.greedy = greedy
         """As it was said; ``None``: it was not."""
@@ -106,7 +106,11 @@ class Step(_Repeatable[T_co]):
         self.is_named = is_named
 
     def _with(self, **changes: Any) -> Step[T_co]:
-        given = {"quantifier": self.quantifier, "greedy": self.greedy, "stop": self.stop}
+        given: dict[str, Any] = {
+            "quantifier": self.quantifier,
+            "greedy": self.greedy,
+            "stop": self.stop,
+        }
         return Step(self.name, self.source, self.contiguity, **(given | changes))
 
     def times(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
@@ -28,6 +28,8 @@ from headrace.triggers.schedules import at_node, check_catch_up, cron_node
 from headrace.version import __version__
 
 if TYPE_CHECKING:
+    from headrace.engine.backfill import Backfilled
+    from headrace.engine.emission import Emission
     from headrace.engine.engine import Engine
     from headrace.triggers.rules_file import RuleText
 
@@ -341,6 +343,42 @@ class App:
             probe_s=probe_s,
             version=__version__,
             declare=self._declared,
+        )
+
+    def backfill(
+        self,
+        log: str | os.PathLike[str] | EventLog,
+        history: str | os.PathLike[str] | Iterable[Emission],
+        *,
+        name: str | None = None,
+        clock: Literal["system", "input"] = "system",
+        durability: Durability = "fsynced",
+        dedupe_window: float | timedelta = DEDUPE_WINDOW_S,
+    ) -> Backfilled:
+        """Fold events of the past into the rules, without effects, before `open` goes live.
+
+        *history* is an older log, a file of JSON lines, or events with times, oldest first.
+        They are stored in *log* at their own times; rules see them and no firing starts a
+        run.  What was interrupted, goes on with the same call; what is stored is not stored
+        again, and a file that is fed to the engine afterwards goes on behind it.  Blocks.
+
+        Raises:
+            HistoryUnusable: an event has no time, or one that is not after the one before or
+                after what the log has; what came before is stored.
+            BadLine, SourceUnusable, LogUnusable, LogCorrupt: *history* cannot be read on.
+            LogMismatch: the log goes by another clock, or another backfill is unfinished.
+            LogLocked, LogFull, DurabilityLost: as when an engine opens and writes the log.
+        """
+        from headrace.history import fold_history
+
+        return fold_history(
+            self.decider(),
+            log,
+            history,
+            name=name,
+            clock=clock,
+            durability=durability,
+            dedupe_window=dedupe_window,
         )
 
     def _declared(

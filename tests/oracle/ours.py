@@ -30,7 +30,9 @@ from headrace.triggers.nfa import (
     offer,
     release,
 )
-from headrace.triggers.nfa_compile import Compiler, Kind, Made, Part, compile_sequence
+from headrace.triggers.nfa_compile import Compiler, Part, compile_sequence
+from headrace.triggers.nfa_made import Kind, Made
+from headrace.triggers.nodes import WhereNode
 from headrace.triggers.nodes_joined import (
     Contiguity,
     GroupNode,
@@ -38,7 +40,6 @@ from headrace.triggers.nodes_joined import (
     SequenceNode,
     StepNode,
 )
-from headrace.triggers.nodes import WhereNode
 from headrace.triggers.pattern import Match, Pattern
 from headrace.triggers.reach import without_relative
 from headrace.triggers.step_conditions import StepConditions
@@ -240,6 +241,10 @@ class FlinkCompiler(Compiler):
     def end(self, nots: Sequence[Part]) -> Made:
         """A strict one is over with the next event; of several relaxed ones the last counts."""
         return self.chain(nots, self.final)
+
+    def is_pending(self, state: Made) -> bool:
+        """A loop has to be left first, by an event."""
+        return state.kind is Kind.PENDING
 
     def negation(self, part: Part, sink: Made) -> Made:
         """See `end`; also at the end of a group that is last."""

@@ -67,7 +67,7 @@ class Step(NamedTuple):
 class Stage(NamedTuple):
     """One operator in its rule: what it is met by, and its turn to arm timers."""
 
-    number: int
+    number: tuple[int, int]
     source: list[Any]
     """All `Happened` or `Step` that it is met by, for all keys."""
     until: int

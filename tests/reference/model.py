@@ -45,6 +45,7 @@ from tests.reference.spec import (
     Where,
     Windows,
     parts_of,
+    sources_of,
 )
 
 from headrace.engine.subject import matches
@@ -123,7 +124,7 @@ class Model:
             made = self.beats(spec)
         else:
             source = self.happened(spec.source)
-            made = self.by_key(source, self.meaning(spec))
+            made = self.by_key(spec, source, self.meaning(spec))
         happens = [x for x in made if x.place[1] == 1 or x.at <= self.until]
         return sorted(happens, key=lambda x: x.place)
 
@@ -188,10 +189,10 @@ class Model:
     # ------------------------------------------------------------ automata
 
     def by_key(
-        self, source: list[Any], meaning: Callable[[list[Any], Stage], list[Happened]]
+        self, spec: Spec, source: list[Any], meaning: Callable[[list[Any], Stage], list[Happened]]
     ) -> list[Happened]:
         """Independent automata for each key."""
-        stage = self.stage(source)
+        stage = self.stage(spec, source)
         turns = {(x.place, x.key): turn for turn, x in reversed(list(enumerate(source)))}
         made = [
             one
@@ -200,9 +201,13 @@ class Model:
         ]
         return sorted(made, key=lambda one: (one.place, turns.get((one.place, one.key), 0)))
 
-    def stage(self, source: list[Any]) -> Stage:
-        """Within a step an operator arms its timers after what feeds it."""
-        return Stage(self._next_stage(), source, self.until, self.show)
+    def stage(self, spec: Spec, source: list[Any]) -> Stage:
+        """Within a step an operator arms its timers after what feeds it.
+
+        A join waits for all that its branches make of an event, so what is behind it comes
+        after all that is not.
+        """
+        return Stage((joins_in(spec), self._next_stage()), source, self.until, self.show)
 
     def held(self, spec: Hold) -> list[Happened]:
         """The conditions nearest before it are not filters: it sees the others too."""
@@ -224,6 +229,7 @@ class Model:
             return all(self.is_met(condition, hit) for condition in conditions)
 
         return self.by_key(
+            spec,
             observed,
             lambda hits, stage: rates.held([(x, is_true(x)) for x in hits], spec, stage),
         )
@@ -232,7 +238,7 @@ class Model:
         """At the activation outer watchdogs are armed before inner ones."""
         first = self._next_stage()
         source = self.happened(spec.source)
-        stage = self.stage(source)
+        stage = self.stage(spec, source)
         made: list[Happened] = []
         for key in dict.fromkeys((*spec.expect, *(x.key for x in source))):
             hits = [x for x in source if x.key == key]
@@ -246,9 +252,9 @@ class Model:
         """Operators that take one step for all that their branches make of one event."""
         if isinstance(spec, AllOf):
             steps = stepwise([self.happened(branch) for branch in spec.branches])
-            return self.by_key(steps, lambda own, stage: joins.all_present(own, spec, stage))
+            return self.by_key(spec, steps, lambda own, stage: joins.all_present(own, spec, stage))
         steps = stepwise([self.happened(spec.awaited), self.happened(spec.after)])
-        return self.by_key(steps, lambda own, stage: joins.absences(own, spec, stage))
+        return self.by_key(spec, steps, lambda own, stage: joins.absences(own, spec, stage))
 
     def sequences(self, spec: Sequence) -> list[Happened]:
         """The steps of each key, among all that is in its input stream."""
@@ -264,6 +270,7 @@ class Model:
         bare = [Happened(x.at, x.place, x.key, (), None) for x in dict.fromkeys(stream)]
         history = stepwise([*steps, list(dict.fromkeys(bare))])
         return self.by_key(
+            spec,
             history,
             lambda own, stage: History(
                 [Entry(step, (step.place, step.key) in inputs) for step in own],
@@ -275,8 +282,8 @@ class Model:
 
     def beats(self, spec: Every) -> list[Happened]:
         """A grid that begins at the activation."""
-        stage = self._next_stage()
-        place: Place = (self.start, -1, stage, 0)
+        stage = (0, self._next_stage())
+        place: Place = (self.start, -1, stage[1], 0)
         made = []
         period = ns(spec.period)
         for due in range(self.start + period, self.until + 1, period):
@@ -287,6 +294,12 @@ class Model:
     def _next_stage(self) -> int:
         self._stages += 1
         return self._stages
+
+
+def joins_in(spec: Spec) -> int:
+    """Return how many joins, one behind the other, an event may have to pass."""
+    is_join = isinstance(spec, AnyOf | AllOf | Absent | Sequence)
+    return is_join + max((joins_in(source) for source in sources_of(spec)), default=0)
 
 
 def unconditioned(spec: Spec) -> Spec:

@@ -9,7 +9,7 @@ from tests.reference.happened import Given, Happened, Unsettled, ns
 from tests.reference.model import Model
 from tests.reference.patterns import pattern_of
 from tests.reference.shell import Shell, rules
-from tests.reference.spec import EventTime, Sequence, Spec, parts_of
+from tests.reference.spec import EventTime, Spec, parts_of
 
 from headrace.engine import record as r
 from headrace.triggers.ruleset import Rule
@@ -150,23 +150,6 @@ def without_order_of_keys(groups: Groups) -> Groups:
     return [sorted(group, key=lambda one: repr(one.key)) for group in groups]
 
 
-def shares_timers(spec: Spec) -> bool:
-    """Whether starts of a sequence share a timer: which of them armed it is not said."""
-    return any(isinstance(part, Sequence) and part.within is not None for part in parts_of(spec))
-
-
-def without_order_of_timers(made: Groups) -> Groups:
-    """Return all that timers fire at one time as one group."""
-    groups: Groups = []
-    for group in made:
-        before, first = groups[-1][0] if groups else None, group[0]
-        if before is not None and before.at == first.at and before.by_timer == first.by_timer:
-            groups[-1] = [*groups[-1], *group]
-        else:
-            groups.append(group)
-    return [sorted(group, key=repr) for group in groups]
-
-
 def assert_same(shell: Shell, spec: Spec, timeline: list[Given]) -> None:
     """Compare the engine with the model, firing by firing."""
     model = expected(spec, timeline)
@@ -174,8 +157,6 @@ def assert_same(shell: Shell, spec: Spec, timeline: list[Given]) -> None:
     if goes_by_event_time(spec):
         assert arrivals(shell) == expected_arrivals(spec, timeline)
         made = in_places(made, model)
-    if shares_timers(spec):
-        made, model = without_order_of_timers(made), without_order_of_timers(model)
     assert without_order_of_keys(made) == without_order_of_keys(model)
 
 

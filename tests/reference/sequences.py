@@ -22,15 +22,17 @@ class Entry(NamedTuple):
 
 
 class Fate(NamedTuple):
-    """What becomes of one start."""
+    """What becomes of one start, if no other has a say in it."""
 
     start: int
     """Index of the entry at which it began."""
     taken: tuple[int, ...]
     """Indices of the entries that took its steps."""
-    end: Literal["complete", "timeout", "never"]
-    place: Place = ()
-    """Of the end, if there is one."""
+    due: int | None
+    """When its time is over."""
+    end: Literal["complete", "dead", "time"]
+    by: int | None = None
+    """Index of the entry that ends it; none if time does, or nothing."""
 
 
 class History:
@@ -91,31 +93,22 @@ class History:
         """Follow one start through the history."""
         begun = self.entries[start].step
         due = None if self.within is None else begun.at + self.within
-        expiry = () if due is None else self.stage.timer(due, self.first_at(begun.at))
         taken: tuple[int, ...] = (start,)
         for number in self.steps[1:]:
-            found = self.taker(number, taken, due)
-            if found == "dead":
-                return Fate(start, taken, "never")
-            if found == "none":
-                return Fate(start, taken, "never" if due is None else "timeout", expiry)
-            taken = (*taken, found)
+            index, is_taken = self.taker(number, taken, due)
+            if index is None:
+                return Fate(start, taken, due, "time")
+            if not is_taken:
+                return Fate(start, taken, due, "dead", index)
+            taken = (*taken, index)
         trailing = self.nots_after(self.steps[-1])
         if not trailing:
-            return Fate(start, taken, "complete", self.entries[taken[-1]].step.place)
+            return Fate(start, taken, due, "complete", taken[-1])
         assert due is not None, "a negation at the end needs a time at which it is over"
         for index in self.within_reach(taken[-1], due):
             if any(self.kills(index, self.spec.parts[n], n, taken) for n in trailing):
-                return Fate(start, taken, "never")
-        return Fate(start, taken, "complete", expiry)
-
-    def first_at(self, at: int) -> Step:
-        """Return what armed the expiry of all that started at one time: they share a timer."""
-        return next(
-            entry.step
-            for index, entry in enumerate(self.entries)
-            if entry.step.at == at and self.matches(index, self.steps[0], ())
-        )
+                return Fate(start, taken, due, "dead", index)
+        return Fate(start, taken, due, "complete")
 
     def within_reach(self, after: int, due: int | None) -> list[int]:
         """Return the entries after one of them, and before the time is over."""
@@ -124,68 +117,85 @@ class History:
 
     def taker(
         self, number: int, taken: tuple[int, ...], due: int | None
-    ) -> int | Literal["dead", "none"]:
-        """Return the entry that takes step *number*, if the partial does not die before."""
+    ) -> tuple[int | None, bool]:
+        """Return the entry that takes step *number*, or kills the partial before."""
         nots = self.nots_after(self.steps[len(taken) - 1])
         for index in self.within_reach(taken[-1], due):
             takes = self.matches(index, number, taken)
             killed = any(self.kills(index, self.spec.parts[n], n, taken) for n in nots)
             if takes and killed:
                 raise Unsettled("one event is both the next step and what must not be there")
-            if killed:
-                return "dead"
-            if takes:
-                return index
-            if self.spec.contiguity == "strict" and self.entries[index].is_input:
-                return "dead"
-        return "none"
+            is_input = self.entries[index].is_input
+            if takes or killed or (self.spec.contiguity == "strict" and is_input):
+                return index, takes
+        return None, False
 
     # ------------------------------------------------------------ all of them
 
     def firings(self) -> list[Happened]:
-        """What the starts come to, and which of them fall because another has fired."""
-        count = len(self.entries)
-        starts = [index for index in range(count) if self.matches(index, self.steps[0], ())]
-        fates = [self.fate(start) for start in starts]
-        if self.spec.anchor == "last":
-            fates = [fate for fate in fates if not self.is_replaced(fate, starts)]
-        # What a timer ends, it ends at once: matches first, then those that ran out of time.
-        ended = sorted(
-            (fate for fate in fates if fate.end != "never"),
-            key=lambda fate: (fate.place, fate.end == "timeout", fate.start),
-        )
-        gone: dict[int, int] = {}
+        """What the starts come to, where a firing lets others fall.
+
+        One timer is set to the earliest end of those that are open, and anew when that changes.
+        """
         made: list[Happened] = []
-        for fate in ended:
-            dropped_at = gone.get(fate.start)
-            if dropped_at is not None and (fate.end == "complete" or dropped_at < fate.place[0]):
-                continue
-            if fate.end == "complete":
-                made.append(self.fired(fate, None))
-                if self.spec.anchor != "every":
-                    dropped = [start for start in starts if start <= fate.taken[-1]]
-                    gone = {**dict.fromkeys(dropped, fate.place[0]), **gone}
-            elif self.spec.on_timeout:
-                made.append(self.fired(fate, "timeout"))
+        partials: dict[int, Fate] = {}
+        timer: Place = ()
+        indices: list[int | None] = [*range(len(self.entries)), None]
+        for index in indices:
+            while timer and (index is None or timer < self.entries[index].step.place):
+                over = [fate for fate in partials.values() if fate.due == timer[0]]
+                made += self.ended(over, timer, partials)
+                due = earliest(partials)
+                timer = () if due is None else self.stage.next_timer(due, timer)
+            if index is None:
+                break
+            step = self.entries[index].step
+            if self.matches(index, self.steps[0], ()):
+                self.begin(index, partials)
+            ending = [fate for fate in partials.values() if fate.by == index]
+            made += self.ended(ending, step.place, partials)
+            due = earliest(partials)
+            if due is None:
+                timer = ()
+            elif not timer or due != timer[0]:
+                timer = self.stage.timer(due, step)
         return made
 
-    def is_replaced(self, fate: Fate, starts: list[int]) -> bool:
-        """Whether a new start came while this one had no more than its start."""
-        for other in starts:
-            had_only_its_start = len(fate.taken) == 1 or other < fate.taken[1]
-            had_ended = fate.place != () and fate.place[0] <= self.entries[other].step.at
-            if other > fate.start and had_only_its_start and not had_ended:
-                return True
-        return False
+    def begin(self, index: int, partials: dict[int, Fate]) -> None:
+        """Let a start join the *partials*; it may replace those that have no more than theirs."""
+        for start, fate in list(partials.items()):
+            had_only_its_start = len(fate.taken) == 1 or index < fate.taken[1]
+            is_over = fate.due is not None and fate.due <= self.entries[index].step.at
+            if self.spec.anchor == "last" and had_only_its_start and not is_over:
+                del partials[start]
+        partials[index] = self.fate(index)
 
-    def fired(self, fate: Fate, reason: str | None) -> Happened:
+    def ended(self, ending: list[Fate], place: Place, partials: dict[int, Fate]) -> list[Happened]:
+        """What ends at one place: matches first, then those that have run out of time."""
+        made: list[Happened] = []
+        for fate in sorted(ending, key=lambda fate: (fate.end != "complete", fate.start)):
+            was_open = partials.pop(fate.start, None) is not None
+            if fate.end == "complete" and was_open:
+                made.append(self.fired(fate, place, None))
+                for start, other in list(partials.items()):
+                    has_run_out = (
+                        other.end == "time" and other.due is not None and other.due <= place[0]
+                    )
+                    is_before = self.spec.anchor != "every" and start <= fate.taken[-1]
+                    if is_before and not has_run_out:
+                        del partials[start]
+            elif fate.end == "time" and self.spec.on_timeout:
+                made.append(self.fired(fate, place, "timeout"))
+        return made
+
+    def fired(self, fate: Fate, place: Place, reason: str | None) -> Happened:
         """Return the firing of one match."""
         steps = self.named(fate.taken)
         events = tuple(sorted({event for _, events in steps for event in events}))
         last = self.entries[fate.taken[-1]].step.hits[self.steps[len(fate.taken) - 1]]
         return Happened(
-            fate.place[0],
-            fate.place,
+            place[0],
+            place,
             last.key,
             events,
             last.last,
@@ -193,3 +203,8 @@ class History:
             steps=steps,
             value=last.value,
         )
+
+
+def earliest(partials: dict[int, Fate]) -> int | None:
+    """Return when the first of them runs out of time."""
+    return min((fate.due for fate in partials.values() if fate.due is not None), default=None)

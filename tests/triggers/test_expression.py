@@ -149,6 +149,7 @@ REFUSED: dict[str, tuple[int, str]] = {
     "x > 1; y > 2": (6, "found ; here"),
     "x > 1, y > 2": (1, "found x > 1, y > 2; write `and` between"),
     "x\0 > 1": (2, "found a null"),
+    "x == '\ud800'": (7, "found half a character"),
     "x": (1, "found x alone; write x == True or x.exists()"),
     "x > 1 and place.open": (11, "found place.open alone"),
     "field('x')": (1, "found field('x') alone; write field('x') > 5"),

@@ -106,24 +106,18 @@ async def test_a_rule_of_a_file_starts_the_task_that_it_names(write: Write) -> N
 
 
 async def test_a_task_that_rules_start_stays_a_step_of_its_own(write: Write) -> None:
-    """`run.call(plain)` is a run of the task plain, whichever rules start the same function."""
-    app, _ = plant()
-    app.load_rules(write("[rules.r]\nsubject = 'x'\ntask = 'plain'\ntimeout = 1"))
-    names: list[str] = []
+    """`run.call(beat)` is a run of the task beat, whichever rules start the same function."""
+    app, done = plant()
+    app.load_rules(write("[rules.r]\nsubject = 'x'\ntask = 'beat'\ntimeout = 1"))
 
     @app.rule(on("y"))
     async def calls(run: Run) -> None:
-        await run.call(app.tasks["plain"].function)
+        await run.call(app.tasks["beat"].function)
 
-    log = MemoryLog()
-    async with app.open(log, clock=VirtualClock()) as engine:
-        await engine.emit("y", None)
-        await engine.emit("x", None)
-        await engine.drain()
-        names += [rule.name for rule in engine.state().rules if rule.fired]
+    await play(app, ("y", None), ("x", None))
 
-    assert names == ["r", "calls"]
-    assert app.tasks["plain"].timeout_s is None
+    assert sorted(done) == [("beat", "beat"), ("beat", "r")]
+    assert app.tasks["beat"].timeout_s == 7
 
 
 def test_rules_of_a_file_come_behind_those_before_them_and_in_its_order(write: Write) -> None:
@@ -204,9 +198,8 @@ def test_a_task_that_does_not_fit_is_a_mistake_of_the_file(
     """It shows when the file is loaded, with its line, and not when the first firing comes."""
     app = app_with_odd_tasks()
     before = dict(app.tasks), dict(app.rules)
-    path = write(
-        f"[rules.{name}]\nsubject = 'a'\ntask = '{task}'\n[rules.good]\nsubject = 'a'\ntask = 'cool'"
-    )
+    good = "[rules.good]\nsubject = 'a'\ntask = 'cool'"
+    path = write(f"[rules.{name}]\nsubject = 'a'\ntask = '{task}'\n{good}")
     with pytest.raises(RulesFileError) as caught:
         app.load_rules(path)
 
