@@ -40,8 +40,11 @@ class Alarms:
         return len(self._standing)
 
     def find(self, rule: str, key: Any) -> Alarm | None:
-        """Return the alarm of *rule* for *key*, if one stands."""
-        return self._standing.peek((rule, key))
+        """Return the alarm of *rule* for *key*, as it is or as it is stored, if one stands."""
+        try:
+            return self._standing.peek((rule, thaw(key)))
+        except TypeError:
+            return None  # it cannot be hashed, so it is no key
 
     def all(self) -> list[Alarm]:
         """Return all that stand, in the order in which they were raised."""

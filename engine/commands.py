@@ -1,4 +1,7 @@
-"""The commands that every engine takes over its control socket: status, emit, cancel, holds."""
+"""The commands that every engine takes over its control socket.
+
+They are status, emit, cancel, pause, acknowledge, snapshot, hold and release.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ from headrace.engine.backend import current_backend, in_own_thread
 from headrace.engine.control import ControlSocket
 from headrace.engine.control_wire import (
     DECODE_ERRORS,
+    AcknowledgeArguments,
     CancelArguments,
     EmitArguments,
     HoldArguments,
+    PauseArguments,
     ReleaseArguments,
 )
 from headrace.engine.emission import Emission
@@ -43,6 +48,18 @@ class Commanded(Protocol):
 
     async def cancel(self, run_id: int, reason: str) -> int:
         """See `Engine.cancel`."""
+        ...
+
+    async def pause(self, rule: str, reason: str) -> int:
+        """See `Engine.pause`."""
+        ...
+
+    async def resume(self, rule: str, reason: str) -> int:
+        """See `Engine.resume`."""
+        ...
+
+    async def acknowledge(self, rule: str, key: Any, *, by: str, note: str) -> int:
+        """See `Engine.acknowledge`."""
         ...
 
     async def snapshot(self) -> int:
@@ -82,9 +99,6 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     async def cancel(arguments: CancelArguments) -> Any:
         return {"sequence": await engine.cancel(arguments.run, arguments.reason)}
 
-    if isinstance(engine.log, FileLog):
-        _register_holds(control, engine.log)
-
     async def snapshot(_: dict[str, Any]) -> Any:
         try:
             return {"sequence": await engine.snapshot()}
@@ -95,6 +109,24 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     control.register("status", status)
     control.register("emit", emit, EmitArguments)
     control.register("cancel", cancel, CancelArguments)
+    _register_rules(control, engine)
+    if isinstance(engine.log, FileLog):
+        _register_holds(control, engine.log)
+
+
+def _register_rules(control: ControlSocket, engine: Commanded) -> None:
+    async def pause(arguments: PauseArguments) -> Any:
+        change = engine.pause if arguments.paused else engine.resume
+        return {"sequence": await change(arguments.rule, arguments.reason)}
+
+    async def acknowledge(arguments: AcknowledgeArguments) -> Any:
+        sequence = await engine.acknowledge(
+            arguments.rule, arguments.key, by=arguments.by, note=arguments.note
+        )
+        return {"sequence": sequence}
+
+    control.register("pause", pause, PauseArguments)
+    control.register("acknowledge", acknowledge, AcknowledgeArguments)
 
 
 def _register_holds(control: ControlSocket, log: FileLog) -> None:

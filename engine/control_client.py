@@ -19,8 +19,11 @@ from headrace.engine.control_wire import (
     MESSAGE_BYTES_MAX,
     NAME,
     VERSION,
+    AcknowledgeArguments,
     Answer,
+    CancelArguments,
     EmitArguments,
+    PauseArguments,
     Request,
     WireEvent,
     addressable,
@@ -41,6 +44,7 @@ _KINDS: Final = (
     errors.LogClosed,
     errors.LogFull,
     errors.LogUnusable,
+    errors.RuleNotFound,
     errors.RunNotFound,
     errors.SnapshotUnusable,
 )
@@ -88,7 +92,7 @@ class ControlClient:
 
         Raises:
             EngineUnreachable: it did not; whether the command was carried out is unknown.
-            CommandRefused, EventRefused, RunNotFound …: it was not.
+            CommandRefused, EventRefused, RunNotFound, RuleNotFound …: it was not.
             DurabilityLost, LogFull: it may or may not have been.
         """
         try:
@@ -147,7 +151,26 @@ class ControlClient:
         Raises:
             As `ask`.
         """
-        sequence: int = self.ask("cancel", {"run": run_id, "reason": reason})["sequence"]
+        sequence: int = self.ask("cancel", CancelArguments(run_id, reason))["sequence"]
+        return sequence
+
+    def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+        """Pause a rule, or resume it; return the record's sequence, 0 if it was so already.
+
+        Raises:
+            As `ask`.
+        """
+        sequence: int = self.ask("pause", PauseArguments(rule, reason, paused))["sequence"]
+        return sequence
+
+    def acknowledge(self, rule: str, key: Any, *, by: str, note: str) -> int:
+        """Say that *by* knows of an alarm that stands; return the record's sequence.
+
+        Raises:
+            As `ask`.
+        """
+        arguments = AcknowledgeArguments(rule, key, by, note)
+        sequence: int = self.ask("acknowledge", arguments)["sequence"]
         return sequence
 
 

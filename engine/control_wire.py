@@ -76,6 +76,23 @@ class CancelArguments(Struct):
     reason: str = "cancelled on request"
 
 
+class PauseArguments(Struct):
+    """What ``pause`` takes: it resumes, too."""
+
+    rule: str
+    reason: str = ""
+    paused: bool = True
+
+
+class AcknowledgeArguments(Struct):
+    """What ``acknowledge`` takes."""
+
+    rule: str
+    key: Any = None
+    by: str = ""
+    note: str = ""
+
+
 class HoldArguments(Struct):
     """What ``hold`` takes: keep the records from *sequence* on."""
 

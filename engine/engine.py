@@ -72,13 +72,14 @@ class Engine:
     ) -> None:
         """Made by `App.open`."""
         self.log = log
-        self._rules = RuleControl(self, declare)
+        specs = dict(specs)  # rules that are added have code of their own
+        self._rules = RuleControl(self, declare, specs)
         self.control = ControlSocket(getattr(log, "folder", None) if control else None)
         """What other processes may ask of this engine; more commands can be registered."""
         commands.register(self.control, self, version=version)
         self._make_decider = make_decider
         self._settings = Settings(
-            dict(specs),  # rules that are added have code of their own
+            specs,
             SystemClock() if isinstance(clock, str) else clock,
             "input" if clock == "input" else "system",
             seconds_to_ns(dedupe_window_s),

@@ -8,10 +8,10 @@ of the last record before it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.decider import NoRules
@@ -20,8 +20,10 @@ from headrace.engine.errors import LogUnusable, RunNotFound, SegmentGone
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record, check_text
-from headrace.engine.record import CancelRequested, EventOffered, encode
+from headrace.engine.record import CancelRequested, EventOffered, Input, encode
 from headrace.engine.restore import restore
+from headrace.engine.rule_requests import acknowledgement_of, pause_of, storable
+from headrace.engine.state import EngineState
 
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 LOOK_BACK: Final = 64
@@ -138,13 +140,57 @@ class OfflineLog:
             LogUnusable, LogCorrupt: the log cannot be read; nothing was written.
         """
         check_text(reason, "the reason of a cancellation")
+
+        def asked(state: EngineState) -> CancelRequested:
+            if run_id not in state.runs.active:
+                raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
+            return CancelRequested(state.at_ns, run_id, reason)
+
+        return self._ask(asked)
+
+    def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+        """Pause a rule, or resume it; return the record's sequence, 0 if it is so already.
+
+        Takes as long as the log is, as `cancel`.
+
+        Raises:
+            RuleNotFound: it is not in force; nothing was written.
+            EventRefused, LogUnusable, LogCorrupt: as `cancel`.
+        """
+        reason = storable(reason, "the reason of a pause")
+        return self._ask(
+            lambda state: pause_of(state, rule, reason, paused=paused, tick=lambda: state.at_ns)
+        )
+
+    def acknowledge(self, rule: str, key: Any, *, by: str, note: str) -> int:
+        """Say that *by* knows of an alarm that stands; return the record's sequence.
+
+        Takes as long as the log is, as `cancel`.
+
+        Raises:
+            RuleNotFound: no alarm of *rule* stands for *key*; nothing was written.
+            EventRefused, LogUnusable, LogCorrupt: as `cancel`.
+        """
+        by, note = (storable(text, "an acknowledgement") for text in (by, note))
+        return self._ask(
+            lambda state: acknowledgement_of(
+                state, rule, key, by=by, note=note, tick=lambda: state.at_ns
+            )
+        )
+
+    def _ask(self, asked: Callable[[EngineState], Input | None]) -> int:
+        """Store what *asked* makes of the log's state; return its sequence, 0 for nothing.
+
+        It is durable when it returns, at the log's level.
+        """
         with _readable():
             kernel = restore(self.log, NoRules(), clock=None)
-        if run_id not in kernel.state.runs.active:
-            raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
-        unit = kernel.submit(CancelRequested(kernel.state.at_ns, run_id, reason))
+        record = asked(kernel.state)
+        if record is None:
+            return 0
+        unit = kernel.submit(record)
         sequence = self.log.next_sequence
-        self.append([encode(record) for record in unit])
+        self.append([encode(part) for part in unit])
         self.flush()
         return sequence
 

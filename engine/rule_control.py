@@ -9,23 +9,24 @@ does to a rule's state is said by `headrace.engine.rule_state`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import anyio
+from msgspec import Struct
 
 from headrace.engine.alarms import Alarm
 from headrace.engine.backend import in_own_thread
 from headrace.engine.core import Core
 from headrace.engine.decider import Decider
 from headrace.engine.declared import Declared
-from headrace.engine.errors import RuleNotFound
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.payload import check_text
-from headrace.engine.record import AlarmAcknowledged, RuleChanged, RulePaused
+from headrace.engine.record import RuleChanged
 from headrace.engine.restore import first_sequence, read_back
+from headrace.engine.rule_requests import acknowledgement_of, check_in_force, pause_of, storable
+from headrace.engine.task import TaskSpec
 from headrace.engine.warm import WarmUp
-
-TEXT_CHARS_MAX: Final = 1000
-
 
 Declare = Callable[..., Declared]
 
@@ -40,22 +41,53 @@ class Owner(Protocol):
         ...
 
 
+class _Change(Struct, frozen=True):
+    """A rule that is another than the app declares, from a record on."""
+
+    sequence: int
+    name: str
+    declared: Declared | None
+    """``None``: it was removed."""
+
+
 class RuleControl:
     """Changes the rules of an open engine.  All methods belong to its event loop."""
 
-    def __init__(self, owner: Owner, declare: Declare | None) -> None:
+    def __init__(self, owner: Owner, declare: Declare | None, specs: dict[str, TaskSpec]) -> None:
+        """Serve *owner*, whose cores take the code of tasks from *specs*."""
         self._owner = owner
         self._declare = declare
-        self._changes: dict[str, Declared | None] = {}
-        """What differs from the app's declarations, for the next core: ``None``: removed."""
+        self._specs = specs
+        self._tasks: dict[str, str] = {}
+        """The rule that brought it, by the name of a task."""
+        self._changes: dict[str, list[_Change]] = {}
+        """By rule: the last that is stored, and those that may not be yet."""
+        self._lock = anyio.Lock()
 
     def redo(self, decider: Decider) -> None:
-        """Let a new decider of the app have the rules as they are by now."""
-        for name, declared in self._changes.items():
-            if declared is None:
-                decider.retract(name)
+        """Let a new decider of the app have the rules as the log has them, which is failed or new.
+
+        What was put and never stored is forgotten: whoever asked for it was told.
+        """
+        upto = self._owner.log.committed_sequence
+        stored: list[_Change] = []
+        for changes in self._changes.values():
+            changes[:] = [change for change in changes if change.sequence <= upto][-1:]
+            stored += changes
+        for change in sorted(stored, key=lambda change: change.sequence):
+            if change.declared is None:
+                decider.retract(change.name)
             else:
-                decider.declare(declared.rule)
+                decider.declare(change.declared.rule)
+                self._specs.update(change.declared.specs)
+
+    def _note(self, sequence: int, name: str, declared: Declared | None) -> None:
+        """Note a change for the next core."""
+        upto = self._owner.log.committed_sequence
+        changes = self._changes.setdefault(name, [])
+        while len(changes) > 1 and changes[1].sequence <= upto:
+            del changes[0]
+        changes.append(_Change(sequence, name, declared))
 
     # ------------------------------------------------------------ in force
 
@@ -70,34 +102,58 @@ class RuleControl:
         """See `Engine.add_rule`."""
         if self._declare is None:
             raise TypeError("this engine was opened without an app: it takes no rules")
-        declared = self._declare(pattern, action, **options)
-        return await self.put(declared, warm=warm == "replay")
+        return await self.put(self._declare(pattern, action, warm=warm, **options))
 
-    async def put(self, declared: Declared, *, warm: bool = False, cause: str = "") -> int:
+    async def put(self, declared: Declared, *, cause: str = "") -> int:
         """Put *declared* into force; return the record's sequence once it is durable.
 
         If a rule of this name is in force just as it is declared, nothing is recorded but
-        its action may be another one from now on; 0 is returned.
+        its action may be another one from now on; 0 is returned.  So it is before log time
+        has begun, by input: the start will record it.
         """
-        core = self._owner.opened()
-        state = core.kernel.state
-        fingerprint = declared.rule.fingerprint()
-        if state.rules.get(declared.name) == fingerprint and declared.name in state.active:
-            self._take_code(core, declared)
-            return 0
-        first = 0
-        if warm:
-            first = await self._prepare(core, declared)
-            core = self._owner.opened()
-        at_ns = core.pipeline.tick()
-        self._withdraw(core.kernel, declared.name)
-        core.kernel.state.decider.declare(declared.rule)
-        self._take_code(core, declared)
-        self._changes[declared.name] = declared
-        changed = RuleChanged(at_ns, declared.name, fingerprint, first, cause)
-        sequence = core.pipeline.put(changed)
-        await core.pipeline.committed(sequence)
+        name, fingerprint = declared.name, declared.rule.fingerprint()
+        cause = storable(cause, "the cause of a change")
+        self._check_tasks(declared)
+        async with self._lock:
+            core = self._working()
+            state, pipeline = core.kernel.state, core.pipeline
+            sequence, upto = 0, core.kernel.sequence
+            if core.start_is_due:
+                state.decider.declare(declared.rule)
+                self._take_code(core, declared)
+                self._note(0, name, declared)
+            elif state.rules.get(name) == fingerprint and name in state.active:
+                self._take_code(core, declared)
+            else:
+                at_ns, first = pipeline.tick(), 0
+                if name in state.decider.only(declared.rule).warm():
+                    at_ns, first = await self._prepare(core, declared)
+                self._withdraw(core.kernel, name)
+                state.decider.declare(declared.rule)
+                # Once it is stored, and no later: until then runs of the version before begin.
+                pipeline.after(core.kernel.sequence + 1, partial(self._take_code, core, declared))
+                change = RuleChanged(at_ns, name, fingerprint, first, cause)
+                upto = sequence = pipeline.put(change)
+                self._note(sequence, name, declared)
+        await pipeline.committed(upto)
         return sequence
+
+    def _working(self) -> Core:
+        """Return the core, if it can store anything."""
+        core = self._owner.opened()
+        if core.pipeline.failure is not None:
+            raise core.pipeline.failure
+        return core
+
+    def _check_tasks(self, declared: Declared) -> None:
+        """Refuse tasks with the names of another rule's; those of the app are for it to say."""
+        for task in declared.specs:
+            rule = self._tasks.setdefault(task, declared.name)
+            if rule != declared.name:
+                raise ValueError(
+                    f"rule {declared.name!r}: expected a task name that is free, found {task!r} "
+                    f"of rule {rule!r}; give it a name= of its own"
+                )
 
     def _take_code(self, core: Core, declared: Declared) -> None:
         for spec in declared.specs.values():
@@ -110,35 +166,43 @@ class RuleControl:
             state.active.discard(rule)
             state.decider.deactivate(rule)
 
-    async def _prepare(self, core: Core, declared: Declared) -> int:
-        """Let the rule see the whole log, as far as it is kept; return where that begins."""
-        kernel, log = core.kernel, self._owner.log
+    async def _prepare(self, core: Core, declared: Declared) -> tuple[int, int]:
+        """Let the rule see the whole log, as far as it is kept.
+
+        Returns the time of the record that is to come next, and where what it saw begins.
+        """
+        kernel, log, pipeline = core.kernel, self._owner.log, core.pipeline
         with kernel.tapped() as tap:
             upto = kernel.sequence
-            await core.pipeline.committed(upto)
+            await pipeline.committed(upto)
             first = first_sequence(log)
             if first > upto:
-                return 0
+                return pipeline.tick(), 0
             scratch = kernel.state.decider.only(declared.rule)
-            warm_up = WarmUp(scratch, declared.name, list(kernel.state.sources))
-            await in_own_thread(
-                core.pipeline.backend, lambda: warm_up.feed(read_back(log, first, upto))
-            )
-            core.pipeline.tick()  # what is due is in the tap, too
+            # The list itself: a source may be new in what is tapped.
+            warm_up = WarmUp(scratch, declared.name, kernel.state.sources)
+            await in_own_thread(pipeline.backend, lambda: warm_up.feed(read_back(log, first, upto)))
+            at_ns = pipeline.tick()  # what is due is in the tap, too
             warm_up.feed(tap)
         kernel.state.prepared[declared.name] = warm_up
-        return first
+        return at_ns, first
 
     async def remove(self, rule: str) -> int:
         """See `Engine.remove_rule`."""
-        core = self._owner.opened()
-        self._check(core, rule)
-        at_ns = core.pipeline.tick()
-        self._withdraw(core.kernel, rule)
-        core.kernel.state.decider.retract(rule)
-        self._changes[rule] = None
-        sequence = core.pipeline.put(RuleChanged(at_ns, rule, None))
-        await core.pipeline.committed(sequence)
+        async with self._lock:
+            core = self._working()
+            state, pipeline = core.kernel.state, core.pipeline
+            sequence = 0
+            if core.start_is_due and rule in state.declared:
+                state.decider.retract(rule)
+            else:
+                check_in_force(state, rule)
+                at_ns = pipeline.tick()
+                self._withdraw(core.kernel, rule)
+                state.decider.retract(rule)
+                sequence = pipeline.put(RuleChanged(at_ns, rule, None))
+            self._note(sequence, rule, None)
+        await pipeline.committed(sequence)
         return sequence
 
     # ------------------------------------------------------------ paused, acknowledged
@@ -152,14 +216,12 @@ class RuleControl:
         return await self._pause(rule, reason, paused=False)
 
     async def _pause(self, rule: str, reason: str, *, paused: bool) -> int:
-        reason = str(reason)[:TEXT_CHARS_MAX]
-        check_text(reason, "the reason of a pause")
-        core = self._owner.opened()
-        self._check(core, rule)
-        if (rule in core.kernel.state.paused) is paused:
-            return 0
-        sequence = core.pipeline.put(RulePaused(core.pipeline.tick(), rule, paused, reason))
-        await core.pipeline.committed(sequence)
+        reason = storable(reason, "the reason of a pause")
+        core = self._working()
+        state, pipeline = core.kernel.state, core.pipeline
+        asked = pause_of(state, rule, reason, paused=paused, tick=pipeline.tick)
+        sequence = 0 if asked is None else pipeline.put(asked)
+        await pipeline.committed(sequence or core.kernel.sequence)
         return sequence
 
     def alarms(self) -> list[Alarm]:
@@ -168,20 +230,10 @@ class RuleControl:
 
     async def acknowledge(self, rule: str, key: Any = None, *, by: str = "", note: str = "") -> int:
         """See `Engine.acknowledge`."""
-        texts = [str(text)[:TEXT_CHARS_MAX] for text in (by, note)]
-        for text in texts:
-            check_text(text, "an acknowledgement")
-        core = self._owner.opened()
-        if core.kernel.state.alarms.find(rule, key) is None:
-            raise RuleNotFound(f"no alarm of rule {rule!r} stands for key {key!r}")
-        known = AlarmAcknowledged(core.pipeline.tick(), rule, key, *texts)
-        sequence = core.pipeline.put(known)
-        await core.pipeline.committed(sequence)
+        by, note = (storable(text, "an acknowledgement") for text in (by, note))
+        core = self._working()
+        state, pipeline = core.kernel.state, core.pipeline
+        known = acknowledgement_of(state, rule, key, by=by, note=note, tick=pipeline.tick)
+        sequence = pipeline.put(known)
+        await pipeline.committed(sequence)
         return sequence
-
-    def _check(self, core: Core, rule: str) -> None:
-        if rule not in core.kernel.state.rules:
-            known = ", ".join(sorted(core.kernel.state.rules)) or "none"
-            raise RuleNotFound(
-                f"expected a rule that is in force, found {rule!r}; there are {known}"
-            )

@@ -5,6 +5,7 @@ The same for an engine at work and for a log that no engine has open.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from headrace.engine.errors import RuleNotFound
@@ -15,6 +16,9 @@ from headrace.engine.rule_state import RuleState
 TEXT_CHARS_MAX: Final = 1000
 """Of a reason, a name or a note; more is cut off."""
 NAMES_SHOWN_MAX: Final = 10
+
+Tick = Callable[[], int]
+"""Fires what is due and returns the time of the record that is to come (law L3)."""
 
 
 def check_in_force(state: RuleState, rule: str) -> None:
@@ -30,7 +34,7 @@ def check_in_force(state: RuleState, rule: str) -> None:
 
 
 def pause_of(
-    state: RuleState, rule: str, reason: str, *, paused: bool, at_ns: int
+    state: RuleState, rule: str, reason: str, *, paused: bool, tick: Tick
 ) -> RulePaused | None:
     """Return what pauses *rule*, or resumes it; ``None`` if that is so already.
 
@@ -38,19 +42,22 @@ def pause_of(
         RuleNotFound: it is not in force.
     """
     check_in_force(state, rule)
+    at_ns = tick()
     if (rule in state.paused) is paused:
         return None
     return RulePaused(at_ns, rule, paused, reason)
 
 
 def acknowledgement_of(
-    state: RuleState, rule: str, key: Any, *, by: str, note: str, at_ns: int
+    state: RuleState, rule: str, key: Any, *, by: str, note: str, tick: Tick
 ) -> AlarmAcknowledged:
     """Return what says that somebody knows of the alarm of *rule* for *key*.
 
     Raises:
-        RuleNotFound: none stands; says which do.
+        RuleNotFound: the rule is not in force, or no alarm stands; says which do.
     """
+    check_in_force(state, rule)
+    at_ns = tick()  # a timer may end it
     alarm = state.alarms.find(rule, key)
     if alarm is None:
         keys = [repr(one.key) for one in state.alarms.all() if one.rule == rule]

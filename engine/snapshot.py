@@ -286,9 +286,8 @@ def _load_entries(state: EngineState, name: str, rule: str, stage: int, entries:
     elif name == "dedupe":
         state.dedupe.load(_decode_entries(entries))
     elif name == "alarms":
-        alarms = _decode_entries(entries)
-        # As its timers: a rule that has changed begins without any.
-        state.alarms.load([alarm for alarm in alarms if alarm[0] in state.active])
+        # Of all rules, also for who has none: the start that changes one ends its alarms.
+        state.alarms.load(_decode_entries(entries))
     elif name == "automata":
         if rule in state.active:
             state.decider.load(rule, stage, _decode_entries(entries))

@@ -7,7 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from headrace.engine.kernel import Kernel
+from headrace.engine.rule_state import RuleStats
 from headrace.engine.runs import RunView, view_of
+from headrace.engine.state import EngineState
 
 
 class RuleView(Struct, frozen=True):
@@ -26,6 +28,14 @@ class RuleView(Struct, frozen=True):
     """Keys with state."""
     unkeyed: int
     last_fired_at_ns: int
+    paused: bool = False
+    """Whether its firings start no runs."""
+    missed: int = 0
+    """Firings that were due too long ago."""
+    late: int = 0
+    """Events that came after its watermark."""
+    suppressed: int = 0
+    """What throttle, rate_limit and dedupe have dropped since it was activated."""
 
 
 class StateView(Struct, frozen=True):
@@ -50,30 +60,18 @@ class StateView(Struct, frozen=True):
     """Events that were offered while no engine ran and are not stored yet."""
     ready: bool = True
     """Whether events are taken: not while the disk is full or the engine stops."""
+    alarms: int = 0
+    """How many stand."""
 
 
 def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
     """Return the state of *kernel* in numbers, and that its engine is *ready*."""
     state = kernel.state
     counters = state.decider.counters()
-    rules = []
-    for name in sorted({*state.stats, *state.declared}):
-        stats, counted = state.stats.get(name), counters.get(name, {})
-        rules.append(
-            RuleView(
-                name,
-                name in state.active,
-                *(
-                    (stats.fired, stats.dropped, stats.mismatched, stats.errors, stats.evicted)
-                    if stats
-                    else (0, 0, 0, 0, 0)
-                ),
-                stats.loops if stats else 0,
-                counted.get("keys", 0),
-                counted.get("unkeyed", 0),
-                stats.last_fired_at_ns if stats else 0,
-            )
-        )
+    rules = [
+        _rule_of(state, name, counters.get(name, {}))
+        for name in sorted({*state.stats, *state.declared})
+    ]
     ended: dict[str, int] = {}
     for by_status in state.runs.counts.values():
         for status, count in by_status.items():
@@ -93,6 +91,28 @@ def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
         {name: state.cursors.get(n) for n, name in enumerate(state.sources, 1)},
         len(state.offers),
         ready,
+        len(state.alarms),
+    )
+
+
+def _rule_of(state: EngineState, name: str, counted: dict[str, int]) -> RuleView:
+    stats = state.stats.get(name) or RuleStats()
+    return RuleView(
+        name,
+        name in state.active,
+        stats.fired,
+        stats.dropped,
+        stats.mismatched,
+        stats.errors,
+        stats.evicted,
+        stats.loops,
+        counted.get("keys", 0),
+        counted.get("unkeyed", 0),
+        stats.last_fired_at_ns,
+        name in state.paused,
+        stats.missed,
+        stats.late,
+        counted.get("suppressed", 0),
     )
 
 

@@ -13,13 +13,15 @@ from headrace.engine.decider import Verdict
 from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleError
 from headrace.triggers import nodes as n
-from headrace.triggers.hit import Hit, Seen, last_line
-from headrace.triggers.stage import LevelStage, Stage, holds, key_of
+from headrace.triggers.hit import Hit, Need, Seen, last_line
+from headrace.triggers.stage import LevelStage, Stage, checked_key, holds, key_of
 from headrace.triggers.stages import Key, Where
 
 FILTER: Final = 0
 """A condition: what it turns down is not there for anything behind."""
 KEY: Final = 1
+SHORT_CHARS: Final = 64
+INT_MAX: Final = 2**63
 LEVEL: Final = 2
 """A condition: an operator behind is told of what it turns down."""
 
@@ -51,7 +53,7 @@ class Owner(Protocol):
 class Entry:
     """The beginning of a chain of stages."""
 
-    __slots__ = ("decode", "head", "number", "owner", "subject", "then")
+    __slots__ = ("decode", "head", "needs_event", "number", "owner", "subject", "then")
 
     def __init__(self, owner: Owner, node: n.FilterNode, then: Stage, *, number: int) -> None:
         self.owner = owner
@@ -69,36 +71,47 @@ class Entry:
             then = then.then
         self.head = tuple(head)
         self.then = then
+        self.needs_event = then.need is not Need.NONE
 
     def push(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
         """Take an event whose subject and type fit."""
         owner = self.owner
         key = None
         for what, function in self.head:
-            if what == KEY:
-                key = key_of(owner.name, function, event, out)
-                if key is None:
-                    owner.note_unkeyed()
-                    return
-            else:
-                # `asked` written out: most events end here, and a call is dear.
-                try:
-                    if not function(event):
-                        if what == LEVEL:
-                            self._miss(event, record, out)
-                        return
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # noqa: BLE001 (user code: law L4)
-                    out.append(RuleError(owner.name, event.sequence, "where", last_line(error)))
+            # `asked` written out: most events end here, and a call is dear.
+            try:
+                answer = function(event)
+                if what != KEY:
+                    if answer:
+                        continue
                     if what == LEVEL:
                         self._miss(event, record, out)
                     return
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 (user code: law L4)
+                place = "key" if what == KEY else "where"
+                out.append(RuleError(owner.name, event.sequence, place, last_line(error)))
+                if what == LEVEL:
+                    self._miss(event, record, out)
+                if what == KEY:
+                    owner.note_unkeyed()
+                return
+            kind = answer.__class__
+            if (kind is str and len(answer) <= SHORT_CHARS and answer.isascii()) or (
+                kind is int and 0 <= answer < INT_MAX
+            ):
+                key = answer
+            else:
+                key = checked_key(owner.name, answer, event, out)
+                if key is None:
+                    owner.note_unkeyed()
+                    return
         sequence = event.sequence
         owner.remember(sequence, record)
-        seen = Seen(event, record, self.number)
+        seen = (Seen(event, record, self.number),) if self.needs_event else ()
         trace = record.trace or sequence
-        self.then.push(Hit(key, record.at_ns, (sequence,), (seen,), trace, record.hops), out)
+        self.then.push(Hit(key, record.at_ns, (sequence,), seen, trace, record.hops), out)
 
     def _miss(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
         """Tell the operator behind of an event that a condition turned down."""

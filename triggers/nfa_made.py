@@ -77,6 +77,7 @@ def harden(state: Made, greed: Test) -> None:
 
 
 def copy(state: Made) -> Made:
+    """Return a copy of *state*; edges to itself lead to the copy."""
     made = Made(state.kind, state.step)
     made.edges = [
         (action, made if target is state else target, test) for action, target, test in state.edges

@@ -85,8 +85,10 @@ class RateLimit(TimerStage[_Meter]):
         meter = self._table.touch(key)
         assert meter is not None, "a timer is of a key where hits wait"
         hit = meter.waiting.popleft()
-        # What was due in a downtime passes now: the next one is not due before its time.
-        self._pass(meter, max(due_ns, self._place.moments.started_ns) * self._n)
+        # By its exact time, which the timer has rounded up; but what was due in a downtime
+        # passes now, and the next one is not due before its time.
+        started_ns = self._place.moments.started_ns
+        self._pass(meter, started_ns * self._n if due_ns < started_ns else 0)
         if meter.waiting:
             self._place.arm(key, max(due_ns, self._turn_ns(meter)))
         self._then.push(retimed(hit, due_ns), out)

@@ -75,6 +75,7 @@ class RuleSet:
         self._index: SubjectIndex[Entry] = SubjectIndex()
         self._sources: list[str] = []
         self._recent: dict[int, EventStored] = {}
+        self._before: dict[int, EventStored] = {}
         self._moments = Moments()
         # Of rules that were removed, for the runs that they have left.
         self._retired: dict[str, list[Entry]] = {}
@@ -84,7 +85,7 @@ class RuleSet:
         self._timers = timers
         self._sources = sources
         self._index = SubjectIndex()
-        self._recent = {}
+        self._recent, self._before = {}, {}
         self._automata = {}
         for rule in self._rules.values():
             self._build(rule)
@@ -252,14 +253,13 @@ class RuleSet:
     def _remember(self, sequence: int, event: EventStored) -> None:
         recent = self._recent
         recent[sequence] = event
-        if len(recent) > 2 * RECENT_MAX:
-            # Half at once: the first entry of a dict is slow to find after deletions.
-            for old in sorted(recent)[:RECENT_MAX]:
-                del recent[old]
+        if len(recent) >= RECENT_MAX:
+            # Two halves, of which the older goes as a whole: nothing is looked for.
+            self._before, self._recent = recent, {}
 
     def recent(self, sequence: int) -> EventStored | None:
         """Return a matched event if it is still in memory: a cache, not state."""
-        return self._recent.get(sequence)
+        return self._recent.get(sequence) or self._before.get(sequence)
 
     def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from headrace.engine.decider import Verdict
 from headrace.engine.record import RuleEvicted
+from headrace.engine.table import OrderedTable
 from headrace.triggers import nodes as n
 from headrace.triggers.count import SINGLE
 from headrace.triggers.hit import Hit, Need
@@ -33,6 +34,10 @@ class Row(Struct):
     partials: list[PlainPartial]
 
 
+_FIRST = 1 << 1
+"""What a partial wakes for that has only its start."""
+
+
 class PlainSequence(Join, TimerStage[Row]):
     """The branches are the steps; one timer a key, for its oldest partial."""
 
@@ -42,7 +47,7 @@ class PlainSequence(Join, TimerStage[Row]):
         self.needs_stream = False
         self._then = then
         self._names = tuple([step.name for step in node.steps])
-        self._length = len(self._names) + 1  # of a partial that is complete
+        self._last = len(self._names) - 1
         self._within_ns = node.within_ns
         self._drops = node.skip == "past_last"
         self._replaces_start = node.replaces_start
@@ -54,91 +59,93 @@ class PlainSequence(Join, TimerStage[Row]):
         hits = self._hits
         if len(hits) == 1:
             self._hits = []
-            self.step(hits[0][1].key, hits, out)
+            branch, hit = hits[0]
+            self._take(hit.key, branch, hit, out)
         elif hits:
             super().flush(out)
 
     def step(self, key: Any, met: list[tuple[int, Hit]], out: list[Verdict]) -> None:
-        """See `Join`."""
-        branch, hit = met[0]
-        bits, at_ns = 1 << branch, hit.at_ns
-        events = {branch: hit.events[0]}
-        for branch, another in met[1:]:
-            if branch not in events:
-                bits |= 1 << branch
-                events[branch] = another.events[0]
-                if branch == self._length - 2:
-                    hit = another  # the one that completes
-        within_ns = self._within_ns
-        row = self._table.peek(key)
-        if row is not None and within_ns is not None and row.partials[0][0] + within_ns <= at_ns:
-            # Its timer comes first, unless this is of a timer that was armed earlier.
-            self._expire(key, at_ns - within_ns)
-            row = self._table.peek(key)
+        """See `Join`; the last step comes first, so that each partial takes one."""
+        first = {branch: hit for branch, hit in reversed(met)}
+        for branch in sorted(first, reverse=True):
+            if self._take(key, branch, first[branch], out):
+                break
+
+    def _take(self, key: Any, branch: int, hit: Hit, out: list[Verdict]) -> bool:
+        """Take what met one step; say whether it has completed a match that drops all others."""
+        table, within_ns = self._table, self._within_ns
+        row = table.peek(key)
+        if row is not None and within_ns is not None:
+            upto_ns = hit.at_ns - within_ns
+            if row.partials[0][0] <= upto_ns:
+                # Its timer comes first, unless this is of a timer that was armed earlier.
+                self._expire(key, upto_ns)
+                row = table.peek(key)
+        if branch == 0:
+            self._begin(key, row, hit, out)
+            return False
+        if row is None or not row.wakes >> branch & 1:
+            return False
+        if branch < self._last:
+            self._move(table, key, branch, hit)
+            return False
+        if not self._drops:
+            self._complete(key, hit, out)
+            return False
+        # Of those that are completed the oldest is the first of all, and no other is left.
+        self._forget(key)
+        self._then.push(self._made(row.partials[0], hit), out)
+        return True
+
+    def _begin(self, key: Any, row: Row | None, hit: Hit, out: list[Verdict]) -> None:
+        begun = hit.at_ns, hit.events[0]
         if row is None:
-            if bits & 1:
-                self.keep(key, Row(2, [(at_ns, events[0])]), out)
-                if within_ns is not None:
-                    self._place.arm(key, at_ns + within_ns)
-            return
-        if not bits & (row.wakes | 1):
+            self.keep(key, Row(_FIRST, [begun]), out)
+            if self._within_ns is not None:
+                self._place.arm(key, hit.at_ns + self._within_ns)
             return
         row = self._table.touch(key)
         assert row is not None, "it was there"
-        began_ns = row.partials[0][0]
-        complete = self._advance(row, bits, events) if bits & row.wakes else None
-        if complete and self._drops:
-            self._settle(key, None, began_ns)
-            self._then.push(self._made(complete[0], hit), out)
-            return
-        if bits & 1:
-            self._begin(row, at_ns, events[0], key, out)
-        self._settle(key, row, began_ns)
-        for partial in complete or ():
-            self._then.push(self._made(partial, hit), out)
-
-    def _advance(self, row: Row, bits: int, events: dict[int, int]) -> list[PlainPartial]:
-        """Let each partial take the event that it waits for; return those that are complete."""
-        complete: list[PlainPartial] = []
-        partials: list[PlainPartial] = []
-        wakes, length = 0, self._length
-        for partial in row.partials:
-            step = len(partial) - 1
-            if bits >> step & 1:
-                partial = (*partial, events[step])  # noqa: PLW2901 (the same one, further on)
-                if len(partial) == length:
-                    complete.append(partial)
-                    continue
-            partials.append(partial)
-            wakes |= 1 << (len(partial) - 1)
-        row.wakes, row.partials = wakes, partials
-        return complete
-
-    def _begin(self, row: Row, at_ns: int, event: int, key: Any, out: list[Verdict]) -> None:
         partials = row.partials
-        if self._replaces_start and partials and len(partials[-1]) == 2:
+        oldest_ns = partials[0][0]
+        if self._replaces_start and len(partials[-1]) == len(begun):
             partials.pop()  # there is one at most: it took the place of the one before
-        partials.append((at_ns, event))
-        row.wakes |= 2
+        partials.append(begun)
+        row.wakes |= _FIRST
         if len(partials) > self._partials_max:
             del partials[0]
             row.wakes = _wakes_of(partials)
             out.append(RuleEvicted(self._rule, key, "partial"))
+        self._rearm(key, row, oldest_ns)
 
-    def _settle(self, key: Any, row: Row | None, began_ns: int) -> None:
-        """Forget the key if it has no partial any more; *began_ns* is when its oldest began."""
-        if row is None or not row.partials:
-            self._table.pop(key)
-            if self._within_ns is not None:
-                self._place.disarm(key)
-        elif self._within_ns is not None and row.partials[0][0] != began_ns:
-            self._place.arm(key, row.partials[0][0] + self._within_ns)
+    def _move(self, table: OrderedTable[Any, Row], key: Any, branch: int, hit: Hit) -> None:
+        row = table.touch(key)
+        assert row is not None, "it was there"
+        length, event = branch + 1, hit.events[0]
+        row.partials = [(*one, event) if len(one) == length else one for one in row.partials]
+        row.wakes += 1 << branch  # all that waited for this step wait for the next one now
+
+    def _complete(self, key: Any, hit: Hit, out: list[Verdict]) -> None:
+        """Hand on all that wait for the last step; the others stay."""
+        row = self._table.touch(key)
+        assert row is not None, "it was there"
+        length, partials = self._last + 1, row.partials
+        complete = [one for one in partials if len(one) == length]
+        row.partials = partials[len(complete) :]
+        if row.partials:
+            row.wakes &= ~(1 << self._last)
+            self._rearm(key, row, partials[0][0])
+        else:
+            self._forget(key)
+        for one in complete:
+            self._then.push(self._made(one, hit), out)
 
     def _made(self, partial: PlainPartial, last: Hit) -> Hit:
-        events = partial[1:]
+        """Return the match of *partial* and the event that completes it."""
+        events = (*partial[1:], last.events[0])
         steps = tuple([(name, (event,)) for name, event in zip(self._names, events, strict=True)])
-        in_order = sorted(events)  # of timers' hits they may not be
-        if in_order != [*events]:
+        in_order = sorted(events)
+        if in_order != [*events]:  # some came by timers of their own
             events = tuple(sorted(set(events)))
         return Hit(
             last.key,
@@ -152,6 +159,16 @@ class PlainSequence(Join, TimerStage[Row]):
             value=last.value,
         )
 
+    def _forget(self, key: Any) -> None:
+        self._table.pop(key)
+        if self._within_ns is not None:
+            self._place.disarm(key)
+
+    def _rearm(self, key: Any, row: Row, oldest_ns: int) -> None:
+        """Move the timer if the oldest is another one than that which began at *oldest_ns*."""
+        if self._within_ns is not None and row.partials[0][0] != oldest_ns:
+            self._place.arm(key, row.partials[0][0] + self._within_ns)
+
     # ------------------------------------------------------------ time
 
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
@@ -163,10 +180,13 @@ class PlainSequence(Join, TimerStage[Row]):
         """Drop what began at or before a time."""
         row = self._table.touch(key)
         assert row is not None, "a timer is of a key that has partials"
-        began_ns = row.partials[0][0]
+        oldest_ns = row.partials[0][0]
         row.partials = [partial for partial in row.partials if partial[0] > upto_ns]
         row.wakes = _wakes_of(row.partials)
-        self._settle(key, row, began_ns)
+        if row.partials:
+            self._rearm(key, row, oldest_ns)
+        else:
+            self._forget(key)
 
     # ------------------------------------------------------------ state
 

@@ -223,7 +223,14 @@ def key_of(
 ) -> Any:
     """Ask *key*; one that raises or gives no usable key is a recorded error, and ``None``."""
     answered, value = asked(rule, place, key, event, out)
-    if not answered or value is None:
+    return checked_key(rule, value, event, out, place=place) if answered else None
+
+
+def checked_key(
+    rule: str, value: Any, event: Event[Any], out: list[Verdict], *, place: str = "key"
+) -> Any:
+    """Return *value* as a key; one that cannot be is a recorded error, and ``None``."""
+    if value is None:
         return None
     kind = type(value)
     if is_key(value):

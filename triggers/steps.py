@@ -125,9 +125,10 @@ class Step(_Repeatable[T_co]):
 
         *inner* says what may lie between them; ``any`` takes every combination.  A greedy
         loop takes all that it can, also what the next step could have, and is one match
-        when the next step comes; with ``greedy=False`` each prefix goes on, and ends when
-        the next step comes.  It is greedy if nothing is said, but not with ``inner="any"``
-        and not before a step of contiguity ``any``, where it cannot be.
+        when the next step comes; before that nothing that fits the loop is passed over, so
+        one more than *n* ends the match.  With ``greedy=False`` each prefix goes on, and is
+        a match when the next step comes.  It is greedy if nothing is said, but not with
+        ``inner="any"`` and not before a step of contiguity ``any``, where it cannot be.
 
         As the last step a loop has no next step to wait for, greedy or not: the sequence
         is met with the *m*-th event, and with ``anchor="every"`` again with each further

@@ -5,8 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any, Protocol
+
+from headrace.engine.control_client import ControlClient
+from headrace.engine.errors import EngineUnreachable
+from headrace.engine.log import LogReader
+from headrace.engine.record import Record, decode
 
 HEADRACE = Path(sys.executable).with_name("headrace")
 WAIT_S = 30
@@ -107,3 +113,20 @@ def lines_of(degrees: list[float], *, sensor: str = "t1", every_s: float = 10.0)
         for number, value in enumerate(degrees)
     ]
     return "".join(line + "\n" for line in lines)
+
+
+def records(log: Path) -> list[Record]:
+    """All that is stored in a log."""
+    with LogReader(log) as reader:
+        return [decode(raw) for _, batch in reader.read() for raw in batch]
+
+
+def await_engine(log: Path) -> None:
+    """Wait until the engine of another process answers; what a dead one left does not count."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            return ControlClient(log).__exit__(None, None, None)
+        except EngineUnreachable:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from tests.cli.command import Call
 
-from headrace.cli import writing
+from headrace.cli import ruling
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL
 )
-ROW = re.compile(r"^\| `((?:log|events|runs)?) ?([a-z\\|]+)", re.MULTILINE)
+ROW = re.compile(r"^\| `((?:log|events|runs|rules|alarms)?) ?([a-z\\|]+)", re.MULTILINE)
 ANY_LINES = "…"
 
 
@@ -77,10 +77,10 @@ def test_every_command_is_on_the_page() -> None:
         for group, several in ROW.findall(table)
         for name in several.split("\\|")
     }
-    there = {name for name in writing.app if not name.startswith("-")}
-    for group in ("log", "events", "runs"):
+    there = {name for name in ruling.app if not name.startswith("-")}
+    for group in ("log", "events", "runs", "rules", "alarms"):
         there.remove(group)
-        there |= {f"{group} {name}" for name in writing.app[group] if not name.startswith("-")}
+        there |= {f"{group} {name}" for name in ruling.app[group] if not name.startswith("-")}
 
     assert named == there
 
@@ -93,7 +93,7 @@ def test_every_option_of_run_is_on_the_page() -> None:
     listed = set(re.findall(r"--[a-z-]+", synopsis))
     options = {
         option
-        for argument in writing.app["run"].assemble_argument_collection()
+        for argument in ruling.app["run"].assemble_argument_collection()
         for option in argument.names
         if option.startswith("--")
     }

@@ -12,14 +12,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.cli.command import WAIT_S, Call, Start
+from tests.cli.command import WAIT_S, Call, Start, await_engine, records
 
 from headrace.cli import door
-from headrace.engine.control_client import ControlClient
 from headrace.engine.control_wire import NAME
-from headrace.engine.errors import EngineUnreachable
-from headrace.engine.log import FileLog, LogReader
-from headrace.engine.record import CancelRequested, EventOffered, EventStored, Record, decode
+from headrace.engine.log import FileLog
+from headrace.engine.record import CancelRequested, EventOffered, EventStored
 
 APP = """
 from headrace import App, Run, on
@@ -53,22 +51,6 @@ def run_once(headrace: Call, lines: str) -> list[Any]:
 
 def events(headrace: Call) -> list[Any]:
     return headrace("log", "cat", "plant.log", "--kind", "event", "-o", "jsonl").jsonl
-
-
-def records(log: Path) -> list[Record]:
-    with LogReader(log) as reader:
-        return [decode(raw) for _, batch in reader.read() for raw in batch]
-
-
-def await_engine(log: Path) -> None:
-    """Wait until the engine of another process answers; what a dead one left does not count."""
-    deadline = time.monotonic() + WAIT_S
-    while True:
-        try:
-            return ControlClient(log).__exit__(None, None, None)
-        except EngineUnreachable:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
 
 
 # ---------------------------------------------------------------- without an engine

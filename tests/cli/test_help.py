@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.cli.command import HEADRACE, Call
 
-from headrace.cli import writing
+from headrace.cli import ruling
 
 HEAVY = {
     "anyio",
@@ -28,6 +28,7 @@ HEAVY = {
     "headrace.engine.engine",
     "headrace.demo",
 }
+GROUPS = ("log", "events", "runs", "rules", "alarms")
 HELP_CPU_MS_MAX = 350
 CALLS = 7
 
@@ -49,6 +50,13 @@ COMMANDS = [
     ["runs", "list"],
     ["runs", "show"],
     ["runs", "cancel"],
+    ["rules"],
+    ["rules", "list"],
+    ["rules", "pause"],
+    ["rules", "resume"],
+    ["alarms"],
+    ["alarms", "list"],
+    ["alarms", "ack"],
     ["emit"],
     ["log", "export"],
     ["log", "import"],
@@ -69,7 +77,7 @@ def test_every_command_has_help(headrace: Call, command: list[str]) -> None:
 
 def test_every_option_says_what_it_is_for(headrace: Call) -> None:
     """An option without a word of help is one that nobody dares to use."""
-    for app in (writing.app, *(writing.app[name] for name in ("log", "events", "runs"))):
+    for app in (ruling.app, *(ruling.app[name] for name in GROUPS)):
         for name in app:
             if name.startswith("-") or app[name].default_command is None:
                 continue

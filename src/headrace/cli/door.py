@@ -35,6 +35,14 @@ class Door(Protocol):
         """Ask for a run to be cancelled; return the request's sequence."""
         ...
 
+    def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+        """Pause a rule, or resume it; return the record's sequence, 0 if it was so already."""
+        ...
+
+    def acknowledge(self, rule: str, key: object, *, by: str, note: str) -> int:
+        """Say that *by* knows of an alarm that stands; return the record's sequence."""
+        ...
+
 
 class _Online:
     is_online = True
@@ -48,6 +56,12 @@ class _Online:
     def cancel(self, run_id: int, reason: str) -> int:
         return self._client.cancel(run_id, reason)
 
+    def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+        return self._client.pause(rule, reason, paused=paused)
+
+    def acknowledge(self, rule: str, key: object, *, by: str, note: str) -> int:
+        return self._client.acknowledge(rule, key, by=by, note=note)
+
 
 class _Offline:
     is_online = False
@@ -60,6 +74,12 @@ class _Offline:
 
     def cancel(self, run_id: int, reason: str) -> int:
         return self._log.cancel(run_id, reason)
+
+    def pause(self, rule: str, reason: str, *, paused: bool) -> int:
+        return self._log.pause(rule, reason, paused=paused)
+
+    def acknowledge(self, rule: str, key: object, *, by: str, note: str) -> int:
+        return self._log.acknowledge(rule, key, by=by, note=note)
 
 
 @contextmanager

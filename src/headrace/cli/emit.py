@@ -38,20 +38,25 @@ def emit_one(
     from headrace.engine.emission import Emission, checked
     from headrace.engine.errors import EventRefused
 
-    event = Emission(subject, _parsed(data), id, source, key=key, time_ns=_time_ns(time))
+    event = Emission(subject, parsed(data), id, source, key=key, time_ns=_time_ns(time))
     try:
         checked(event)
     except (ValueError, EventRefused) as error:
         raise Usage(f"emit: {safe(str(error))}") from error
     with door(log) as way:
         (sequence,) = way.emit([event])
-        _say(log, way)
-        document = {"log": str(log), "sequence": sequence, "state": _state(way)}
+        say_if_offline(log, way)
+        document = {"log": str(log), "sequence": sequence, "state": state_for(way)}
     write_document(document, output, lambda: str(sequence))
     return OK
 
 
-def _parsed(data: str | None) -> object:
+def parsed(data: str | None, argument: str = "DATA") -> object:
+    """Return what JSON on the command line says; ``None`` for nothing.
+
+    Raises:
+        Usage: it is none; *argument* says which it was.
+    """
     import msgspec
 
     if data is None:
@@ -60,8 +65,8 @@ def _parsed(data: str | None) -> object:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Usage(
-            f"DATA {safe(data[:60])!r}: expected JSON, found none ({error}); text has quotes of "
-            f"its own, as in '\"open\"'"
+            f"{argument} {safe(data[:60])!r}: expected JSON, found none ({error}); text has quotes "
+            f"of its own, as in '\"open\"'"
         ) from error
 
 
@@ -91,10 +96,10 @@ def emit_many(log: Path, path: str, output: Output, *, source: str) -> int:
             if output == "table":
                 write("\n".join(map(str, sequences)))
             else:
-                rows = [{"sequence": sequence, "state": _state(way)} for sequence in sequences]
+                rows = [{"sequence": sequence, "state": state_for(way)} for sequence in sequences]
                 write_rows(rows, "jsonl", (), empty="")
             sys.stdout.flush()
-        _say(log, way)
+        say_if_offline(log, way)
     return OK
 
 
@@ -126,17 +131,19 @@ def cancel(log: Path, run: int, output: Output, *, reason: str) -> int:
     """Ask for a run to be cancelled and print the request's sequence."""
     with door(log) as way:
         sequence = way.cancel(run, reason)
-        _say(log, way)
-        document = {"log": str(log), "run": run, "sequence": sequence, "state": _state(way)}
+        say_if_offline(log, way)
+        document = {"log": str(log), "run": run, "sequence": sequence, "state": state_for(way)}
     write_document(document, output, lambda: str(sequence))
     return OK
 
 
-def _state(way: Door) -> str:
+def state_for(way: Door) -> str:
+    """Return what has become of what was written."""
     return "stored" if way.is_online else "offered"
 
 
-def _say(log: Path, way: Door) -> None:
+def say_if_offline(log: Path, way: Door) -> None:
+    """Say on stderr that nothing has happened yet, if no engine runs."""
     if not way.is_online:
         sys.stderr.write(
             f"headrace: no engine runs over {safe(str(log))}; the next start acts on it\n"

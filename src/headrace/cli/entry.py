@@ -57,10 +57,10 @@ def _tokens(tokens: list[str]) -> list[str]:
 def _dispatch(tokens: list[str]) -> int:
     from cyclopts import CycloptsError
 
-    from headrace.cli import writing
+    from headrace.cli import ruling
 
     try:
-        result = writing.app(tokens, exit_on_error=False, print_error=False)
+        result = ruling.app(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         command = " ".join(["headrace", *(error.command_chain or ())])
         return _fail(

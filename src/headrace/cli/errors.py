@@ -10,6 +10,7 @@ from headrace.engine.errors import (
     EngineUnreachable,
     HeadraceError,
     LogCorrupt,
+    RuleNotFound,
     RunNotFound,
     SegmentGone,
 )
@@ -61,6 +62,7 @@ _CODES: Final[tuple[tuple[type[HeadraceError], int], ...]] = (
     (AppNotFound, NOT_FOUND),
     (LogNotFound, NOT_FOUND),
     (RunNotFound, NOT_FOUND),
+    (RuleNotFound, NOT_FOUND),
     (HoldNotFound, NOT_FOUND),
     (SegmentGone, NOT_FOUND),
     (EngineUnreachable, UNREACHABLE),

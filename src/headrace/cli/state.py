@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 RULE_COLUMNS: Final = (
     "rule",
     "active",
+    "paused",
     "fired",
     "dropped",
+    "missed",
+    "late",
+    "suppressed",
     "mismatched",
     "errors",
     "keys",
@@ -53,6 +57,7 @@ def document_of(view: StateView) -> dict[str, Any]:
         "retries": view.retries,
         "dead_letters": view.runs_ended.get("dead", 0),
         "timers": view.timers,
+        "alarms": view.alarms,
         "sources": view.sources,
     }
 
@@ -69,6 +74,10 @@ def _rule(rule: RuleView) -> dict[str, Any]:
         "loops": rule.loops,
         "keys": rule.keys,
         "unkeyed": rule.unkeyed,
+        "paused": rule.paused,
+        "missed": rule.missed,
+        "late": rule.late,
+        "suppressed": rule.suppressed,
         "last_fired_at": rfc3339(rule.last_fired_at_ns),
     }
 
@@ -85,6 +94,7 @@ def _text(document: dict[str, Any]) -> str:
                 ("retries", document["retries"]),
                 ("dead letters", document["dead_letters"]),
                 ("timers", document["timers"]),
+                ("alarms", document["alarms"]),
                 *(
                     (f"source {name}", "no cursor" if at is None else f"at {at}")
                     for name, at in document["sources"].items()
