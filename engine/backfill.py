@@ -9,10 +9,12 @@ live one.  What was begun and not finished is gone on with by the same call.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from msgspec import Struct
 
+from headrace.engine.clock import NS
 from headrace.engine.decider import Decider
 from headrace.engine.emission import Emission, checked_past, time_ns_of
 from headrace.engine.errors import HistoryUnusable, LogMismatch
@@ -229,11 +231,18 @@ class _Left:
             return True
         if past.at_ns < self._last_ns:
             raise HistoryUnusable(
-                f"{past.event.subject} at {past.at_ns} ns: expected a time from {self._last_ns} ns "
-                f"on, {self._since}; a log takes only what is newer than it, oldest first"
+                f"{past.event.subject} at {_said(past.at_ns)}: expected a time from "
+                f"{_said(self._last_ns)} on, {self._since}; a log takes only what is newer than "
+                f"it, oldest first"
             )
         self._last_ns, self._since = past.at_ns, "that of the event before"
         return False
+
+
+def _said(at_ns: int) -> str:
+    seconds, rest = divmod(at_ns, NS)
+    at = datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat()
+    return f"{at}.{rest:09}Z" if rest else f"{at}Z"
 
 
 def past_of_log(log: ReadableLog) -> Iterator[Past]:

@@ -66,7 +66,7 @@ class PlainSequence(Join, TimerStage[Row]):
 
     def step(self, key: Any, met: list[tuple[int, Hit]], out: list[Verdict]) -> None:
         """See `Join`; the last step comes first, so that each partial takes one."""
-        first = {branch: hit for branch, hit in reversed(met)}
+        first = dict(reversed(met))
         for branch in sorted(first, reverse=True):
             if self._take(key, branch, first[branch], out):
                 break
@@ -123,7 +123,8 @@ class PlainSequence(Join, TimerStage[Row]):
         assert row is not None, "it was there"
         length, event = branch + 1, hit.events[0]
         row.partials = [(*one, event) if len(one) == length else one for one in row.partials]
-        row.wakes += 1 << branch  # all that waited for this step wait for the next one now
+        # All that waited for this step wait for the next one now.
+        row.wakes = row.wakes & ~(1 << branch) | 1 << length
 
     def _complete(self, key: Any, hit: Hit, out: list[Verdict]) -> None:
         """Hand on all that wait for the last step; the others stay."""

@@ -53,6 +53,8 @@ def fold_history(
         return folded(_timed(history), "history")
     path = Path(history)
     if path.is_dir():
+        if isinstance(log, (str, os.PathLike)) and Path(log).exists() and path.samefile(log):
+            raise HistoryUnusable(f"{path}: expected another log as history, found the log itself")
         with LogReader(path) as reader:
             return folded(past_of_log(reader), f"log:{reader.log_id.hex()}")
     return _of_file(path, folded)

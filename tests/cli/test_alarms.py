@@ -92,7 +92,7 @@ def test_the_list_has_what_stands_and_nothing_else(headrace: Call, plant: Path) 
     assert shown[0].split()[:2] == ["rule", "key"]
     assert shown[2].split()[:2] == ["hot", '"t1"']  # as `ack` takes it
 
-    run(headrace, [("plant.t1.temperature", 20), ("door", 0)], "cool.jsonl")
+    run(headrace, [("plant.t1.temperature", 20), ("door", -1)], "cool.jsonl")
     assert standing(headrace, plant) == [("hot", "t2"), ("pair", ["a", 7])]
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 from anyio import to_thread
 from tests.cli.command import WAIT_S, Call, Done, Start, await_engine, records
 
-from headrace import App, Engine, Run, on
+from headrace import App, Run, on
 from headrace.cli import door
 from headrace.engine.log import FileLog
 from headrace.engine.record import RulePaused
@@ -220,14 +217,6 @@ def test_a_running_engine_pauses_at_once(headrace: Call, start: Start, empty: Pa
     assert headrace("replay", "app.py", empty, "--strict").code == 0
 
 
-@asynccontextmanager
-async def engine_over(log: Path, app: App) -> AsyncIterator[tuple[Engine, Callable[..., Any]]]:
-    """An engine of this process, and a way to call the command beside it."""
-    with anyio.fail_after(WAIT_S):
-        async with app.open(log, grace_s=0) as engine:
-            yield engine, lambda call: to_thread.run_sync(call)
-
-
 async def test_a_rule_that_was_changed_meanwhile(headrace: Call, tmp_path: Path) -> None:
     """Which rules are not those of the app is seen, and from which record on."""
     app, log = App("plant"), tmp_path / "x.log"
@@ -235,7 +224,8 @@ async def test_a_rule_that_was_changed_meanwhile(headrace: Call, tmp_path: Path)
     async def new(run: Run) -> None: ...
 
     app.rule(on("a"), name="old")(new)
-    async with engine_over(log, app) as (engine, beside):
+    beside = to_thread.run_sync
+    async with app.open(log) as engine:
         added = await engine.add_rule(on("b"), new)
         found = await beside(lambda: rules(headrace, log))
         assert {name: row["state"] for name, row in found.items()} == {
@@ -248,7 +238,7 @@ async def test_a_rule_that_was_changed_meanwhile(headrace: Call, tmp_path: Path)
         assert (found["new"]["state"], found["new"]["changed_at"]) == ("paused", added)
         await engine.remove_rule("old")
         assert list(await beside(lambda: rules(headrace, log))) == ["new"]
-    async with engine_over(log, app):
+    async with app.open(log):
         pass
     found = rules(headrace, log)
     assert [(row["rule"], row["state"]) for row in found.values()] == [("old", "active")]

@@ -12,8 +12,11 @@ from cyclopts import Parameter
 
 from headrace.cli.commands import (
     After,
+    AppName,
+    ClockName,
     LogFolder,
     Output,
+    Rules,
     RunNumber,
     SkipBadLines,
     Subject,
@@ -56,6 +59,13 @@ EventsFrom = Annotated[
         name=["--from", "--jsonl"],
         help="JSON lines with subject, data and perhaps time, id, key: a file, or - for "
         "standard input.",
+    ),
+]
+HistoryFrom = Annotated[
+    Path,
+    Parameter(
+        name="--from",
+        help="JSON lines, each with a time, oldest first; or an older log's directory.",
     ),
 ]
 Reason = Annotated[str, Parameter(help="Why, for the record.")]
@@ -143,6 +153,28 @@ def emit_command(
     if (data, id, time, key) != (None, None, None, None):
         raise Usage("emit: expected DATA, --id, --time and --key in the lines, found them here")
     return emit_many(folder, path, output, source=source)
+
+
+@_command(app, "backfill")
+def backfill_command(
+    name: AppName,
+    folder: IntoLog,
+    /,
+    *,
+    from_: HistoryFrom,
+    rules: Rules = None,
+    clock: ClockName = "system",
+    output: Output = "table",
+) -> int:
+    """Fold events of the past into the app's rules, without effects, before it goes live.
+
+    They are stored at their own times, and no firing starts a run. Interrupted, it goes on
+    where it was with the same command; afterwards `headrace run` goes live.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.backfill import backfill
+
+    return backfill(load(name, rules), from_, folder, output, clock=clock)
 
 
 @_command(runs_app, "cancel")
