@@ -75,11 +75,13 @@ class _Backfill:
         self.firings = 0
         self.started = False
 
-    def start(self, records: Iterable[Input]) -> None:
-        """Put the rules into force."""
+    def start(self, records: Iterable[Input], name: str) -> None:
+        """Put the rules into force, and let it be history from here on."""
         self.started = True
         for record in records:
             self.put(record)
+        if not self._kernel.state.history:
+            self.put(HistoryBegan(self._kernel.state.at_ns, name))
 
     def put(self, record: Input) -> None:
         """Store *record* with what follows from it, and the lifecycle events that are owed."""
@@ -176,8 +178,8 @@ def backfill(
         if left.passes_over(one):
             continue
         if not work.started:
-            prepare_rules(kernel, offline.log)
             at_ns = max(one.at_ns, state.at_ns)
+            prepare_rules(kernel, offline.log)
             work.start(
                 start_records(
                     kernel,
@@ -186,10 +188,9 @@ def backfill(
                     version=version,
                     clock=clock,
                     dedupe_window_ns=dedupe_window_ns,
-                )
+                ),
+                name,
             )
-            if not state.history:
-                work.put(HistoryBegan(state.at_ns, name))
         if work.store(one.at_ns, one.event):
             stored += 1
         else:

@@ -122,10 +122,10 @@ def nodes_of(shell: Shell) -> int:
     seen: set[int] = set()
     for stage in stages:
         if isinstance(stage, SequenceStage):
-            for _, state in stage._table.items():
+            for state in dict(stage._table.items()).values():
                 for partial in [*state.partials, *state.completed]:
                     seen |= {id(node) for node in nfa.nodes_of(partial.node)}
-    return len(seen)
+    return len(seen - {id(nfa.START.node)})
 
 
 @pytest.mark.parametrize("name", PATTERNS)
@@ -141,9 +141,26 @@ def test_a_crash_at_each_unit_changes_nothing(name: str) -> None:
         stored = len(shell.of_kind(r.EventStored))
         play(shell, events[stored:], sum(pause for pause, *_ in events[:stored]))
         shell.tick(ns(end + 40))
-        fired = [(f.key, f.events, f.details) for f in shell.of_kind(r.RuleFired)]
-        assert fired == [(f.key, f.events, f.details) for f in whole.of_kind(r.RuleFired)]
+        assert fired_by(shell) == fired_by(whole)
         check(shell)
+
+
+def fired_by(shell: Shell) -> list[Any]:
+    """Firings with the texts of their events: a restart is a record that shifts sequences."""
+    stored = [r.decode(raw) for raw in shell.records]
+    texts = {
+        sequence: msgspec.msgpack.decode(one.data)
+        for sequence, one in enumerate(stored, 1)
+        if isinstance(one, r.EventStored)
+    }
+    made: list[Any] = []
+    for one in shell.of_kind(r.RuleFired):
+        details = one.details or r.Details()
+        steps = {
+            name: [texts[event] for event in taken] for name, taken in (details.steps or {}).items()
+        }
+        made.append((one.key, [texts[event] for event in one.events], steps, details.reason))
+    return made
 
 
 def test_a_snapshot_names_the_oldest_event_that_is_still_needed() -> None:
@@ -211,7 +228,9 @@ def test_a_loop_without_bound_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
     assert [one.what for one in shell.of_kind(r.RuleEvicted)] == ["partial"]
     assert shell.fired() == []
-    assert shell.kernel.state.decider.keys_count("r1") == 0
+    assert shell.kernel.dump() == shell.refold().dump()
+    (stage,) = cast("Any", shell.kernel.state.decider)._automata["r1"].stages
+    assert len(stage) == 0
     check(shell)
 
 
@@ -249,12 +268,12 @@ def test_nothing_is_left_behind(pattern: Pattern[Any]) -> None:
     assert shell.kernel.state.timers.dump()[1] == []
     for automaton in cast("Any", shell.kernel.state.decider)._automata.values():
         sequence_stage = automaton.stages[-1]
-        for _, state in sequence_stage._table.items():
+        for state in dict(sequence_stage._table.items()).values():
             assert len(state.partials) > (isinstance(sequence_stage, SequenceStage) and 1)
 
 
 def test_partials_share_their_beginning() -> None:
-    """k overlapping partials cost one node each, in memory and in a snapshot."""
+    """However many overlap, each partial costs one node, in memory and in a snapshot."""
     combinations = sequence(
         a, step("l", b).times(1, None, inner="any"), c, anchor="every", partials_max=5000
     )
@@ -263,9 +282,10 @@ def test_partials_share_their_beginning() -> None:
     (stage,) = cast("Any", shell.kernel.state.decider)._automata["r1"].stages
     ((_, state),) = stage._table.items()
 
-    assert len(state.partials) > 2**8
-    assert nodes_of(shell) == 2**8, "the start, and one for each choice of earlier ones"
-    assert len(stage.dump()[0][2]) == 2**8
+    choices = 2**7  # the first is taken, and of the others any
+    assert len(state.partials) > choices
+    assert nodes_of(shell) == 1 + choices
+    assert len(stage.dump()[0][2]) == 1 + choices
 
 
 # ---------------------------------------------------------------- the short way is the long one
