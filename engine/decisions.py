@@ -95,7 +95,9 @@ class RuleEvicted(Struct, array_like=True, frozen=True, tag=70):
     rule: str
     key: Any
     what: str
-    """``key`` or ``event``."""
+    """``key``, ``event`` or ``partial``."""
+    alarm: bool = False
+    """Whether nothing is left that would end the key's alarm."""
 
 
 class RuleLoop(Struct, array_like=True, frozen=True, tag=71):

@@ -6,7 +6,7 @@ no process of its own, and no thread but the log's writer and those of sync task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Literal, Self
@@ -371,9 +371,14 @@ class Engine:
         """
         return await self._rules.add(pattern, action, warm=warm, **options)
 
-    async def put_rule(self, declared: Declared, *, cause: str = "") -> int:
-        """Put a rule into force that the facade has made; otherwise as `add_rule`."""
-        return await self._rules.put(declared, cause=cause)
+    async def change_rules(
+        self, put: Sequence[Declared] = (), remove: Sequence[str] = (), *, cause: str = ""
+    ) -> list[int]:
+        """Let rules be in force no more, if they are, and put those in that the facade has made.
+
+        As `remove_rule` and `add_rule` one by one, but all checked first and durable together.
+        """
+        return await self._rules.change(put, remove, cause=cause)
 
     async def remove_rule(self, rule: str) -> int:
         """Let *rule* be in force no more; its open runs go on.  Return the record's sequence.

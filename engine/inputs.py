@@ -212,6 +212,8 @@ class RulesListed(Struct, array_like=True, frozen=True, tag=17):
     rules: dict[str, str]
     """Fingerprint by rule."""
     warm: dict[str, int] = {}
+    is_first: bool = False
+    """Whether what was listed before is of a start that did not come to its end."""
 
 
 class RuleChanged(Struct, array_like=True, frozen=True, tag=18):

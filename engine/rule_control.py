@@ -8,12 +8,14 @@ does to a rule's state is said by `headrace.engine.rule_state`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.engine.alarms import Alarm
 from headrace.engine.backend import in_own_thread
@@ -27,6 +29,9 @@ from headrace.engine.restore import first_sequence, read_back
 from headrace.engine.rule_requests import acknowledgement_of, check_in_force, pause_of, storable
 from headrace.engine.task import TaskSpec
 from headrace.engine.warm import WarmUp
+
+CHANGES_AT_ONCE: Final = 100
+"""Changes of rules before other tasks get their turn."""
 
 Declare = Callable[..., Declared]
 
@@ -111,31 +116,55 @@ class RuleControl:
         its action may be another one from now on; 0 is returned.  So it is before log time
         has begun, by input: the start will record it.
         """
-        name, fingerprint = declared.name, declared.rule.fingerprint()
+        (sequence,) = await self.change([declared], cause=cause)
+        return sequence
+
+    async def change(
+        self, put: Sequence[Declared] = (), remove: Sequence[str] = (), *, cause: str = ""
+    ) -> list[int]:
+        """See `Engine.change_rules`."""
         cause = storable(cause, "the cause of a change")
-        self._check_tasks(declared)
+        self._check_tasks(put)
         async with self._lock:
             core = self._working()
-            state, pipeline = core.kernel.state, core.pipeline
-            sequence, upto = 0, core.kernel.sequence
-            if core.start_is_due:
-                state.decider.declare(declared.rule)
-                self._take_code(core, declared)
-                self._note(0, name, declared)
-            elif state.rules.get(name) == fingerprint and name in state.active:
-                self._take_code(core, declared)
-            else:
-                at_ns, first = pipeline.tick(), 0
-                if name in state.decider.only(declared.rule).warm():
-                    at_ns, first = await self._prepare(core, declared)
-                self._withdraw(core.kernel, name)
-                state.decider.declare(declared.rule)
-                # Once it is stored, and no later: until then runs of the version before begin.
-                pipeline.after(core.kernel.sequence + 1, partial(self._take_code, core, declared))
-                change = RuleChanged(at_ns, name, fingerprint, first, cause)
-                upto = sequence = pipeline.put(change)
-                self._note(sequence, name, declared)
-        await pipeline.committed(upto)
+            sequences: list[int] = []
+            for rule in remove:
+                sequences.append(self._remove(core, rule, cause))
+                await self._let_others(sequences)
+            for declared in put:
+                sequences.append(await self._put(core, declared, cause))
+                await self._let_others(sequences)
+            upto = max(sequences, default=0) or core.kernel.sequence
+        await core.pipeline.committed(upto)
+        return sequences
+
+    async def _let_others(self, done: list[int]) -> None:
+        if len(done) % CHANGES_AT_ONCE == 0:
+            await checkpoint()
+
+    async def _put(self, core: Core, declared: Declared, cause: str) -> int:
+        """Put *declared* into force; return the record's sequence, 0 if there is none."""
+        name, fingerprint = declared.name, declared.rule.fingerprint()
+        state, pipeline = core.kernel.state, core.pipeline
+        if core.start_is_due:
+            state.decider.declare(declared.rule)
+            self._take_code(core, declared)
+            self._note(0, name, declared)
+            return 0
+        if state.rules.get(name) == fingerprint and name in state.active:
+            self._take_code(core, declared)
+            for change in self._changes.get(name, [])[-1:]:
+                self._changes[name][-1] = replace(change, declared=declared)
+            return 0
+        at_ns, first = pipeline.tick(), 0
+        if name in state.decider.only(declared.rule).warm():
+            at_ns, first = await self._prepare(core, declared)
+        self._withdraw(core.kernel, name)
+        state.decider.declare(declared.rule)
+        # Once it is stored, and no later: until then runs of the version before begin.
+        pipeline.after(core.kernel.sequence + 1, partial(self._take_code, core, declared))
+        sequence = pipeline.put(RuleChanged(at_ns, name, fingerprint, first, cause))
+        self._note(sequence, name, declared)
         return sequence
 
     def _working(self) -> Core:
@@ -145,15 +174,18 @@ class RuleControl:
             raise core.pipeline.failure
         return core
 
-    def _check_tasks(self, declared: Declared) -> None:
+    def _check_tasks(self, put: Sequence[Declared]) -> None:
         """Refuse tasks with the names of another rule's; those of the app are for it to say."""
-        for task in declared.specs:
-            rule = self._tasks.setdefault(task, declared.name)
-            if rule != declared.name:
-                raise ValueError(
-                    f"rule {declared.name!r}: expected a task name that is free, found {task!r} "
-                    f"of rule {rule!r}; give it a name= of its own"
-                )
+        brought: dict[str, str] = {}
+        for declared in put:
+            for task in declared.specs:
+                rule = self._tasks.get(task) or brought.setdefault(task, declared.name)
+                if rule != declared.name:
+                    raise ValueError(
+                        f"rule {declared.name!r}: expected a task name that is free, found "
+                        f"{task!r} of rule {rule!r}; give it a name= of its own"
+                    )
+        self._tasks.update(brought)
 
     def _take_code(self, core: Core, declared: Declared) -> None:
         for spec in declared.specs.values():
@@ -191,18 +223,27 @@ class RuleControl:
         """See `Engine.remove_rule`."""
         async with self._lock:
             core = self._working()
-            state, pipeline = core.kernel.state, core.pipeline
-            sequence = 0
-            if core.start_is_due and rule in state.declared:
-                state.decider.retract(rule)
-            else:
+            state = core.kernel.state
+            if not (core.start_is_due and rule in state.declared):
                 check_in_force(state, rule)
-                at_ns = pipeline.tick()
-                self._withdraw(core.kernel, rule)
-                state.decider.retract(rule)
-                sequence = pipeline.put(RuleChanged(at_ns, rule, None))
-            self._note(sequence, rule, None)
-        await pipeline.committed(sequence)
+            sequence = self._remove(core, rule)
+        await core.pipeline.committed(sequence)
+        return sequence
+
+    def _remove(self, core: Core, rule: str, cause: str = "") -> int:
+        """Let *rule* be in force no more; return the record's sequence, 0 if there is none."""
+        state, pipeline = core.kernel.state, core.pipeline
+        sequence = 0
+        if core.start_is_due:
+            state.decider.retract(rule)
+        elif rule not in state.rules:
+            return 0
+        else:
+            at_ns = pipeline.tick()
+            self._withdraw(core.kernel, rule)
+            state.decider.retract(rule)
+            sequence = pipeline.put(RuleChanged(at_ns, rule, None, cause=cause))
+        self._note(sequence, rule, None)
         return sequence
 
     # ------------------------------------------------------------ paused, acknowledged

@@ -129,7 +129,7 @@ class RuleState:
 
     def rules_listed(self, _: int, listed: r.RulesListed) -> Sequence[Verdict]:
         """See `RulesListed`."""
-        before = self.listed
+        before = r.RulesListed(0, {}) if listed.is_first else self.listed
         self.listed = r.RulesListed(
             listed.at_ns, {**before.rules, **listed.rules}, {**before.warm, **listed.warm}
         )
@@ -224,7 +224,7 @@ class RuleState:
     def note_evicted(self, evicted: r.RuleEvicted) -> None:
         """Count it; an automaton that is gone ends no alarm any more."""
         self.stats_of(evicted.rule).evicted += 1
-        if evicted.what == "key":
+        if evicted.alarm:
             self.alarms.end(evicted.rule, r.thaw(evicted.key))
 
     def note_mismatch(self, decision: r.RuleMismatch | r.RuleError, cause: r.Input) -> None:

@@ -58,9 +58,11 @@ def start_records(
     warm = dict.fromkeys(state.prepared, first_sequence(log)) if state.prepared else {}
     rules = list(state.declared.items())
     records: list[RulesListed | EngineStarted] = []
-    while len(rules) > RULES_AT_ONCE:
+    is_stale = bool(state.listed.rules)
+    while len(rules) > RULES_AT_ONCE or is_stale:
         part, rules = dict(rules[:RULES_AT_ONCE]), rules[RULES_AT_ONCE:]
-        records.append(RulesListed(at_ns, part, _those_of(warm, part)))
+        records.append(RulesListed(at_ns, part, _those_of(warm, part), is_first=not records))
+        is_stale = False
     last = dict(rules)
     started = EngineStarted(at_ns, version, clock, last, dedupe_window_ns, _those_of(warm, last))
     return [*records, started]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
-from typing import Any
+from typing import Any, Final
 
+from headrace.engine.calendar import Calendar
 from headrace.engine.record import thaw
 from headrace.engine.table import Table, Writing
 
+NEVER_NS: Final = 2**64
 TimerId = tuple[str, int, Any]
 """``(owner, slot, key)``, as in the record `TimerFired`."""
 
@@ -22,9 +23,11 @@ class Timers:
 
     def __init__(self) -> None:
         self._armed: Table[TimerId, tuple[int, int]] = Table()
-        self._queued: dict[TimerId, int] = {}  # the due time of an id's one live heap entry
-        self._heap: list[tuple[int, int, TimerId]] = []
+        self._queued: dict[TimerId, int] = {}  # the due time of an id's one live entry
+        self._calendar = Calendar()
         self._order = 0
+        self.bound_ns = NEVER_NS
+        """No timer is due before this: so that most events need not look for one."""
         self.moved = False
         """Whether the first may be due earlier than before; whoever acts on it puts it back."""
 
@@ -38,8 +41,10 @@ class Timers:
         queued_ns = self._queued.get(timer)
         if queued_ns is None or due_ns < queued_ns:
             self._queued[timer] = due_ns
-            heapq.heappush(self._heap, (due_ns, self._order, timer))
+            self._calendar.put((due_ns, self._order, timer))
             self.moved = True
+        if due_ns < self.bound_ns:  # noqa: PLR1730 (a call is dear: this is done for each event)
+            self.bound_ns = due_ns
 
     def disarm(self, timer: TimerId) -> None:
         """Forget *timer*; nothing happens if it was not armed."""
@@ -52,19 +57,22 @@ class Timers:
 
     def first(self) -> tuple[int, TimerId] | None:
         """Return ``(due_ns, timer)`` of the timer that fires next; it stays armed."""
-        while self._heap:
-            due_ns, order, timer = self._heap[0]
-            armed = self._armed.peek(timer)
-            if armed == (due_ns, order):
+        calendar, armed = self._calendar, self._armed
+        while (entry := calendar.first()) is not None:
+            due_ns, order, timer = entry
+            found = armed.peek(timer)
+            if found is not None and found[1] == order:
+                self.bound_ns = due_ns
                 return due_ns, timer
-            heapq.heappop(self._heap)
+            calendar.pop()
             if self._queued.get(timer) != due_ns:
                 continue  # an earlier entry took its place, or it came up before
-            if armed is None:
+            if found is None:
                 del self._queued[timer]
             else:
-                self._queued[timer] = armed[0]
-                heapq.heappush(self._heap, (armed[0], armed[1], timer))
+                self._queued[timer] = found[0]
+                calendar.put((found[0], found[1], timer))
+        self.bound_ns = NEVER_NS
         return None
 
     def disarm_owner(self, owner: str) -> None:
@@ -92,11 +100,11 @@ class Timers:
             timer = (owner, slot, thaw(key))
             self._armed.store(timer, (due_ns, nth))
             self._queued[timer] = due_ns
-            self._heap.append((due_ns, nth, timer))
+            self._calendar.put((due_ns, nth, timer))
+            self.bound_ns = min(self.bound_ns, due_ns)
 
     def loaded(self, order: int) -> None:
         """Go on from where `order` was *order*."""
-        heapq.heapify(self._heap)
         self._order = order
         self.moved = True
 

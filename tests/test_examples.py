@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from headrace import MemoryLog
 from headrace.demo import plant
+from headrace.testing import firings
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -62,6 +63,39 @@ async def test_the_plant_works_on_a_few_readings_of_ones_own() -> None:
         by_task = [(run.task, run.status) for run in engine.runs() if run.rule]
     assert ("cold", "completed") in by_task
     assert [task for task, _ in by_task].count("cold") == 1
+
+
+# door.py
+
+
+async def test_the_house_tells_of_each_thing_of_the_night_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What the example promises in its first lines is what it prints, at the events' times."""
+    await load("door").main()
+
+    assert capsys.readouterr().out.splitlines() == [
+        "22:00:40  card ada is at two doors: front and garage",
+        "22:30:30  the garage door is open",
+        "22:41:00  the kitchen is cold: 10.5 °C",
+        "22:50:00    alarm: freezing kitchen",
+        "23:00:00  the kitchen had 13.7 °C, of 3 readings",
+        "23:05:00  the kitchen is warm again: 12.5 °C",
+    ]
+
+
+def test_a_rule_of_the_house_is_tested_without_an_engine() -> None:
+    """A reader sees how to try a rule of one's own: a timeline in, firings out."""
+    house = load("door")
+    swipes = [
+        (0, "cards.front", house.Swipe("ada")),
+        (5, "cards.front", house.Swipe("ada")),
+        (9, "cards.garage", house.Swipe("bob")),
+        (60, "cards.garage", house.Swipe("ada")),
+    ]
+
+    (fired,) = firings(house.app.rules["two_places"].pattern, swipes)
+    assert (fired.at, fired.key, [event.t for event in fired.events]) == (60, "ada", [5, 60])
 
 
 # embedded.py

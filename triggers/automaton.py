@@ -127,7 +127,7 @@ class Automaton:
 
         stage = sequence_of(self._place(node), node, then)
         self._stateful.append(stage)
-        self._timed.append(stage)
+        self._timed.append(cast("TimedStage", stage))
         branches = tuple(without_relative(step.source) for step in node.steps)
         self._build_join(stage, branches, Level.ALL if stage.needs_stream else Level.NONE)
 

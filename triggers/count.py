@@ -58,11 +58,15 @@ class _Counting(KeyedStage[S]):
         """Return the time of the newest hit in a window."""
         raise NotImplementedError
 
+    def _is_over(self, state: S, upto_ns: int) -> bool:
+        """Say whether a window whose hits up to *upto_ns* have run out is no state any more."""
+        return self._newest_ns(state) <= upto_ns
+
     def _forget(self, at_ns: int) -> None:
         """Drop the keys whose window is empty by now: they are no state any more (law L6)."""
         table, within_ns = self._table, self._within_ns
         while within_ns is not None and (oldest := table.first()) is not None:
-            if self._newest_ns(oldest[1]) > at_ns - within_ns:
+            if not self._is_over(oldest[1], at_ns - within_ns):
                 break
             table.pop(oldest[0])
 
@@ -190,6 +194,12 @@ class ClearingCount(Count):
 
     Its timer is due when the n-th newest hit runs out.
     """
+
+    _clears = True
+
+    def _is_over(self, state: _Window, upto_ns: int) -> bool:
+        # One that has fired waits for its timer, which may be the next of this very time.
+        return state.armed and super()._is_over(state, upto_ns)
 
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`."""

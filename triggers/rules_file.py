@@ -17,9 +17,10 @@ from msgspec import Struct
 from headrace.engine.decider import Queue, RunMode
 from headrace.engine.errors import Problem, RulesFileError
 from headrace.engine.retry import Retry
-from headrace.triggers.modes import MODES, OnMissed, check_mode, fire_within, late_ns_of
+from headrace.triggers.modes import MODES, OnMissed, check_mode, fire_within
 from headrace.triggers.pattern import Pattern
-from headrace.triggers.reach import check_whole_pattern
+from headrace.triggers.reach import check_whole_pattern, clearing, with_timeouts
+from headrace.triggers.rule_options import RuleOptions, Warm, options_of
 from headrace.triggers.rules_parts import (
     EVENT_KEYS,
     SCHEDULES,
@@ -35,12 +36,24 @@ from headrace.triggers.ruleset import Rule
 
 FILE_BYTES_MAX: Final = 16 * 1024 * 1024
 
-Refuse = Callable[[str, str], Sequence[tuple[str, str]]]
-"""Takes the name of a rule and that of its task; gives what is wrong: a key of it, and why."""
+TASK_KEYS: Final = ("task", "on_clear", "on_timeout")
+"""Where a rule names tasks."""
+
+Refuse = Callable[[str, dict[str, str]], Sequence[tuple[str, str]]]
+"""Takes the name of a rule and those of its tasks, by key; gives what is wrong: a key, and why."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 _TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
-_ACTION_KEYS: Final = ("task", "mode", "on_missed", "retry", "timeout", "enabled", "description")
+_ACTION_KEYS: Final = (
+    *TASK_KEYS,
+    "mode",
+    "on_missed",
+    "warm",
+    "retry",
+    "timeout",
+    "enabled",
+    "description",
+)
 _KEYS: Final = dict.fromkeys(
     (*EVENT_KEYS, "steps", "event_time", *SCHEDULES, "tz", "catch_up", *_ACTION_KEYS)
 )
@@ -63,10 +76,33 @@ class RuleText(Struct, frozen=True):
     description: str = ""
     line: int = 0
     """The line at which it begins, from 1."""
+    on_clear: str | None = None
+    """The name of what a firing starts that says that what the rule told of has ended."""
+    on_timeout: str | None = None
+    """The name of what a partial match starts that runs out of time."""
+    warm: Warm = None
+
+    def options(self) -> RuleOptions:
+        """Return what it says beside its name and task, as a rule in Python would say it."""
+        return options_of(
+            self.pattern,
+            mode=self.mode,
+            on_missed=self.on_missed,
+            on_clear=self.on_clear,
+            on_timeout=self.on_timeout,
+            warm=self.warm,
+            retry=self.retry,
+            timeout=self.timeout,
+        )
 
     def rule(self) -> Rule:
         """Return it as a `RuleSet` takes it."""
-        return Rule(self.name, self.pattern, self.mode, late_ns=late_ns_of(self.on_missed))
+        return self.options().rule(self.name)
+
+    def tasks(self) -> dict[str, str]:
+        """Return the names of the tasks that it starts, by the key that says so."""
+        named = {key: getattr(self, key) for key in TASK_KEYS}
+        return {key: task for key, task in named.items() if task is not None}
 
 
 class Changes(Struct, frozen=True):
@@ -79,7 +115,11 @@ class Changes(Struct, frozen=True):
     same: list[str]
     """Those of the same fingerprint."""
     other_action: list[str]
-    """Those of `same` that start another task, or with another retry or timeout."""
+    """Those of `same` that start other tasks, or with another retry or timeout."""
+
+    def __bool__(self) -> bool:
+        """Say whether anything is to be done."""
+        return bool(self.added or self.removed or self.changed or self.other_action)
 
 
 def read_rules(path: str | os.PathLike[str], *, refuse: Refuse | None = None) -> list[RuleText]:
@@ -131,8 +171,8 @@ def changes(old: Sequence[RuleText], new: Sequence[RuleText]) -> Changes:
     )
 
 
-def _action_of(rule: RuleText) -> tuple[str, Retry | None, float | None]:
-    return rule.task, rule.retry, rule.timeout
+def _action_of(rule: RuleText) -> tuple[dict[str, str], Retry | None, float | None]:
+    return rule.tasks(), rule.retry, rule.timeout
 
 
 # ---------------------------------------------------------------- the file
@@ -206,20 +246,22 @@ def _rules_in(table: Table, refuse: Refuse | None) -> list[dict[str, Any]]:
         if not isinstance(values, dict):
             continue
         said = _rule_in(rule)
-        task = rule.get("task")
-        if refuse is not None and isinstance(task, str):
-            for key, message in refuse(name, task):
+        named = {key: rule.get(key) for key in TASK_KEYS}
+        tasks = {key: task for key, task in named.items() if isinstance(task, str)}
+        if refuse is not None:
+            for key, message in refuse(name, tasks):
                 rule.fail(key, message)
         if not rule.has_problem():
-            found.append({"name": name, "task": task, **said})
+            found.append({"name": name, **tasks, **said})
     return found
 
 
 def _rule_in(table: Table) -> dict[str, Any]:
-    """Return what a rule says, but for its name and task."""
+    """Return what a rule says, but for its name and tasks."""
     said: dict[str, Any] = {
         "mode": _mode(table),
         "on_missed": _on_missed(table),
+        "warm": table.choice("warm", "replay"),
         "retry": _retry(table),
         "timeout": table.span("timeout"),
         "enabled": table.flag("enabled"),
@@ -228,6 +270,12 @@ def _rule_in(table: Table) -> dict[str, Any]:
     if not table.lacks("task", "expected task, found none; write task = the name of a task"):
         table.text("task", "the name of a task")
     pattern = _pattern(table)
+    for key, ends in (("on_clear", clearing), ("on_timeout", with_timeouts)):
+        if table.text(key, "the name of a task") is not None and pattern is not None:
+            try:
+                ends(pattern.node)
+            except ValueError as error:
+                table.fail(key, str(error))
     return {
         "pattern": pattern,
         **{key: value for key, value in said.items() if value is not None},

@@ -77,7 +77,7 @@ class RuleSet:
         self._recent: dict[int, EventStored] = {}
         self._before: dict[int, EventStored] = {}
         self._moments = Moments()
-        # Of rules that were removed, for the runs that they have left.
+        # Of rules that were removed or replaced, for the runs that they have left.
         self._retired: dict[str, list[Entry]] = {}
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
@@ -264,7 +264,15 @@ class RuleSet:
     def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
         automaton = self._automata.get(rule)
-        entries = self._retired.get(rule, []) if automaton is None else automaton.entries
+        present = [] if automaton is None else automaton.entries
+        seen = self._fitting(present, sequence, event)
+        # Else it may be of a run that was left by the version before.
+        return seen or self._fitting(self._retired.get(rule, []), sequence, event)
+
+    def _fitting(
+        self, entries: list[Entry], sequence: int, event: EventStored
+    ) -> Event[Any] | None:
+        """Return *event* as the first of *entries* reads it that takes it, or else can read it."""
         fallback: Event[Any] | None = None
         for entry in entries:
             if not matches(entry.subject, event.subject):

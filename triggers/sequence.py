@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import msgspec
 from msgspec import Struct
 
 from headrace.engine.decider import Verdict
@@ -243,7 +244,7 @@ class SequenceStage(Join, TimerStage[Partials]):
                 in_order = in_order and sequence > newest
                 newest = sequence
         steps = self._nfa.steps
-        return joined(
+        made = joined(
             [node.hit for node in nodes],
             last=last.hit,
             at_ns=at_ns,
@@ -252,6 +253,7 @@ class SequenceStage(Join, TimerStage[Partials]):
             steps=tuple([(steps[step].name, tuple(by_step[step])) for step in sorted(by_step)]),
             in_order=not in_order,
         )
+        return made if in_order else _each_seen_once(made)
 
     # ------------------------------------------------------------ state
 
@@ -295,6 +297,17 @@ class SequenceStage(Join, TimerStage[Partials]):
         return Partials(
             turn, partials, completed, self._nfa.wakes_of(partials), self._due_ns(partials)
         )
+
+
+def _each_seen_once(hit: Hit) -> Hit:
+    """Return *hit* without what several steps have seen; its last event stays the last."""
+    if not hit.seen:
+        return hit
+    *others, last = hit.seen
+    once = {one.event.sequence: one for one in others}
+    once.pop(last.event.sequence, None)
+    seen = (*(once[sequence] for sequence in sorted(once)), last)
+    return msgspec.structs.replace(hit, seen=seen)
 
 
 def _replace_starts(partials: Queue, turn: int) -> None:

@@ -24,11 +24,11 @@ def check_sequence(node: SequenceNode) -> None:
     if len(node.steps) > STEPS_MAX:
         raise ValueError(f"sequence(…): {len(node.steps)} steps; expected at most {STEPS_MAX}")
     _check_members(node.members, "sequence")
-    if len([step for step in node.steps if not step.is_not]) < 2 and not (
-        node.members[1:] or node.members[0].quantifier.is_loop
-    ):
+    members: list[StepNode | GroupNode] = [*node.members]
+    is_loop = any(part.quantifier.is_loop for part in members)
+    if max(len(members), len(node.steps)) < 2 and not is_loop:
         raise ValueError("sequence(…): expected at least two steps, or one that is repeated")
-    last = node.members[-1]
+    last = members[-1]
     if _is_not(last) and node.within_ns is None and node.within_gap_ns is None:
         raise ValueError(
             f"sequence(…, {last.text('relaxed')}): a negation at the end needs within=: "
@@ -77,8 +77,7 @@ def _may_be_empty(part: StepNode | GroupNode) -> bool:
     return (
         _is_not(part)
         or part.quantifier.optional
-        or (isinstance(part, GroupNode)
-        and all(map(_may_be_empty, part.members)))
+        or (isinstance(part, GroupNode) and all(map(_may_be_empty, part.members)))
     )
 
 

@@ -82,7 +82,12 @@ class PlainSequence(Join, TimerStage[Row]):
                 self._expire(key, upto_ns)
                 row = table.peek(key)
         if branch == 0:
-            self._begin(key, row, hit, out)
+            if row is None:
+                self.keep(key, Row(_FIRST, [(hit.at_ns, hit.events[0])]), out)
+                if within_ns is not None:
+                    self._place.arm(key, hit.at_ns + within_ns)
+            else:
+                self._begin(key, hit, out)
             return False
         if row is None or not row.wakes >> branch & 1:
             return False
@@ -97,13 +102,9 @@ class PlainSequence(Join, TimerStage[Row]):
         self._then.push(self._made(row.partials[0], hit), out)
         return True
 
-    def _begin(self, key: Any, row: Row | None, hit: Hit, out: list[Verdict]) -> None:
+    def _begin(self, key: Any, hit: Hit, out: list[Verdict]) -> None:
+        """Begin a partial of a key that has others."""
         begun = hit.at_ns, hit.events[0]
-        if row is None:
-            self.keep(key, Row(_FIRST, [begun]), out)
-            if self._within_ns is not None:
-                self._place.arm(key, hit.at_ns + self._within_ns)
-            return
         row = self._table.touch(key)
         assert row is not None, "it was there"
         partials = row.partials
@@ -144,9 +145,8 @@ class PlainSequence(Join, TimerStage[Row]):
     def _made(self, partial: PlainPartial, last: Hit) -> Hit:
         """Return the match of *partial* and the event that completes it."""
         events = (*partial[1:], last.events[0])
-        steps = tuple([(name, (event,)) for name, event in zip(self._names, events, strict=True)])
-        in_order = sorted(events)
-        if in_order != [*events]:  # some came by timers of their own
+        steps = tuple(zip(self._names, zip(events, strict=True), strict=True))
+        if sorted(events) != [*events]:  # some came by timers of their own
             events = tuple(sorted(set(events)))
         return Hit(
             last.key,
@@ -156,8 +156,10 @@ class PlainSequence(Join, TimerStage[Row]):
             last.trace,
             last.hops,
             last.due_ns,
-            steps=steps,
-            value=last.value,
+            None,
+            None,
+            steps,
+            last.value,
         )
 
     def _forget(self, key: Any) -> None:

@@ -110,6 +110,9 @@ class KeyedStage(ABC, Generic[S]):
     is the one to evict.
     """
 
+    _clears = False
+    """Whether a firing for a key is an alarm until the stage says that it is over."""
+
     def __init__(self, place: Place) -> None:
         self._place = place
         self._rule = place.rule
@@ -133,7 +136,7 @@ class KeyedStage(ABC, Generic[S]):
     def _evict(self, key: Any, out: list[Verdict]) -> None:
         self._table.pop(key)
         self._forget_timers(key)
-        out.append(RuleEvicted(self._rule, self.key_of_rule(key), "key"))
+        out.append(RuleEvicted(self._rule, self.key_of_rule(key), "key", self._clears))
 
     def _forget_timers(self, key: Any) -> None:
         self._place.disarm(key)

@@ -209,6 +209,10 @@ def step(name: str, pattern: Pattern[T], *, contiguity: Contiguity | None = None
 
     *contiguity* to the step before: ``strict`` (the very next event), ``relaxed`` (the next
     that fits), ``any`` (any later one that fits); not given: as the sequence says.
+
+    A condition of two arguments in *pattern* also gets the events that the match has taken
+    so far: for each step a list, which is empty if it has taken none.  Another name is a
+    `KeyError`, and so no match and a recorded ``rule.error``.
     """
     _check_name("step", name)
     if not isinstance(pattern, Pattern):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
@@ -18,11 +19,11 @@ from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
-from headrace.rule_options import Action, Warm, options_of
 from headrace.triggers.checks import Seconds, duration_ns
 from headrace.triggers.modes import OnMissed
 from headrace.triggers.nodes_clock import CatchUp, EveryNode
 from headrace.triggers.pattern import Pattern
+from headrace.triggers.rule_options import Action, Warm, options_of
 from headrace.triggers.ruleset import Rule, RuleSet
 from headrace.triggers.schedules import at_node, check_catch_up, cron_node
 from headrace.version import __version__
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
     from headrace.engine.backfill import Backfilled
     from headrace.engine.emission import Emission
     from headrace.engine.engine import Engine
-    from headrace.triggers.rules_file import RuleText
+    from headrace.file_rules import AppFiles
+    from headrace.reloading import EngineFiles
+    from headrace.triggers.rules_file import Changes, RuleText
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -55,6 +58,8 @@ class App:
         """Rules by name, in the order of their declaration."""
         self.actions: dict[str, TaskSpec] = {}
         """What `action` has declared, by name."""
+        self._files: AppFiles | None = None
+        self._opened: WeakKeyDictionary[Engine, EngineFiles] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         """Say what is in it."""
@@ -280,14 +285,33 @@ class App:
             RulesFileError: something is wrong in the file: says all that is, with its places.
                 No rule was declared then.
         """
-        from headrace.file_rules import rules_of_file
+        return [rule.said for rule in self._files_loaded().load(path)]
 
-        found = rules_of_file(path, tasks=self.tasks, actions=self.actions, rules=self.rules)
-        for rule in found:
-            if rule.said.enabled:
-                self.tasks[rule.said.name] = rule.action
-                self.rules[rule.said.name] = rule.said.rule()
-        return [rule.said for rule in found]
+    async def reload_rules(self, engine: Engine, path: str | os.PathLike[str]) -> Changes:
+        """Read a rules file again and put what has changed into force; return what has.
+
+        *engine* is open, and of this app.  Each rule that is new or another is a record with
+        the file as its cause, and so is each that is gone; one that only starts another task
+        goes on with that, unrecorded.  All others keep their state, and those in Python stay
+        as they are.  The app declares them, too: what it opens from now on begins with these.
+
+        Raises:
+            RulesFileError: something is wrong in the file.  Nothing was changed.
+            LogFull, DurabilityLost, EngineClosed: some may have changed, and some not; the
+                next call does the rest.
+            ValueError: another app has opened *engine*.
+        """
+        files = self._opened.get(engine)
+        if files is None:
+            raise ValueError(f"expected an engine that {self!r} has opened, found another")
+        return await files.reload(engine, path)
+
+    def _files_loaded(self) -> AppFiles:
+        if self._files is None:
+            from headrace.file_rules import AppFiles
+
+            self._files = AppFiles(self.tasks, self.actions, self.rules)
+        return self._files
 
     # ------------------------------------------------------------ running
 
@@ -324,6 +348,7 @@ class App:
         # Loaded only now: an app that is declared and not run does not pay for them.
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
+        from headrace.reloading import EngineFiles
 
         if isinstance(log, (str, os.PathLike)):
             log = FileLog(log, durability=durability)
@@ -331,7 +356,7 @@ class App:
             dedupe_window.total_seconds() if isinstance(dedupe_window, timedelta) else dedupe_window
         )
         rules = list(self.rules.values())
-        return Engine(
+        engine = Engine(
             lambda: RuleSet(rules),
             self.tasks,
             log,
@@ -344,6 +369,9 @@ class App:
             version=__version__,
             declare=self._declared,
         )
+        files = self._opened[engine] = EngineFiles(self._files_loaded())
+        engine.control.register("reload", lambda _: files.reload_all(engine))
+        return engine
 
     def backfill(
         self,
@@ -385,12 +413,19 @@ class App:
         self, pattern: Pattern[Any], action: Action, *, name: str | None = None, **options: Any
     ) -> Declared:
         """Return a rule for an engine that is open; the app itself stays as it is."""
+        rule_name = name or _name_of(action)
+        replaced = self.rules.get(rule_name)
+        own = set() if replaced is None else {rule_name, *replaced.tasks.values()}
 
         def spec(function: Action, task: str, **how: Any) -> TaskSpec:
-            return _spec_of(function, task, **how)
+            # In place of the rule's own code, but of nothing else.
+            return (
+                _spec_of(function, task, **how)
+                if task in own
+                else self._spec(function, task, **how)
+            )
 
-        made = options_of(pattern, **options)
-        return made.declared(action, name or _name_of(action), spec)
+        return options_of(pattern, **options).declared(action, rule_name, spec)
 
 
 def _spec_of(

@@ -1,4 +1,7 @@
-"""From the rules of a file to what an app declares: their actions are tasks that it has."""
+"""From the rules of a file to what an app declares: their actions are tasks that it has.
+
+`AppFiles` is what an app has loaded; `headrace.reloading` reads a file anew while an engine runs.
+"""
 
 from __future__ import annotations
 
@@ -9,67 +12,155 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from functools import partial
 from inspect import Parameter
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
+from headrace.engine.declared import Declared
 from headrace.engine.task import TaskSpec, _hints_of
+from headrace.triggers.rule_options import task_name
 from headrace.triggers.rules_file import RuleText, read_rules
+from headrace.triggers.ruleset import Rule
 
 
 class FileRule(Struct, frozen=True):
-    """A rule of a file, and the action under its own name."""
+    """A rule of a file, and the rule with its code that it makes."""
 
     said: RuleText
-    action: TaskSpec
+    declared: Declared
+    fingerprint: str
 
 
-def rules_of_file(
-    path: str | os.PathLike[str],
-    *,
-    tasks: Mapping[str, TaskSpec],
-    actions: Mapping[str, TaskSpec],
-    rules: Collection[str],
-) -> list[FileRule]:
-    """Return the rules of the file at *path*, each with its action.
+class LoadedFile(Struct, frozen=True):
+    """A version of a rules file."""
 
-    That is one of *tasks* (among them the actions of *rules*) or of *actions*, as the file
-    names it.
+    path: str
+    """As it was given."""
+    rules: list[FileRule]
+
+    def actions(self) -> dict[str, str]:
+        """Return the names of the actions of its rules that are enabled, and whose each is."""
+        enabled = [rule.declared for rule in self.rules if rule.said.enabled]
+        return {name: declared.name for declared in enabled for name in declared.specs}
+
+
+class Surroundings(Struct, frozen=True):
+    """What the rules of a file find there."""
+
+    tasks: Mapping[str, TaskSpec]
+    """Among them the actions of `rules`."""
+    actions: Mapping[str, TaskSpec]
+    rules: Collection[str]
+    reserved: Mapping[str, str] = {}
+    """Names of actions that only one rule may have, which is named."""
+
+
+def rules_of_file(path: str | os.PathLike[str], there: Surroundings) -> list[FileRule]:
+    """Return the rules of the file at *path*, in their order, also those not enabled.
 
     Raises:
-        RulesFileError: something is wrong in it, or does not fit these; says all that is.
+        RulesFileError: something is wrong in it, or does not fit what is *there*; says all
+            that is.
     """
+    known = {**there.tasks, **there.actions}
+    owners = dict(there.reserved)
 
-    def refuse(name: str, task: str) -> list[tuple[str, str]]:
-        found = [("", _taken(name, rules))] if name in tasks or name in actions else []
-        spec = actions.get(task) or tasks.get(task)
-        if spec is None:
-            known = [*actions, *tasks]
-            return [*found, ("task", _unknown(task, known))]
-        fault = _fault_of(spec)
-        return found if fault is None else [*found, ("task", fault)]
+    def refuse(name: str, named: dict[str, str]) -> list[tuple[str, str]]:
+        found = []
+        reasons = [key.removeprefix("on_") for key in named if key != "task"]
+        names = {"": name} | {f"on_{reason}": task_name(name, reason) for reason in reasons}
+        for key, own in names.items():
+            if own in there.rules or own in known:
+                whose = f"a {'rule' if own in there.rules else 'task'} of the app"
+                found.append((key, _taken(own, whose)))
+            elif owners.setdefault(own, name) != name:
+                found.append((key, _taken(own, f"an action of rule {owners[own]!r}")))
+        for key, task in named.items():
+            if task not in known:
+                found.append((key, _unknown(task, [*there.actions, *there.tasks])))
+            elif (fault := _fault_of(known[task])) is not None:
+                found.append((key, fault))
+        return found
 
-    return [
-        FileRule(said, _action(said, actions.get(said.task) or tasks[said.task]))
-        for said in read_rules(path, refuse=refuse)
-    ]
-
-
-def _action(said: RuleText, task: TaskSpec) -> TaskSpec:
-    """Return *task* as the action of a rule: under its name, and by its retry and timeout."""
-    action = copy.copy(task)
-    action.name = said.name
-    # The function itself stays the task's: who calls that from a run means the task.
-    action.function = partial(task.function)
-    action.retry = task.retry if said.retry is None else said.retry
-    action.timeout_s = task.timeout_s if said.timeout is None else said.timeout
-    return action
+    rules = [(said, _declared(said, known)) for said in read_rules(path, refuse=refuse)]
+    return [FileRule(said, made, made.rule.fingerprint()) for said, made in rules]
 
 
-def _taken(name: str, rules: Collection[str]) -> str:
-    kind = "rule" if name in rules else "task"
-    return f"expected a name of its own, found that of a {kind} of the app, {name!r}"
+class AppFiles:
+    """The rules files that an app has loaded, by the absolute path of each."""
+
+    def __init__(
+        self, tasks: dict[str, TaskSpec], actions: Mapping[str, TaskSpec], rules: dict[str, Rule]
+    ) -> None:
+        """Serve the app that has these declarations."""
+        self._tasks = tasks
+        self._actions = actions
+        self._rules = rules
+        self.loaded: dict[str, LoadedFile] = {}
+
+    def load(self, path: str | os.PathLike[str]) -> list[FileRule]:
+        """Declare the rules of a file that are enabled; return them all.
+
+        Raises:
+            RulesFileError: see `rules_of_file`.  Nothing was declared.
+        """
+        found = rules_of_file(path, Surroundings(self._tasks, self._actions, self._rules))
+        self.declare(path, found)
+        return found
+
+    def around(
+        self, path: str | os.PathLike[str], rules: Collection[str], reserved: Mapping[str, str]
+    ) -> Surroundings:
+        """Return what there is but for the file at *path*, and *rules* that are there besides."""
+        own = self._own(path)
+        tasks = {name: spec for name, spec in self._tasks.items() if name not in own}
+        others = {name for name in self._rules if name not in own}
+        return Surroundings(tasks, dict(self._actions), others.union(rules), reserved)
+
+    def declare(self, path: str | os.PathLike[str], found: list[FileRule]) -> None:
+        """Declare the rules of a file that are enabled, in place of those that it had before."""
+        own = self._own(path)
+        place = next((n for n, name in enumerate(self._rules) if name in own), len(self._rules))
+        rules = [(name, rule) for name, rule in self._rules.items() if name not in own]
+        new = [rule.declared for rule in found if rule.said.enabled]
+        rules[place:place] = [(declared.name, declared.rule) for declared in new]
+        for name in own:
+            self._tasks.pop(name, None)
+        for declared in new:
+            self._tasks.update(declared.specs)
+        self._rules.clear()
+        self._rules.update(rules)
+        self.loaded[absolute(path)] = LoadedFile(os.fspath(path), found)
+
+    def _own(self, path: str | os.PathLike[str]) -> set[str]:
+        """Return the names of the actions of a file, among them those of its rules."""
+        before = self.loaded.get(absolute(path))
+        return set() if before is None else set(before.actions())
+
+
+def absolute(path: str | os.PathLike[str]) -> str:
+    """Return what a file goes by, wherever the process is; links are not followed."""
+    return os.path.abspath(path)  # noqa: PTH100 (resolve() follows them)
+
+
+def _declared(said: RuleText, known: Mapping[str, TaskSpec]) -> Declared:
+    """Return a rule with its code: tasks of *known*, with the rule's own retry and timeout."""
+
+    def spec(task: str, name: str, *, retry: Any, timeout: Any, **_: Any) -> TaskSpec:
+        action = copy.copy(known[task])
+        action.name = name
+        # The function itself stays the task's: who calls that from a run means the task.
+        action.function = partial(action.function)
+        action.retry = action.retry if retry is None else retry
+        action.timeout_s = action.timeout_s if timeout is None else timeout
+        return action
+
+    return said.options().declared(said.task, said.name, spec)
+
+
+def _taken(name: str, whose: str) -> str:
+    return f"expected a name of its own, found that of {whose}, {name!r}"
 
 
 def _unknown(task: str, known: list[str]) -> str:

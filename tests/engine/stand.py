@@ -8,11 +8,16 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 import anyio
+import msgspec
 from anyio.lowlevel import checkpoint
+from tests.reference.shell import fold
 
 from headrace import App, DurabilityLost, Engine, LogFull, MemoryLog
 from headrace.engine.clock import VirtualClock, seconds_to_ns
+from headrace.engine.defaults import PROBE_S
+from headrace.engine.kernel import Kernel
 from headrace.engine.record import Record, decode, is_decision
+from headrace.triggers.ruleset import RuleSet
 
 R = TypeVar("R", bound=Record)
 
@@ -144,6 +149,23 @@ class FullLog(MemoryLog):
         return self.room and super().resume()
 
 
+async def fill_disk(engine: Engine, log: FullLog) -> None:
+    """Let the disk be full, everybody know it, and the engine wait for room."""
+    before = engine.kernel
+    log.fill()
+    await until(lambda: engine.kernel is not before)
+    await quiet(engine)
+
+
+async def make_room(engine: Engine, log: FullLog, clock: StepClock) -> None:
+    """Make room, and let the engine find it and go on."""
+    log.room = True
+    while not engine.state().ready:
+        await clock.step(engine, PROBE_S)
+    await engine.ready()
+    log.room = False
+
+
 def records_of(log: MemoryLog) -> list[tuple[int, Record]]:
     """Return all that is committed, decoded, with sequences."""
     return [
@@ -209,3 +231,27 @@ class Gate:
         if self.event is not None:
             self.event.set()
             self.event = None
+
+
+async def check_live(engine: Engine) -> None:
+    """Check that a fold of the log, with the rules as they are by now, comes to the same state.
+
+    But for the numbers of timers: rules of before have armed some, too.
+    """
+    await quiet(engine)
+    log, rules = engine.log, engine.kernel.state.decider
+    assert isinstance(rules, RuleSet)
+    folded = fold(
+        lambda: RuleSet(list(rules._rules.values())),
+        [raw for _, raws in log.read() for raw in raws],
+    )
+    assert folded.divergences == []
+    assert comparable(folded) == comparable(engine.kernel)
+
+
+def comparable(kernel: Kernel) -> dict[str, Any]:
+    """Return the state as plain data, with timers in their order but without its numbers."""
+    state: dict[str, Any] = msgspec.msgpack.decode(kernel.dump())
+    _, armed = state["timers"]
+    state["timers"] = [timer[:-1] for timer in armed]
+    return state

@@ -134,19 +134,19 @@ def test_a_timer_that_is_armed_again_for_the_same_time_goes_to_the_end() -> None
     assert [timer[0] for _, timer in drained(timers)] == ["b", "a"]
 
 
-def test_a_watchdog_that_moves_on_costs_one_heap_entry() -> None:
+def test_a_watchdog_that_moves_on_costs_one_entry() -> None:
     """A million readings of a sensor leave one entry, not a million."""
     timers = Timers()
     for due_ns in range(1_000):
         timers.arm(("quiet", 0, "s1"), due_ns)
 
-    assert len(timers._heap) == 1
+    assert len(timers._calendar) == 1
     assert drained(timers) == [(999, ("quiet", 0, "s1"))]
 
 
 @given(moves=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50)), max_size=200))
-def test_the_heap_holds_little_more_than_what_is_armed(moves: list[tuple[str, int]]) -> None:
-    """Moving timers to and fro does not make the heap grow without bound once it is looked at."""
+def test_the_calendar_holds_little_more_than_what_is_armed(moves: list[tuple[str, int]]) -> None:
+    """Moving timers to and fro leaves nothing behind once the calendar is looked at."""
     timers = Timers()
     for _ in range(5):
         for owner, due_ns in moves:
@@ -154,7 +154,7 @@ def test_the_heap_holds_little_more_than_what_is_armed(moves: list[tuple[str, in
             timers.first()
         drained(timers)
 
-    assert len(timers._heap) == 0
+    assert len(timers._calendar) == 0
     assert timers._queued == {}
 
 

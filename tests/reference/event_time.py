@@ -32,7 +32,9 @@ def released(arriving: list[int], seen: list[Seen], spec: EventTime) -> Released
     watermarks: dict[int, int] = {}
     newest: int | None = None
     for number in arriving:
-        time = ns(spec.time(seen[number]))
+        time = time_of(seen[number], spec)
+        if time is None:
+            continue
         watermark = None if newest is None else newest - ns(spec.lateness)
         if watermark is not None and time <= watermark:
             late.append(number)
@@ -45,3 +47,12 @@ def released(arriving: list[int], seen: list[Seen], spec: EventTime) -> Released
     final = None if newest is None else newest - ns(spec.lateness)
     let_go = {n: time for n, time in times.items() if final is not None and time <= final}
     return Released(let_go, final, late, watermarks)
+
+
+def time_of(seen: Seen, spec: EventTime) -> int | None:
+    """Return the event time; what has none, or raises, is not for this rule."""
+    try:
+        time = spec.time(seen)
+    except ValueError:
+        return None
+    return None if time is None else ns(time)

@@ -111,10 +111,14 @@ def handed_on(hit: Happened, place: Place, *, reason: str | None = None) -> Happ
     return hit._replace(at=place[0], place=place, reason=reason or hit.reason)
 
 
-def stepwise(branches: list[list[Happened]]) -> list[Step]:
+Branches = dict[int, list[Happened]]
+"""What each branch is met by, by its number, in the order in which an event meets them."""
+
+
+def stepwise(branches: Branches) -> list[Step]:
     """Collect what the branches make of one event or timer, one step for each key."""
     met: dict[tuple[Place, Any], dict[int, Happened]] = {}
-    for number, branch in enumerate(branches):
+    for number, branch in branches.items():
         for hit in branch:
             hits = met.setdefault((hit.place, hit.key), {})
             if number in hits:

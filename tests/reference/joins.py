@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.reference.happened import Happened, Place, Stage, Step, ns, remembered
+from tests.reference.happened import Branches, Happened, Place, Stage, Step, ns, remembered
 from tests.reference.spec import Absent, AllOf, Silent
 
 
-def merged(branches: list[list[Happened]]) -> list[Happened]:
+def merged(branches: Branches) -> list[Happened]:
     """One event counts once for each key, even when several branches match."""
     made = []
-    everything = [(number, x) for number, branch in enumerate(branches) for x in branch]
+    everything = [(number, x) for number, branch in branches.items() for x in branch]
     for place, key in dict.fromkeys((x.place, x.key) for _, x in everything):
         met = [(number, x) for number, x in everything if (x.place, x.key) == (place, key)]
         events = sorted({event for _, x in met for event in x.events})

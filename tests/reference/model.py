@@ -12,6 +12,7 @@ from typing import Any
 from tests.reference import joins, rates, windows
 from tests.reference.event_time import Released, released
 from tests.reference.happened import (
+    Branches,
     Given,
     Happened,
     Place,
@@ -106,9 +107,9 @@ class Model:
         elif isinstance(spec, EventTime):
             made = self.by_event_time(self.happened(spec.source))
         elif isinstance(spec, AnyOf):
-            branches = [self.happened(branch) for branch in spec.branches]
+            branches = self.branches(spec)
             if is_rekeyed:
-                branches = [[x._replace(key=None) for x in branch] for branch in branches]
+                branches = {n: [x._replace(key=None) for x in xs] for n, xs in branches.items()}
             made = joins.merged(branches)
         elif isinstance(spec, Aggregate):
             made = [self.aggregated(spec, hit) for hit in self.happened(spec.source)]
@@ -248,17 +249,22 @@ class Model:
             made += joins.silences(hits, key, spec, stage, activation)
         return made
 
+    def branches(self, spec: Spec) -> Branches:
+        """What the branches make of it all; those that wait for joins are met last."""
+        sources = sources_of(spec)
+        made = {number: self.happened(source) for number, source in enumerate(sources)}
+        return {n: made[n] for n in sorted(made, key=lambda n: joins_in(sources[n]))}
+
     def joined(self, spec: AllOf | Absent) -> list[Happened]:
         """Operators that take one step for all that their branches make of one event."""
+        steps = stepwise(self.branches(spec))
         if isinstance(spec, AllOf):
-            steps = stepwise([self.happened(branch) for branch in spec.branches])
             return self.by_key(spec, steps, lambda own, stage: joins.all_present(own, spec, stage))
-        steps = stepwise([self.happened(spec.awaited), self.happened(spec.after)])
         return self.by_key(spec, steps, lambda own, stage: joins.absences(own, spec, stage))
 
     def sequences(self, spec: Sequence) -> list[Happened]:
         """The steps of each key, among all that is in its input stream."""
-        steps = [self.happened(part.source) for part in spec.parts]
+        steps = self.branches(spec)
         is_strict = spec.contiguity == "strict" or any(
             part.is_not and part.contiguity == "strict" for part in spec.parts
         )
@@ -268,7 +274,7 @@ class Model:
         inputs = {(x.place, x.key) for x in stream}
         # The stream is one more branch, of which nothing but the place is asked.
         bare = [Happened(x.at, x.place, x.key, (), None) for x in dict.fromkeys(stream)]
-        history = stepwise([*steps, list(dict.fromkeys(bare))])
+        history = stepwise({**steps, len(steps): list(dict.fromkeys(bare))})
         return self.by_key(
             spec,
             history,

@@ -69,8 +69,9 @@ def held(observed: list[tuple[Happened, bool]], spec: Hold, stage: Stage) -> lis
             seen = [x for x in observed[index:] if x[0].place < place]
             if all(was_true for _, was_true in seen):
                 latest = seen[-1][0]
-                hits = [first] if len(seen) == 1 else [first, latest]
-                made.append(combined(hits, place[0], place))
+                both = combined([first, latest], place[0], place)
+                is_same = first.events == latest.events
+                made.append(both._replace(events=first.events) if is_same else both)
     return made
 
 
@@ -130,7 +131,7 @@ def rate_limited(hits: list[Happened], spec: RateLimit, stage: Stage) -> list[Ha
     for hit in following:
         while waiting and (hit is None or due < hit.place):
             made.append(handed_on(waiting.pop(0), due))
-            tat = max(Fraction(due[0]), tat) + spacing
+            tat += spacing  # it conforms from a time on that need not be a whole nanosecond
             due = stage.next_timer(math.ceil(tat - slack), due)
         if hit is None:
             break

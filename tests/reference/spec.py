@@ -36,7 +36,7 @@ class Key(NamedTuple):
 class EventTime(NamedTuple):
     source: Spec
     """A chain of `On`, `Where` and `Key`."""
-    time: Callable[[Any], float]
+    time: Callable[[Any], float | None]
     lateness: float
     late: Late = "drop"
 

@@ -51,8 +51,9 @@ def number(e: Any) -> int:
     return value
 
 
-def time_of(e: Any) -> float:
-    return float(e.data[1])
+def time_of(e: Any) -> float | None:
+    """Now and then there is none, or it raises."""
+    return None if e.data[1] is None else float(e.data[1])
 
 
 def is_even(e: Any) -> bool:
@@ -294,10 +295,12 @@ def sequences(draw: st.DrawFn, depth: int) -> Spec:
     for place in range(steps):
         if place == negated:
             parts.append(draw(negations(forbids)))
-        name = None if negated is None and draw(st.booleans()) else f"s{place + 1}"
+        # One without a name is named after its place, at which negations count.
+        number = place + 1 + (negated is not None and negated <= place)
+        name = draw(st.sampled_from([None, f"s{number}", "s1" if place == 0 else f"x{place}"]))
         is_chain = only_chains or draw(st.booleans())
         condition = draw(TAKEN) if is_chain and place > 0 else None
-        source = draw(chains()) if is_chain else draw(over(depth))
+        source = draw(chains() if only_chains else CHAINS if is_chain else over(depth))
         parts.append(Part(source, name, condition))
     if negated == steps:
         parts.append(draw(negations("relaxed")))
@@ -305,6 +308,8 @@ def sequences(draw: st.DrawFn, depth: int) -> Spec:
     return Sequence(tuple(parts), within, contiguity, draw(ANCHORS), on_timeout)
 
 
+PAIRS: st.SearchStrategy[Spec] = st.builds(AnyOf, st.tuples(chains(), chains()))
+CHAINS = chains() | chains() | chains() | PAIRS
 TAKEN = st.sampled_from([None, None, not_less, other_than_first])
 
 
@@ -459,12 +464,14 @@ KEYED = ANY.map(by_parity_alone)
 # ---------------------------------------------------------------- timelines
 
 GAPS = (0, 0, 0, 1, 1, 1, 2, 3, 5, 7)
-SHIFTS = (0, 0, 0, 1, 2, -1, -2, -3, -6)
+SHIFTS = (0, 0, 0, 1, 2, -1, -2, -3, -6, 0, 0, 1, -1, -1, -2, -8, -9)
+NUMBERS = (0, 1, 2, 3, 4, 5, 300)
+"""The last takes more bytes."""
 MOMENT = st.sampled_from(
     [
         (gap, subject, data, shift)
         for shift in SHIFTS
-        for data in range(6)
+        for data in NUMBERS
         for gap in GAPS
         for subject in SUBJECTS
     ]
@@ -490,7 +497,8 @@ def stamped_timelines(draw: st.DrawFn) -> list[Given]:
     at, made = 0, []
     for gap, subject, data, shift in draw(MOMENTS):
         at += gap
-        made.append(Given(at, subject, [data, max(0, at + shift)]))
+        time = {-8: None, -9: "never"}.get(shift, max(0, at + shift))
+        made.append(Given(at, subject, [data, time]))
     return made
 
 

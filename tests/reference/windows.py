@@ -88,14 +88,14 @@ def windowed(hits: list[Happened], spec: Windows, stage: Stage) -> list[Happened
         for start, end in grid.around(hit.at):
             if start <= hit.at < end:
                 contents.setdefault(end, []).append(hit)
-    if not spec.emit_empty:
-        places = [stage.timer(end, inside[0]) for end, inside in contents.items()]
-    else:
-        places = []
-        for end in grid.ends(hits[0].at, stage.until):
-            is_first = not places
-            armed = stage.timer(end, hits[0]) if is_first else stage.next_timer(end, places[-1])
-            places.append(armed)
+    ends = grid.ends(hits[0].at, stage.until) if spec.emit_empty else sorted(contents)
+    places: list[Place] = []
+    for end in ends:
+        # One timer at a time: it is set anew when it fires, or by the first hit after that.
+        first = hits[0] if spec.emit_empty else contents[end][0]
+        is_set_anew = places and first.place < places[-1]
+        armed = stage.next_timer(end, places[-1]) if is_set_anew else stage.timer(end, first)
+        places.append(armed)
     made = []
     for place in places:
         inside = contents.get(place[0], [])

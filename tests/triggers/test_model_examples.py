@@ -304,7 +304,7 @@ def test_rate_limit() -> None:
         (6, [5]),
     ]
     thirds = [hit.at for hit in fired(RateLimit(X, 3, 1, 1), at(0, 0, 0, 0))]
-    assert thirds == [0, 333_333_334, 666_666_668, 1_000_000_002]
+    assert thirds == [0, 333_333_334, 666_666_667, 1_000_000_000]
     thirds = [hit.at for hit in fired(RateLimit(X, 3, 1), at(*[0] * 6))]
     assert thirds == [0, 0, 0, 333_333_334, 666_666_667, 1_000_000_000]
 

@@ -418,23 +418,27 @@ steps.closed = { subject = "b", times = 0 }
 def test_whoever_knows_the_tasks_has_a_word_too(tmp_path: Path) -> None:
     """A task that is not there is a mistake of the file, and stands in the same list."""
     path = tmp_path / "rules.toml"
-    path.write_text("[rules.a]\nsubject = 3\ntask = 'x'\n[rules.b]\nsubject = 'b'\ntask = 'y'\n")
-    asked: list[tuple[str, str]] = []
+    path.write_text(
+        "[rules.a]\nsubject = 3\ntask = 'x'\n"
+        "[rules.b]\nsubject = 'b'\ntask = 'y'\non_clear = 'z'\npattern = { silent = 1 }\n"
+    )
+    asked: list[tuple[str, dict[str, str]]] = []
 
-    def refuse(rule: str, task: str) -> list[tuple[str, str]]:
-        asked.append((rule, task))
-        return [("task", f"no {task}"), ("", "no name")]
+    def refuse(rule: str, tasks: dict[str, str]) -> list[tuple[str, str]]:
+        asked.append((rule, tasks))
+        return [(key, f"no {task}") for key, task in tasks.items()] + [("", "no name")]
 
     with pytest.raises(RulesFileError) as caught:
         read_rules(path, refuse=refuse)
 
-    assert asked == [("a", "x"), ("b", "y")]
+    assert asked == [("a", {"task": "x"}), ("b", {"task": "y", "on_clear": "z"})]
     assert [str(problem) for problem in caught.value.problems] == [
         "1:8: rules.a: no name",
         "2:11: rules.a.subject: expected a subject such as 'sensors.*.temperature', found 3",
         "3:8: rules.a.task: no x",
         "4:8: rules.b: no name",
         "6:8: rules.b.task: no y",
+        "7:12: rules.b.on_clear: no z",
     ]
 
 

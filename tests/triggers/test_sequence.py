@@ -479,9 +479,8 @@ def test_a_negation_may_see_what_was_taken() -> None:
 
 def test_each_key_has_partials_of_its_own() -> None:
     """What one machine begins, another does not finish."""
-    start, end = (
-        on(subject, dict).key(lambda e: e.data["key"]) for subject in ("door.open", "door.shut")
-    )
+    start = on("door.open", dict).key(lambda e: e.data["key"])
+    end = on("door.shut", dict).key(lambda e: e.data["key"])
     events = [(1, "door.open", {"key": 1}), (2, "door.shut", {"key": 2})]
     later = [(3, "door.open", {"key": 2}), (4, "door.shut", {"key": 1})]
     fired = firings(sequence(start, end), [*events, *later])
@@ -491,9 +490,8 @@ def test_each_key_has_partials_of_its_own() -> None:
 
 def test_an_event_that_fits_two_steps_with_two_keys_concerns_both() -> None:
     """Its stream is that of either key."""
-    source, target = (
-        on("move", dict).key(lambda e, end=end: e.data[end]) for end in ("from", "to")
-    )
+    source = on("move", dict).key(lambda e: e.data["from"])
+    target = on("move", dict).key(lambda e: e.data["to"])
     strict = sequence(target, source, contiguity="strict")
     moves = [("a", "b"), ("c", "b"), ("b", "d"), ("d", "e")]
     timed = [(t, "move", {"from": f, "to": to}) for t, (f, to) in enumerate(moves)]
@@ -517,6 +515,14 @@ def test_steps_may_be_patterns_of_any_kind() -> None:
     }
 
 
+def test_events_that_two_steps_share_count_once() -> None:
+    """Two counts over the same events: the match has each event, and folds it, once."""
+    pattern = sequence(kind("a").count(2, within=60), kind("a").count(3, within=60))
+    (fired,) = firings(pattern.aggregate(len), timeline("a1 a2 a3"))
+
+    assert ([e.data for e in fired.events], fired.value) == (["a1", "a2", "a3"], 3)
+
+
 def test_operators_behind_see_the_last_event() -> None:
     """`.where` behind a sequence looks at the event that completed it."""
     pattern = sequence(a, b)
@@ -537,3 +543,26 @@ def test_a_sequence_of_sequences() -> None:
         "first": ["a", "b"],
         "second": ["c", "d"],
     }
+
+
+# ---------------------------------------------------------------- event time
+
+
+def stamped(letters: str) -> Pattern[Any]:
+    """Events with a time of their own."""
+    timed = on("ev", str).event_time(lambda e: float(e.data[1:]), lateness=5)
+    return timed.where(lambda e: e.data[0] in letters)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names", "expected"),
+    [
+        (sequence(stamped("a"), stamped("b")), "b12 a10 z20", "b12 a10@12"),
+        (sequence(stamped("a"), stamped("b"), within=2), "b12 a10 z20", ""),
+        (sequence(stamped("a"), stamped("b"), contiguity="strict"), "b12 a10 c11 z20", ""),
+        (sequence(stamped("a"), not_(stamped("x")), within=4), "a10 x12 a20 z30", "a20@24"),
+    ],
+)
+def test_steps_go_by_event_time(pattern: Pattern[Any], names: str, expected: str) -> None:
+    """What was late to come is put where it belongs; time runs out by the events' own time."""
+    assert fires(pattern, names) == expected

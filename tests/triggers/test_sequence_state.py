@@ -18,6 +18,7 @@ from headrace.engine import record as r
 from headrace.engine.kernel import Kernel
 from headrace.engine.snapshot import Snapshot, load
 from headrace.triggers import nfa, sequence_plain
+from headrace.triggers.hit import Need
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule
 from headrace.triggers.sequence import SequenceStage
@@ -131,7 +132,8 @@ def nodes_of(shell: Shell) -> int:
 @pytest.mark.parametrize("name", PATTERNS)
 def test_a_crash_at_each_unit_changes_nothing(name: str) -> None:
     """Whatever survives, the same firings follow, at the same times."""
-    events: Events = [(1, *pair) for pair in ("a1", "b1", "a2", "a1", "b2", "x1", "c1", "d1", "c2")]
+    names = ("a1", "b1", "a2", "a1", "b2", "x1", "c1", "d1", "c2")
+    events: Events = [(1, name[0], name[1]) for name in names]
     whole = Shell(of_any(PATTERNS[name])).start(0)
     end = play(whole, events)
     whole.tick(ns(end + 40))
@@ -318,7 +320,7 @@ def test_plain_sequences_need_no_automaton(pattern: Pattern[Any], events: Events
         evicted = [(one.key, one.what) for one in shell.of_kind(r.RuleEvicted)]
         return [fired, evicted, shell.kernel.state.timers.dump()[1]]
 
-    assert sequence_plain.is_plain(cast("Any", pattern.node), sequence_plain.Need.NONE)
+    assert sequence_plain.is_plain(cast("Any", pattern.node), Need.NONE)
     quick = lived()
     with patch("headrace.triggers.sequence.is_plain", lambda node, need: False):
         assert lived() == quick
@@ -359,10 +361,10 @@ def test_structured_conditions_do_in_steps() -> None:
     more = step("m", on("m", dict).key(field("id"))).times(1, None).until(field("v") > 5)
     stop = on("s", dict).where(field("state") == "off").key(field("id"))
     shell = Shell(of_any(sequence(start, more, stop))).start(0)
-    for second, (subject, data) in enumerate(
-        [("s", {"state": "on"}), ("m", {"v": 1}), ("m", {"v": 9}), ("s", {"state": "off"})], 1
-    ):
-        shell.emit(ns(second), subject, {"id": 7, **data})
+    shell.emit(ns(1), "s", {"id": 7, "state": "on"})
+    shell.emit(ns(2), "m", {"id": 7, "v": 1})
+    shell.emit(ns(3), "m", {"id": 7, "v": 9})
+    shell.emit(ns(4), "s", {"id": 7, "state": "off"})
 
     (fired,) = shell.of_kind(r.RuleFired)
     assert (fired.key, len(fired.events)) == (7, 3)

@@ -37,21 +37,18 @@ def load(name: str, rules: Path | None = None) -> App:
         if rules is not None:
             app.load_rules(rules)
     except RulesFileError as error:
-        raise _unusable(error) from error
+        raise unusable(error.path, error.lines, count=len(error.lines)) from error
     return app
 
 
-def _unusable(error: RulesFileError) -> Usage:
-    """Say what is wrong with a rules file: a line for each problem, and what to do."""
-    *before, last = error.lines
-    usage = Usage(safe(last))
-    if before:
-        usage = Usage(
-            f"{safe(error.path)}: expected rules that can be used, found {len(error.lines)} "
-            f"problems; correct them"
-        )
-        before.append(last)
-    for line in before:
+def unusable(path: str, lines: list[str], *, count: int, what_to_do: str = "correct them") -> Usage:
+    """Say what is wrong with a rules file: a line for each problem, of *count*, and what to do."""
+    if count == 1:
+        return Usage(safe(lines[0]))
+    usage = Usage(
+        f"{safe(path)}: expected rules that can be used, found {count} problems; {what_to_do}"
+    )
+    for line in lines:
         usage.add_note(safe(line))
     return usage
 

@@ -7,11 +7,49 @@ for ``--help``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
-from cyclopts import App, Parameter, validators
+from cyclopts import App
 
+from headrace.cli.arguments import (
+    After,
+    AppName,
+    Before,
+    ClockName,
+    Compress,
+    Crash,
+    DemoLog,
+    DryRun,
+    DurabilityName,
+    Follow,
+    ForkAt,
+    From,
+    Grace,
+    HoldAt,
+    HoldName,
+    KeepBytes,
+    KeepSeconds,
+    Kinds,
+    Limit,
+    LogA,
+    LogB,
+    LogFolder,
+    LogFormatName,
+    LogOfRun,
+    NewFolder,
+    Output,
+    Release,
+    Rules,
+    RunNumber,
+    SkipBadLines,
+    SnapshotApp,
+    SnapshotEvery,
+    Status,
+    Strict,
+    Subject,
+    TailAfter,
+    TailCount,
+)
 from headrace.engine.defaults import SNAPSHOT_EVERY
 from headrace.version import __version__
 
@@ -38,9 +76,6 @@ app.command(log_app)
 app.command(events_app)
 app.command(runs_app)
 
-_AT_LEAST_0: Final = validators.Number(gte=0)
-_FINITE: Final = validators.Number(gte=0, lt=float("inf"))
-
 
 def _command(to: App, name: str) -> Callable[[F], F]:
     """Add the decorated function to *to*; its docstring's paragraphs become the help."""
@@ -52,158 +87,6 @@ def _command(to: App, name: str) -> Callable[[F], F]:
         return function
 
     return add
-
-
-# The arguments, in the order of the commands that take them.
-
-Output = Annotated[
-    Literal["table", "json", "jsonl"],
-    Parameter(name=["--output", "-o"], help="For people, or for programs."),
-]
-AppName = Annotated[
-    str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
-]
-Rules = Annotated[Path | None, Parameter(help="A TOML file with rules that start the app's tasks.")]
-SnapshotApp = Annotated[
-    str | None,
-    Parameter(help="The app, as `module:attribute` or `plant.py:app`, if no engine runs."),
-]
-LogFolder = Annotated[Path, Parameter(name="DIR", help="The log's directory.")]
-NewFolder = Annotated[Path, Parameter(name="NEW", help="Directory to make.")]
-LogA = Annotated[Path, Parameter(name="A", help="Directory of a log.")]
-LogB = Annotated[Path, Parameter(name="B", help="Directory of the other one.")]
-ForkAt = Annotated[
-    str | None,
-    Parameter(
-        name="--at",
-        allow_leading_hyphen=True,
-        help="The last record to share: a sequence, or the last one up to a time such as "
-        "2026-03-01T08:00:00Z or -15m. Without: the last of all.",
-    ),
-]
-RunNumber = Annotated[int, Parameter(name="RUN", help="The run's number, from `runs list`.")]
-LogOfRun = Annotated[Path, Parameter(help="Directory of the log; made if there is none.")]
-From = Annotated[
-    list[str] | None,
-    Parameter(
-        name="--from",
-        negative=(),
-        help="JSON lines with subject, data and perhaps time, id, key: a file, or - for "
-        "standard input. May be given several times.",
-    ),
-]
-ClockName = Annotated[
-    Literal["system", "input"],
-    Parameter(help="Where log time comes from: this machine, or the time of the events."),
-]
-DurabilityName = Annotated[
-    Literal["fsynced", "flushed", "memory"], Parameter(help="When an event counts as stored.")
-]
-Grace = Annotated[
-    float,
-    Parameter(
-        validator=_AT_LEAST_0,
-        help="Seconds that active runs may go on after a signal; what has not ended by then "
-        "resumes at the next start.",
-    ),
-]
-SkipBadLines = Annotated[
-    bool,
-    Parameter(
-        negative=(),
-        show_default=False,
-        help="Report lines that are no events and go on, instead of stopping.",
-    ),
-]
-LogFormatName = Annotated[
-    Literal["auto", "human", "json"],
-    Parameter(help="Of the diagnostics on stderr; auto is human on a terminal, else json."),
-]
-DemoLog = Annotated[
-    Path | None, Parameter(help="Directory of the log that it leaves; without, a new one here.")
-]
-Crash = Annotated[
-    bool,
-    Parameter(
-        negative=(),
-        show_default=False,
-        help="Kill the run that writes this log half-way, and resume it.",
-    ),
-]
-After = Annotated[int, Parameter(validator=_AT_LEAST_0, help="Begin behind this sequence.")]
-Limit = Annotated[int, Parameter(validator=_AT_LEAST_0, help="Print at most so many.")]
-Kinds = Annotated[
-    list[str] | None,
-    Parameter(
-        negative=(),
-        help="Only records of this kind, e.g. event or rule.fired. May be given several times.",
-    ),
-]
-Subject = Annotated[
-    str | None, Parameter(help="Only events on such subjects, e.g. 'plant.*.temperature'.")
-]
-Follow = Annotated[
-    bool,
-    Parameter(
-        name=["--follow", "-f"],
-        negative=(),
-        show_default=False,
-        help="Go on with those that come, also from another process, until interrupted.",
-    ),
-]
-TailCount = Annotated[
-    int,
-    Parameter(name=["--count", "-n"], validator=_AT_LEAST_0, help="How many of the last to print."),
-]
-TailAfter = Annotated[
-    int | None,
-    Parameter(validator=_AT_LEAST_0, help="Print all behind this sequence, not the last ones."),
-]
-HoldName = Annotated[str, Parameter(name="NAME", help="What the hold is called, e.g. audit-2026.")]
-HoldAt = Annotated[
-    int | None, Parameter(name="--at", help="Keep the records from this sequence on.")
-]
-Release = Annotated[bool, Parameter(negative=(), show_default=False, help="Give the hold up.")]
-KeepBytes = Annotated[
-    int | None,
-    Parameter(validator=_AT_LEAST_0, help="Keep the newest segments that have so many together."),
-]
-KeepSeconds = Annotated[
-    float | None,
-    Parameter(
-        name="--keep-s",
-        validator=_FINITE,
-        help="Keep what is no more than so many seconds of log time older than the newest record.",
-    ),
-]
-Compress = Annotated[
-    bool, Parameter(negative=(), help="Compress finished segments, in the background.")
-]
-SnapshotEvery = Annotated[
-    int,
-    Parameter(validator=_AT_LEAST_0, help="Write the state down after so many records; 0: never."),
-]
-Before = Annotated[
-    str | None,
-    Parameter(
-        allow_leading_hyphen=True,
-        help="Keep the records from here on: a sequence, a time such as 2026-03-01T08:00:00Z, "
-        "or so long ago as -15m.",
-    ),
-]
-DryRun = Annotated[
-    bool, Parameter(negative=(), show_default=False, help="Only say what would be removed.")
-]
-Status = Annotated[
-    Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"] | None,
-    Parameter(help="Only such runs; dead is a dead letter, failed a step that failed."),
-]
-Strict = Annotated[
-    bool,
-    Parameter(
-        negative=(), show_default=False, help="Count it as a difference if a rule has changed."
-    ),
-]
 
 
 @_command(app, "run")
@@ -229,12 +112,15 @@ def run_command(
 
     With --from it ends when the input has ended and nothing is left to do; a file that was
     read in part goes on behind its last stored line. Without, it runs until a signal.
+
+    What changes in the file of --rules is put into force while it runs.
     """
     from headrace.cli.apps import load
     from headrace.cli.run import RunOptions, run
 
     options = RunOptions(
         log=log,
+        rules=rules,
         paths=from_ or [],
         clock=clock,
         durability=durability,

@@ -13,6 +13,7 @@ Output = Literal["table", "json", "jsonl"]
 WIDTH_MAX: Final = 100_000
 """Of a table that goes into a file or a pipe: nothing is cut there."""
 GAP: Final = "  "
+NAMES_SHOWN_MAX: Final = 20
 
 
 def write(text: str) -> None:
@@ -104,6 +105,13 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     shown = [(safe(name), _cell(value)) for name, value in pairs if value is not None]
     width = max(len(name) for name, _ in shown)
     return "\n".join(f"{name.ljust(width)}{GAP}{value}".rstrip() for name, value in shown)
+
+
+def some_of(names: Sequence[str], count: int) -> str:
+    """Return ``a, b, c`` and, if they are many, how many more there are of *count*."""
+    shown = names[:NAMES_SHOWN_MAX]
+    more = f" and {count - len(shown)} more" if count > len(shown) else ""
+    return f"{', '.join(shown)}{more}"
 
 
 def counts(by_name: Mapping[str, int]) -> str:

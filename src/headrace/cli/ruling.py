@@ -9,12 +9,13 @@ from typing import Annotated, Final
 
 from cyclopts import App, Parameter
 
-from headrace.cli.commands import LogFolder, Output, _command
+from headrace.cli.arguments import LogFolder, Output
+from headrace.cli.commands import _command
 from headrace.cli.writing import Reason, app
 
 __all__ = ["app"]
 
-rules_app: Final = App(name="rules", help="Look at the rules of a log, pause and resume them.")
+rules_app: Final = App(name="rules", help="Look at the rules of a log; pause and reload them.")
 alarms_app: Final = App(name="alarms", help="Look at the alarms of a log, and acknowledge them.")
 app.command(rules_app)
 app.command(alarms_app)
@@ -67,6 +68,18 @@ def rules_resume_command(
     from headrace.cli.rules import pause
 
     return pause(folder, rule, output, reason=reason, paused=False)
+
+
+@_command(rules_app, "reload")
+def rules_reload_command(folder: LogFolder, /, *, output: Output = "table") -> int:
+    """Have the engine that runs over a log read its rules file again; print what has changed.
+
+    Exit code 2 if something is wrong in the file: then all its rules stay as they are. Without
+    a running engine there is nothing to do: the next start reads it.
+    """
+    from headrace.cli.rules_reload import reload
+
+    return reload(folder, output)
 
 
 @_command(alarms_app, "list")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import anyio
+from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from headrace.cli.diagnostics import LogFormat, configure, logger
@@ -20,6 +21,7 @@ from headrace.cli.errors import INTERRUPTED, OK, Usage
 from headrace.cli.output import Output, write_document
 from headrace.cli.progress import shown
 from headrace.cli.summary import Counted, document_of, text_of
+from headrace.cli.watch import RulesWatch
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
 from headrace.engine.errors import HeadraceError, LogMismatch
 from headrace.engine.log import FileLog
@@ -37,6 +39,8 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     """How an app is run."""
 
     log: Path
+    rules: Path | None
+    """A rules file of the app, which is kept in force as it is."""
     paths: list[str]
     """Files of JSON lines; ``-`` is standard input."""
     clock: Literal["system", "input"]
@@ -112,7 +116,7 @@ class Session:
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async with anyio.create_task_group() as group:
                     group.start_soon(self._listen, signals)
-                    await self._serve()
+                    await self._serve(group)
                     group.cancel_scope.cancel()
         except BaseExceptionGroup as several:
             # What ended the engine comes out of the task group in a group of one.
@@ -125,7 +129,7 @@ class Session:
                 source.close()
         return self._code
 
-    async def _serve(self) -> None:
+    async def _serve(self, group: TaskGroup) -> None:
         began = time.perf_counter()
         options = self._options
         log = FileLog(
@@ -146,6 +150,9 @@ class Session:
                 self._engine = engine
                 self._before = engine.state()
                 self._logger.info("started", app=self._app.name, **_facts(engine))
+                if options.rules is not None:
+                    watch = RulesWatch(self._app, engine, options.rules, self._logger)
+                    group.start_soon(watch.run, name="headrace rules file")
                 await self._work(engine)
         except LogMismatch as error:
             raise LogMismatch(f"{options.log}: {error}") from error

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from headrace.cli.commands import (
+from headrace.cli.arguments import (
     After,
     AppName,
     ClockName,
@@ -20,11 +20,8 @@ from headrace.cli.commands import (
     RunNumber,
     SkipBadLines,
     Subject,
-    _command,
-    app,
-    log_app,
-    runs_app,
 )
+from headrace.cli.commands import _command, app, log_app, runs_app
 
 __all__ = ["app"]
 

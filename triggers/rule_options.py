@@ -26,29 +26,37 @@ class RuleOptions(Struct, frozen=True):
     pattern: Pattern[Any]
     mode: RunMode
     late_ns: int | None
-    others: dict[str, Action]
-    """The functions for firings with a reason of their own, by reason."""
+    others: dict[str, Any]
+    """What firings with a reason of their own start, by reason: a function, or what names one."""
     warm: bool
     retry: Any
     timeout: Seconds | None
     version: str | None
 
-    def declared(self, action: Action, name: str, spec: Callable[..., TaskSpec]) -> Declared:
-        """Return the rule *name* with its code; *spec* makes that of a function.
+    def rule(self, name: str) -> Rule:
+        """Return the rule *name*, without its code."""
+        tasks = {reason: task_name(name, reason) for reason in self.others}
+        return Rule(
+            name, self.pattern, self.mode, self.version, self.late_ns, tasks, warm=self.warm
+        )
+
+    def declared(self, action: Any, name: str, spec: Callable[..., TaskSpec]) -> Declared:
+        """Return the rule *name* with its code; *spec* makes that of a function, or its name.
 
         Raises:
             TypeError, ValueError: a function cannot be an action; says why.
         """
         how = {"retry": self.retry, "timeout": self.timeout, "is_action": True}
         specs = {name: spec(action, name, version=self.version, **how)}
-        tasks: dict[str, str] = {}
         for reason, other in self.others.items():
-            task = tasks[reason] = f"{name}-{reason}"
+            task = task_name(name, reason)
             specs[task] = spec(other, task, **how)
-        rule = Rule(
-            name, self.pattern, self.mode, self.version, self.late_ns, tasks, warm=self.warm
-        )
-        return Declared(name, rule, specs)
+        return Declared(name, self.rule(name), specs)
+
+
+def task_name(rule: str, reason: str) -> str:
+    """Return what the log calls the action of *rule* for firings with *reason*."""
+    return f"{rule}-{reason}"
 
 
 def options_of(
@@ -56,8 +64,8 @@ def options_of(
     *,
     mode: Any = "parallel",
     on_missed: OnMissed = "fire",
-    on_clear: Action | None = None,
-    on_timeout: Action | None = None,
+    on_clear: Action | str | None = None,
+    on_timeout: Action | str | None = None,
     warm: Warm = None,
     retry: Any = None,
     timeout: Seconds | None = None,
@@ -72,7 +80,7 @@ def options_of(
         raise TypeError(f"rule({pattern!r}): expected a pattern such as on('a.b')")
     if warm not in (None, "replay"):
         raise ValueError(f"rule(warm={warm!r}): expected 'replay' or None")
-    others: dict[str, Action] = {}
+    others: dict[str, Any] = {}
     if on_clear is not None:
         pattern = Pattern(clearing(pattern.node))
         others["clear"] = on_clear
