@@ -30,7 +30,7 @@ from headrace.engine.rule_requests import acknowledgement_of, check_in_force, pa
 from headrace.engine.task import TaskSpec
 from headrace.engine.warm import WarmUp
 
-CHANGES_AT_ONCE: Final = 100
+CHANGES_AT_ONCE: Final = 10
 """Changes of rules before other tasks get their turn."""
 
 Declare = Callable[..., Declared]

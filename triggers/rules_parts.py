@@ -84,7 +84,7 @@ def event_time_in(table: Table) -> EventTime | None:
 def scheduled(table: Table) -> Pattern[Any] | None:
     """Return the pattern of a rule that the clock drives."""
     name = next(key for key in SCHEDULES if key in table)
-    for key in ("where", "key", "pattern", "event_time", "steps", "on_missed"):
+    for key in ("where", "key", "pattern", "event_time", "steps", "on_missed", "warm"):
         if key in table:
             why = "write catch_up" if key == "on_missed" else "there is no event that it could see"
             table.fail(key, f"expected no {key} beside {name}; {why}")

@@ -16,8 +16,15 @@ from headrace.triggers.stage import Place, Stage, TimerStage
 class Grid(Protocol):
     """Where windows begin and end."""
 
-    def end_after(self, at_ns: int) -> tuple[int, int]:
-        """Return the window ``[start, end)`` with the first end after *at_ns*."""
+    def end_after(self, at_ns: int, *, skipped: int = 0) -> tuple[int, int]:
+        """Return the window ``[start, end)`` with the first end after *at_ns*.
+
+        Or the one *skipped* windows later.
+        """
+        ...
+
+    def count(self, after_ns: int, before_ns: int) -> int:
+        """Return how many windows end after *after_ns*, where one ends, and before *before_ns*."""
         ...
 
 
@@ -28,10 +35,14 @@ class EpochGrid:
         self._size_ns = size_ns
         self._every_ns = every_ns
 
-    def end_after(self, at_ns: int) -> tuple[int, int]:
+    def end_after(self, at_ns: int, *, skipped: int = 0) -> tuple[int, int]:
         """See `Grid`."""
-        start_ns = ((at_ns - self._size_ns) // self._every_ns + 1) * self._every_ns
+        start_ns = ((at_ns - self._size_ns) // self._every_ns + 1 + skipped) * self._every_ns
         return start_ns, start_ns + self._size_ns
+
+    def count(self, after_ns: int, before_ns: int) -> int:
+        """See `Grid`."""
+        return max(0, (before_ns - 1 - after_ns) // self._every_ns)
 
 
 class DayGrid:
@@ -44,13 +55,23 @@ class DayGrid:
         self._every = every_days
         self._days = Days(tz)
 
-    def end_after(self, at_ns: int) -> tuple[int, int]:
+    def end_after(self, at_ns: int, *, skipped: int = 0) -> tuple[int, int]:
         """See `Grid`."""
         days = self._days
         start = ((days.day_of(at_ns) - self._size) // self._every + 1) * self._every
         while days.start_ns(start + self._size) <= at_ns:  # a day that a zone has left out
             start += self._every
-        return days.start_ns(start), days.start_ns(start + self._size)
+        window = days.start_ns(start), days.start_ns(start + self._size)
+        for _ in range(skipped):
+            window = self.end_after(window[1])
+        return window
+
+    def count(self, after_ns: int, before_ns: int) -> int:
+        """See `Grid`."""
+        count = 0
+        while (after_ns := self.end_after(after_ns)[1]) < before_ns:
+            count += 1
+        return count
 
 
 def grid_of(node: n.WindowNode) -> Grid:
@@ -102,14 +123,10 @@ class Windows(TimerStage[_Windows]):
         assert windows is not None, "a timer is of a key that has windows"
         if not self._emit_empty:
             return 0
-        newest_ns = windows.hits[-1].at_ns if windows.hits else -1
-        count, (start_ns, end_ns) = 0, self._grid.end_after(due_ns)
-        while end_ns < until_ns:
-            if newest_ns >= start_ns:
-                return 0  # each with something in it fires by itself
-            count += 1
-            start_ns, end_ns = self._grid.end_after(end_ns)
-        return count
+        start_ns, _ = self._grid.end_after(due_ns)
+        if windows.hits and windows.hits[-1].at_ns >= start_ns:
+            return 0  # each window with something in it fires by itself
+        return self._grid.count(due_ns, until_ns)
 
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
         """See `TimedStage`: a window ends."""
@@ -126,9 +143,7 @@ class Windows(TimerStage[_Windows]):
 
     def _go_on(self, key: Any, windows: _Windows, due_ns: int, missed: int) -> None:
         """Arm the end of the next window; drop what is in none any more."""
-        start_ns, end_ns = self._grid.end_after(due_ns)
-        for _ in range(missed):
-            start_ns, end_ns = self._grid.end_after(end_ns)
+        start_ns, end_ns = self._grid.end_after(due_ns, skipped=missed)
         left = [hit for hit in windows.hits if hit.at_ns >= start_ns]
         if left or self._emit_empty:
             self._table.store(key, _Windows(start_ns, left))

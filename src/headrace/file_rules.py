@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from inspect import Parameter
 from typing import Any, get_args
 
@@ -65,6 +65,7 @@ def rules_of_file(path: str | os.PathLike[str], there: Surroundings) -> list[Fil
     """
     known = {**there.tasks, **there.actions}
     owners = dict(there.reserved)
+    fault_of = cache(lambda task: _fault_of(known[task]))
 
     def refuse(name: str, named: dict[str, str]) -> list[tuple[str, str]]:
         found = []
@@ -79,7 +80,7 @@ def rules_of_file(path: str | os.PathLike[str], there: Surroundings) -> list[Fil
         for key, task in named.items():
             if task not in known:
                 found.append((key, _unknown(task, [*there.actions, *there.tasks])))
-            elif (fault := _fault_of(known[task])) is not None:
+            elif (fault := fault_of(task)) is not None:
                 found.append((key, fault))
         return found
 

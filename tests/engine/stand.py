@@ -10,13 +10,15 @@ from typing import Any, Literal, TypeVar
 import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
-from tests.reference.shell import fold
 
 from headrace import App, DurabilityLost, Engine, LogFull, MemoryLog
 from headrace.engine.clock import VirtualClock, seconds_to_ns
+from headrace.engine.decider import Decider
 from headrace.engine.defaults import PROBE_S
 from headrace.engine.kernel import Kernel
+from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import Record, decode, is_decision
+from headrace.engine.restore import new_kernel
 from headrace.triggers.ruleset import RuleSet
 
 R = TypeVar("R", bound=Record)
@@ -233,18 +235,25 @@ class Gate:
             self.event = None
 
 
+def refolded(log: EventLog, decider: Decider) -> Kernel:
+    """Return what a fold of the whole log comes to, with the rules of *decider*."""
+    kernel = new_kernel(log, decider)
+    for first, batch in log.read():
+        for sequence, raw in enumerate(batch, first):
+            kernel.fold(sequence, decode(raw))
+    kernel.finish_fold()
+    return kernel
+
+
 async def check_live(engine: Engine) -> None:
     """Check that a fold of the log, with the rules as they are by now, comes to the same state.
 
     But for the numbers of timers: rules of before have armed some, too.
     """
     await quiet(engine)
-    log, rules = engine.log, engine.kernel.state.decider
+    rules = engine.kernel.state.decider
     assert isinstance(rules, RuleSet)
-    folded = fold(
-        lambda: RuleSet(list(rules._rules.values())),
-        [raw for _, raws in log.read() for raw in raws],
-    )
+    folded = refolded(engine.log, RuleSet(list(rules._rules.values())))
     assert folded.divergences == []
     assert comparable(folded) == comparable(engine.kernel)
 

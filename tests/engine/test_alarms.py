@@ -173,7 +173,7 @@ def test_an_alarm_goes_with_its_key() -> None:
 def test_every_kind_of_alarm_goes_with_its_key(name: str) -> None:
     """So it is for those that wait for a timer."""
     before = on("a").key(field("k"), keys_max=1)
-    pattern = {
+    pattern: Pattern[Any] = {
         "count": before.count(1, within=100, mode="edge"),
         "hold": before.where(field("v") > 10).hold(for_=1),
         "silent": silent(before, for_=1),

@@ -30,7 +30,7 @@ from headrace import (
 from headrace.engine import control
 from headrace.engine.control_client import ControlClient
 from headrace.engine.control_wire import MESSAGE_BYTES_MAX, NAME, Request, packed
-from headrace.engine.errors import CommandRefused, EngineUnreachable
+from headrace.engine.errors import CommandRefused, EngineUnreachable, RuleNotFound
 from headrace.engine.log import LogReader
 from headrace.engine.record import EventStored, decode
 
@@ -134,6 +134,48 @@ async def test_status_emit_and_cancel(tmp_path: Path) -> None:
     assert (first.id, first.time_ns, first.key) == ("e", 5_000_000_000, "k")
 
 
+async def test_pause_and_acknowledge(tmp_path: Path) -> None:
+    """Another process can stop a rule from starting runs, and say that it knows of an alarm."""
+    app, folder = make_app(), tmp_path / "log"
+    hot = on("hot").key(lambda e: (e.data, 7)).count(1, within=1e6, mode="edge")
+
+    async def over() -> None: ...
+
+    app.rule(hot, name="hot", on_clear=over)(over)
+    async with app.open(folder, grace_s=0) as engine:
+        paused = await ask(folder, lambda c: c.pause("note", "in repair", paused=True))
+        assert engine.log.durable_sequence >= paused > 0
+        assert await ask(folder, lambda c: c.pause("note", "again", paused=True)) == 0
+        status = await ask(folder, lambda c: c.ask("status"))
+        rules = {rule["name"]: rule["paused"] for rule in status["state"]["rules"]}
+        assert rules == {"hot": False, "long": False, "note": True}
+        assert await ask(folder, lambda c: c.pause("note", "", paused=False)) > paused
+
+        await engine.emit("hot", "x")
+        assert (await ask(folder, lambda c: c.ask("status")))["state"]["alarms"] == 1
+        known = await ask(
+            folder, lambda c: c.acknowledge("hot", ("x", 7), by="ada", note="on my way")
+        )
+        assert engine.log.durable_sequence >= known > 0
+        assert [alarm.by for alarm in engine.alarms()] == ["ada"]
+
+        for call in (
+            lambda c: c.pause("nix", "", paused=True),
+            lambda c: c.acknowledge("nix", None, by="", note=""),
+            lambda c: c.acknowledge("hot", {"x": 7}, by="", note=""),
+        ):
+            with pytest.raises(RuleNotFound, match="expected"):
+                await ask(folder, call)
+        for command, arguments in (
+            ("pause", {"rule": 5}),
+            ("pause", {}),
+            ("pause", {"rule": "note", "paused": "yes"}),
+            ("acknowledge", {"rule": "hot", "by": 5}),
+        ):
+            with pytest.raises(CommandRefused, match="its arguments"):
+                await ask(folder, partial(ControlClient.ask, command=command, arguments=arguments))
+
+
 def records_of(folder: Path) -> list[Any]:
     with LogReader(folder) as reader:
         return [decode(raw) for _, batch in reader.read() for raw in batch]
@@ -165,7 +207,7 @@ async def test_more_commands_can_be_registered(tmp_path: Path) -> None:
             ("repeat", {"count": 3}, "missing required field `name`"),
             ("broken", {}, "internal error: a bug"),
             ("talkative", {}, "at most"),
-            ("unheard", {}, "expected one of broken, cancel, emit, .*talkative"),
+            ("unheard", {}, "expected one of acknowledge, broken, cancel, emit, .*talkative"),
         ):
             with pytest.raises(CommandRefused, match=said):
                 await ask(folder, partial(ControlClient.ask, command=command, arguments=arguments))
@@ -310,7 +352,7 @@ async def test_nonsense_gets_an_error_and_harms_nobody(tmp_path: Path, seed: int
         (b"\x00\x00\x00\x01\xc1", "BadRequest", "expected {v, command, arguments}"),
         (packed({"v": 1}), "BadRequest", "missing required field `command`"),
         (packed(Request(9, "status")), "BadRequest", "found 9"),
-        (packed(Request(1, "nothing")), "UnknownCommand", "expected one of cancel, emit, "),
+        (packed(Request(1, "nothing")), "UnknownCommand", "expected one of acknowledge, cancel, emit, "),
         (packed({"v": 1, "command": "cancel", "arguments": {}}), "BadRequest", "`run`"),
         (
             packed({"v": 1, "command": "emit", "arguments": {"events": [{"subject": "run.x"}]}}),

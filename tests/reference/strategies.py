@@ -1,4 +1,4 @@
-"""Random patterns and timelines: any operator behind any other, and many ties."""
+"""Random patterns: any operator behind any other."""
 
 from __future__ import annotations
 
@@ -7,7 +7,20 @@ from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
-from tests.reference.happened import Given
+from tests.reference.functions import (
+    by_parity,
+    by_three,
+    divides_six,
+    is_even,
+    is_much,
+    is_small,
+    known_number,
+    not_less,
+    number,
+    other_than_first,
+    time_of,
+    total,
+)
 from tests.reference.spec import (
     Absent,
     Aggregate,
@@ -38,67 +51,9 @@ from tests.reference.spec import (
     has_one_event,
     may_lack_event,
 )
+from tests.reference.timelines import SUBJECTS, stamped_timelines, timelines
 
-SUBJECTS = ("a.x", "a.y", "b")
 WILDCARDS = (*SUBJECTS, "a.*", ">", ">")
-
-# ---------------------------------------------------------------- functions of the user
-
-
-def number(e: Any) -> int:
-    """The data, or where it has an event time the first part of it."""
-    value: int = e.data[0] if isinstance(e.data, list) else e.data
-    return value
-
-
-def time_of(e: Any) -> float | None:
-    """Now and then there is none, or it raises."""
-    return None if e.data[1] is None else float(e.data[1])
-
-
-def is_even(e: Any) -> bool:
-    return number(e) % 2 == 0
-
-
-def is_small(e: Any) -> bool:
-    return number(e) < 3
-
-
-def divides_six(e: Any) -> bool:
-    """Raises for 0."""
-    return 6 % number(e) == 0
-
-
-def is_much(e: Any) -> bool:
-    return e.value is not None and e.value > 4
-
-
-def by_three(e: Any) -> int | None:
-    """Four in six have a key."""
-    return None if number(e) % 3 == 0 else number(e) % 3
-
-
-def by_parity(e: Any) -> str:
-    return "even" if number(e) % 2 == 0 else "odd"
-
-
-def known_number(e: Any) -> float | str | None:
-    """Now and then no observation."""
-    unknown: dict[int, float | str | None] = {1: None, 3: "three", 5: float("nan")}
-    return unknown.get(number(e), number(e))
-
-
-def total(events: list[Any]) -> int:
-    return sum(number(e) for e in events)
-
-
-def not_less(e: Any, m: Any) -> bool:
-    return number(e) >= number(m["s1"][0])
-
-
-def other_than_first(e: Any, m: Any) -> bool:
-    return number(e) != number(m["s1"][-1])
-
 
 # ---------------------------------------------------------------- chains of filters
 
@@ -459,47 +414,6 @@ def by_parity_alone(spec: Spec) -> Spec:
 
 KEYED = ANY.map(by_parity_alone)
 """Any pattern of which all automata have one and the same key."""
-
-
-# ---------------------------------------------------------------- timelines
-
-GAPS = (0, 0, 0, 1, 1, 1, 2, 3, 5, 7)
-SHIFTS = (0, 0, 0, 1, 2, -1, -2, -3, -6, 0, 0, 1, -1, -1, -2, -8, -9)
-NUMBERS = (0, 1, 2, 3, 4, 5, 300)
-"""The last takes more bytes."""
-MOMENT = st.sampled_from(
-    [
-        (gap, subject, data, shift)
-        for shift in SHIFTS
-        for data in NUMBERS
-        for gap in GAPS
-        for subject in SUBJECTS
-    ]
-)
-"""Drawn as one, which is several times as fast."""
-FEW, MANY = st.lists(MOMENT, max_size=16), st.lists(MOMENT, min_size=6, max_size=16)
-MOMENTS = FEW | MANY | MANY
-
-
-@st.composite
-def timelines(draw: st.DrawFn) -> list[Given]:
-    """Events with many ties, and now and then a pause in which everything expires."""
-    at, made = 0, []
-    for gap, subject, data, _ in draw(MOMENTS):
-        at += gap
-        made.append(Given(at, subject, data))
-    return made
-
-
-@st.composite
-def stamped_timelines(draw: st.DrawFn) -> list[Given]:
-    """The same with event times that are somewhere near."""
-    at, made = 0, []
-    for gap, subject, data, shift in draw(MOMENTS):
-        at += gap
-        time = {-8: None, -9: "never"}.get(shift, max(0, at + shift))
-        made.append(Given(at, subject, [data, time]))
-    return made
 
 
 CASES = st.tuples(ANY, timelines()) | st.tuples(BY_EVENT_TIME, stamped_timelines())

@@ -9,9 +9,22 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.engine.stand import StepClock, check_live, opened
 
-from headrace import App, Firing, MemoryLog, Retry, RulesFileError, Run, on
+from headrace import (
+    App,
+    Firing,
+    MemoryLog,
+    Retry,
+    RulesFileError,
+    Run,
+    on,
+    sequence,
+    silent,
+    step,
+)
 from headrace.engine.clock import VirtualClock
+from headrace.triggers.key_text import parse_key
 
 
 class Reading(msgspec.Struct):
@@ -157,6 +170,67 @@ def test_what_the_rule_says_of_runs_goes_before_what_the_task_says(write: Write)
     assert said("beat") == (Retry(attempts=2), 7)
 
 
+ALARMS = """
+[rules.quiet]
+subject = "sensors.*"
+key = "subject.1"
+pattern = { silent = 60 }
+task = "note"
+on_clear = "note"
+warm = "replay"
+timeout = 3
+[rules.pair]
+key = "subject.1"
+pattern = { sequence = ["a", "b"], within = 10 }
+task = "beat"
+on_timeout = "note"
+steps.a = { subject = "a.*" }
+steps.b = { subject = "b.*" }
+"""
+
+
+async def test_a_rule_of_a_file_tells_of_ends_too(write: Write) -> None:
+    """An alarm that ends, and a pair of which half is missing, start what the file names."""
+    app, done = plant()
+    app.load_rules(write(ALARMS))
+    clock = StepClock()
+    async with opened(app, MemoryLog(), clock) as engine:
+        await engine.emit_many([("sensors.t1", 1), ("a.x", 2), ("b.x", 3), ("a.y", 4)])
+        await clock.step(engine, 30)
+        assert done == [("beat", "pair"), ("pair", "y", [4])]
+        await clock.step(engine, 40)
+        (alarm,) = engine.alarms()
+        assert (alarm.rule, alarm.key) == ("quiet", "t1")
+        await engine.emit("sensors.t1", 5)
+        await engine.drain()
+        assert engine.alarms() == []
+        await check_live(engine)
+
+    assert done[2:] == [("quiet", "t1", [1]), ("quiet", "t1", [5])]
+
+
+def test_a_rule_with_other_actions_is_the_one_that_python_makes(write: Write) -> None:
+    """So it can move between a file and Python, and keeps its state and its open runs."""
+    app, _ = plant()
+    app.load_rules(write(ALARMS))
+    python = App("other")
+
+    async def act() -> None: ...
+
+    token = parse_key("subject.1")
+    quiet = silent(on("sensors.*").key(token), for_=60)
+    python.rule(quiet, name="quiet", on_clear=act, warm="replay")(act)
+    pair = sequence(step("a", on("a.*").key(token)), step("b", on("b.*").key(token)), within=10)
+    python.rule(pair, name="pair", on_timeout=act)(act)
+
+    assert python.decider().fingerprints().items() <= app.decider().fingerprints().items()
+    assert app.rules["quiet"].warm
+    assert not app.rules["pair"].warm
+    assert {name for name in app.tasks if "-" in name} == {"quiet-clear", "pair-timeout"}
+    assert app.tasks["quiet-clear"].timeout_s == 3
+    assert app.tasks["pair-timeout"].timeout_s is None
+
+
 def app_with_odd_tasks() -> App:
     app = App("plant")
 
@@ -208,6 +282,52 @@ def test_a_task_that_does_not_fit_is_a_mistake_of_the_file(
     for part in said.split(".*"):
         assert part in problem.message
     assert (app.tasks, app.rules) == before
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (
+            "a = { task = 'cool', on_clear = 'cool', on_timeout = 'xyz' }",
+            "rules.a.on_timeout: expected a task of the app, found 'xyz'",
+        ),
+        (
+            "a = { task = 'cool', on_clear = 'typed' }",
+            "rules.a.on_clear: expected a task that takes plain data",
+        ),
+        (
+            "a = { task = 'cool', on_clear = 'cool' }\na-clear = { task = 'cool' }",
+            "rules.a-clear: expected a name of its own, found that of an action of rule 'a'",
+        ),
+        (
+            "a-clear = { task = 'cool' }\na = { task = 'cool', on_clear = 'cool' }",
+            "rules.a.on_clear: expected a name of its own, found that of an action of rule 'a-cl",
+        ),
+        (
+            "a = { task = 'cool', on_clear = 'cool' }\na-clear = { task = 'x', enabled = false }",
+            "rules.a-clear: expected a name of its own",
+        ),
+        (
+            "odd = { task = 'cool', on_timeout = 'cool' }",
+            "rules.odd.on_timeout: expected a name of its own, found that of a task of the app",
+        ),
+    ],
+)
+def test_other_actions_have_names_that_fit(write: Write, rules: str, said: str) -> None:
+    """What the log calls them is their rule's name and why: that must mean one thing only."""
+    app = app_with_odd_tasks()
+
+    async def other() -> None: ...
+
+    app.task(name="odd-timeout")(other)
+    pair = "subject = 'x', pattern = { silent = 9 }"
+    if "on_timeout" in rules:
+        pair = "steps = { a = { subject = 'x' } }, pattern = { sequence = ['a'], within = 9 }"
+    text = "[rules]\n" + rules.replace("{ task", f"{{ {pair}, task")
+    with pytest.raises(RulesFileError) as caught:
+        app.load_rules(write(text))
+
+    assert said in str(caught.value)
 
 
 def test_a_file_that_is_loaded_twice_is_refused(write: Write) -> None:

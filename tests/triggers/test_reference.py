@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.reference.functions import by_parity
 from tests.reference.happened import Given
 from tests.reference.patterns import pattern_of
 from tests.reference.playing import (
@@ -22,7 +23,8 @@ from tests.reference.playing import (
 )
 from tests.reference.shell import Shell, ns
 from tests.reference.spec import AnyOf, On, Silent, Spec
-from tests.reference.strategies import ANY, CASES, KEYED, by_parity, timelines
+from tests.reference.strategies import ANY, CASES, KEYED
+from tests.reference.timelines import timelines
 
 from headrace.engine import record as r
 from headrace.engine.clock import NS

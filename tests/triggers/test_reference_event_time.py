@@ -6,21 +6,14 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference.functions import time_of
 from tests.reference.happened import Given, Happened
 from tests.reference.model import Model
 from tests.reference.playing import START, actual, assert_same, declared, end_of, play
 from tests.reference.shell import ns
 from tests.reference.spec import EventTime, On, Spec
-from tests.reference.strategies import (
-    ANY,
-    BY_EVENT_TIME,
-    SUBJECTS,
-    by_event_time,
-    changed,
-    stamped_timelines,
-    time_of,
-    timelines,
-)
+from tests.reference.strategies import ANY, BY_EVENT_TIME, by_event_time, changed
+from tests.reference.timelines import SUBJECTS, stamped_timelines, timelines
 
 from headrace.engine import record as r
 from headrace.engine.clock import NS

@@ -9,7 +9,8 @@ from tests.reference.happened import Given
 from tests.reference.playing import START, assert_same, declared, play
 from tests.reference.shell import ns
 from tests.reference.spec import On, Spec, Windows
-from tests.reference.strategies import family, timelines
+from tests.reference.strategies import family
+from tests.reference.timelines import timelines
 
 FAMILIES = {
     "filters": ("where", "key", "dedupe"),

@@ -7,7 +7,8 @@ from tests.reference.happened import Given
 from tests.reference.playing import START, assert_same, declared, play
 from tests.reference.shell import ns
 from tests.reference.spec import Sequence, Spec
-from tests.reference.strategies import family, plain_sequences, timelines
+from tests.reference.strategies import family, plain_sequences
+from tests.reference.timelines import timelines
 
 
 @settings(max_examples=600)

@@ -455,6 +455,9 @@ def test_two_versions_of_a_file_are_compared_rule_by_rule(tmp_path: Path) -> Non
         mode="subject = 'a'\ntask = 't'",
         off="subject = 'a'\ntask = 't'",
         on="subject = 'a'\ntask = 't'\nenabled = false",
+        cleared="subject = 'a'\npattern = { silent = 5 }\ntask = 't'\non_clear = 'u'",
+        warm="subject = 'a'\ntask = 't'",
+        clears="subject = 'a'\npattern = { silent = 5 }\ntask = 't'",
     )
     new = named(
         tmp_path,
@@ -464,6 +467,9 @@ def test_two_versions_of_a_file_are_compared_rule_by_rule(tmp_path: Path) -> Non
         mode="subject = 'a'\ntask = 't'\nmode = 'single'",
         where="subject = 'a'\ntask = 't'\nwhere = 'x > 1'",
         other="subject = 'a'\ntask = 'u'",
+        cleared="subject = 'a'\npattern = { silent = 5 }\ntask = 't'\non_clear = 'v'",
+        warm="subject = 'a'\ntask = 't'\nwarm = 'replay'",
+        clears="subject = 'a'\npattern = { silent = 5 }\ntask = 't'\non_clear = 't'",
         same="# the same in other words\nsubject = 'a'\ntask = 't'\ndescription = 'three'\n"
         "[[rules.same.pattern]]\nwithin = '1m'\ncount = 3",
     )
@@ -471,9 +477,9 @@ def test_two_versions_of_a_file_are_compared_rule_by_rule(tmp_path: Path) -> Non
     assert changes(old, new) == Changes(
         added=["fresh", "on"],
         removed=["gone", "off"],
-        changed=["mode", "where"],
-        same=["other", "same"],
-        other_action=["other"],
+        changed=["mode", "where", "clears"],
+        same=["other", "cleared", "warm", "same"],
+        other_action=["other", "cleared"],
     )
 
 

@@ -156,6 +156,23 @@ IN_A_RULE: dict[str, tuple[str, str]] = {
     "enabled": ("enabled = «'yes'", "enabled: expected true or false, found 'yes'"),
     "description": ("description = «3", "description: expected a text, found 3"),
     "task": ("task = «['a']", "task: expected the name of a task, found a list"),
+    "on_clear": (
+        "pattern = { silent = 5 }\non_clear = «3",
+        "on_clear: expected the name of a task",
+    ),
+    "on_clear of a moment": (
+        "pattern = { count = 3, within = 5 }\non_clear = «'t'",
+        "on_clear: .*expected a pattern whose condition ends",
+    ),
+    "on_clear before the end": (
+        "pattern = [{ silent = 5 }, { throttle = 9 }]\non_clear = «'t'",
+        "on_clear: .*its last operator .crosses",
+    ),
+    "on_timeout": (
+        "pattern = { silent = 5 }\non_timeout = «'t'",
+        "on_timeout: .*expected a sequence(…) with nothing behind it",
+    ),
+    "warm": ("warm = «true", "warm: expected 'replay', found true"),
     "clock": ("tz = «'UTC'", "tz: expected tz beside cron"),
     "catch_up": ("catch_up = «'all'", "catch_up: expected catch_up beside every, cron or at"),
 }
@@ -195,6 +212,21 @@ WHOLE: dict[str, tuple[str, str]] = {
     "schedule and where": (
         "[rules.r]\ntask = 't'\nevery = 5\nwhere = «'x > 1'",
         "where: expected no where beside every; there is no event",
+    ),
+    "schedule and on_clear": (
+        "[rules.r]\ntask = 't'\nevery = 5\non_clear = «'t'",
+        "on_clear: .*expected a pattern whose condition ends",
+    ),
+    "schedule and warm": (
+        "[rules.r]\ntask = 't'\nevery = 5\nwarm = «'replay'",
+        "warm: expected no warm beside every; there is no event that it could see",
+    ),
+    "no time to run out of": (
+        (
+            "[rules.r]\ntask = 't'\npattern = { sequence = ['one', 'two'] }\n"
+            f"on_timeout = «'t'{STEPS}"
+        ),
+        "on_timeout: .*expected within=, or nothing runs out",
     ),
     "schedule and on_missed": (
         "[rules.r]\ntask = 't'\nevery = 5\non_missed = «'skip'",
