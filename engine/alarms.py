@@ -20,7 +20,8 @@ class Alarm(Struct, frozen=True):
     rule: str
     key: Any
     firing: int
-    """Sequence of the firing that raised it."""
+    """Sequence of the firing that raised it; of a rule that did not begin empty and would have
+    raised it before, that of the record which put it in force."""
     raised_at_ns: int
     count: int = 1
     """How often the rule has fired since, with that firing."""

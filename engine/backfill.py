@@ -159,8 +159,7 @@ def backfill(
     fire; by input, log time ends with the last event.
 
     Raises:
-        HistoryUnusable: the past begins before log time, or time goes back in it; what came
-            before is stored, and can be gone on with.
+        HistoryUnusable: time goes back in it, or before log time; what came before is stored.
         LogMismatch: the log goes by another clock, or another backfill of it is unfinished.
         LogFull, DurabilityLost: the log failed; call it again.
     """

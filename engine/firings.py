@@ -110,10 +110,20 @@ def firing_of(
         recorded_at_ns - at_ns if is_late else 0,
         missed,
         details.reason,
-        {
-            name: [events[number] for number in numbers]
-            for name, numbers in (details.steps or {}).items()
-        },
+        _steps_of(details, events),
         details.value,
         details.count or len(fired.events),
     )
+
+
+def _steps_of(details: Details, events: dict[int, Event[Any]]) -> dict[str, list[Event[Any]]]:
+    """Return the events by step, in the order of the steps' first events.
+
+    The record has them in the order of their names.
+    """
+    places = {number: place for place, number in enumerate(events)}
+    steps = sorted(
+        (details.steps or {}).items(),
+        key=lambda step: (places[step[1][0]] if step[1] else len(places), step[0]),
+    )
+    return {name: [events[number] for number in numbers] for name, numbers in steps}

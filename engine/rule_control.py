@@ -152,7 +152,11 @@ class RuleControl:
             self._note(0, name, declared)
             return 0
         if state.rules.get(name) == fingerprint and name in state.active:
-            self._take_code(core, declared)
+            if pipeline.committed_sequence < core.kernel.sequence:
+                # Behind the code of a change that may not be stored yet.
+                pipeline.after(core.kernel.sequence, partial(self._take_code, core, declared))
+            else:
+                self._take_code(core, declared)
             for change in self._changes.get(name, [])[-1:]:
                 self._changes[name][-1] = replace(change, declared=declared)
             return 0

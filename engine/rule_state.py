@@ -112,6 +112,8 @@ class RuleState:
             else:
                 prepared.advance(self.at_ns)
                 prepared.hand_over(self.decider, self.timers)
+                for key, (since_ns, count) in prepared.standing.items():
+                    self.alarms.put(Alarm(rule, key, sequence, since_ns, count))
 
     def _warmed(self, rule: str, first: int, sequence: int) -> WarmUp | None:
         """Let *rule* see the stored events from *first* on, before *sequence*.

@@ -140,9 +140,14 @@ class Runner:
         self._queue.push((state.rule, state.key), run_id)
         self._let_work()
 
-    def resume(self) -> None:
-        """Start every run that the log holds open; steps are started by their parents."""
+    def resume(self, task: str | None = None) -> None:
+        """Start every run that the log holds open, or those of *task* only.
+
+        Steps are started by their parents.
+        """
         for state in list(self.pipeline.kernel.state.runs.active.values()):
+            if task is not None and state.task != task:
+                continue
             if state.cancelling is not None:
                 self._cancel(state.id)
             elif not state.parent and state.status == "active":
@@ -267,8 +272,11 @@ class Runner:
 
     def declare(self, spec: TaskSpec) -> None:
         """Take the code of a task, in place of what had its name."""
+        is_new = spec.name not in self._specs
         self._specs[spec.name] = spec
         self._by_function[spec.function] = spec
+        if is_new:  # runs of before that nobody could go on with
+            self.resume(spec.name)
 
     def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
         """See `Executor`."""

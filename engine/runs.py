@@ -142,9 +142,13 @@ class RunTable:
             self._writing.save(run)
         return run
 
-    def of_rule(self, rule: str, key: Any) -> list[int]:
-        """Return the ids of the runs of *rule* for *key* that have not ended, oldest first."""
-        return self._by_rule.get((rule, key), [])
+    def of_rule(self, task: str, key: Any) -> list[int]:
+        """Return the ids of the runs of *task* for *key* that firings made, oldest first.
+
+        By task: what a rule starts when something ends does not wait for what it started
+        when that began.
+        """
+        return self._by_rule.get((task, key), [])
 
     def make_from_firing(
         self, run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0
@@ -172,7 +176,7 @@ class RunTable:
     def _add(self, run: RunState) -> None:
         self.active[run.id] = run
         if run.rule:
-            self._by_rule.setdefault((run.rule, run.key), []).append(run.id)
+            self._by_rule.setdefault((run.task, run.key), []).append(run.id)
 
     def make_from_step(self, run_id: int, asked: StepRequested) -> RunState | None:
         """Add the child run that *asked* makes, or return ``None`` if the parent has ended."""
@@ -221,7 +225,7 @@ class RunTable:
             self._end_children(run, at_ns=at_ns)
         del self.active[run.id]
         if run.rule:
-            place = (run.rule, run.key)
+            place = (run.task, run.key)
             ids = self._by_rule[place]
             ids.remove(run.id)
             if not ids:

@@ -146,7 +146,7 @@ class EngineState(RuleState):
             },
         )
         if run.rule:
-            left = self.runs.of_rule(run.rule, run.key)
+            left = self.runs.of_rule(run.task, run.key)
             # The oldest is the next; while one is active, it is older than those that wait.
             if left and self.runs.active[left[0]].status == "waiting":
                 return (r.RunReleased(left[0]),)

@@ -37,19 +37,17 @@ def decide(state: Situation, verdict: Verdict | r.Decision) -> Iterable[r.Decisi
     outcome: r.Outcome = "run"
     policy, details = verdict.policy, verdict.details
     reason = details.reason if details is not None else None
+    task = policy.tasks.get(reason, "") if reason is not None else ""
     if state.history:
         outcome = "history"
     elif rule in state.paused:
         outcome = "paused"
     elif policy.late_ns is not None and _is_missed(state, verdict, policy.late_ns):
         outcome = "missed"
-    elif policy.mode != "parallel" and (ids := state.runs.of_rule(rule, key)):
+    elif policy.mode != "parallel" and (ids := state.runs.of_rule(task or rule, key)):
         outcome, before = _take_turn(state.runs, policy.mode, ids)
-    task = ""
-    if policy.tasks:
-        task = policy.tasks.get(reason or "", "")
-        if CLEAR in policy.tasks and reason is None:
-            details = msgspec.structs.replace(details or r.Details(), alarm=True)
+    if reason is None and CLEAR in policy.tasks:
+        details = msgspec.structs.replace(details or r.Details(), alarm=True)
     fired = r.RuleFired(
         rule,
         key,

@@ -8,11 +8,12 @@ in force comes to the same state.  Its firings in the past are nobody's.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from headrace.engine import record as r
-from headrace.engine.decider import Decider
+from headrace.engine.decider import Decider, Matched, Verdict
 from headrace.engine.timers import Timers
+from headrace.engine.verdicts import CLEAR
 
 ENTRIES_AT_ONCE: Final = 1000
 
@@ -27,6 +28,8 @@ class WarmUp:
         self._timers = Timers()
         self._started_ns = 0
         self._is_active = False
+        self.standing: dict[Any, tuple[int, int]] = {}
+        """The alarms that would stand, by key: since when, and how often it has fired."""
         self._decider.attach(self._timers, sources)
 
     def feed(self, records: Iterable[tuple[int, r.Record]]) -> None:
@@ -40,7 +43,7 @@ class WarmUp:
             if type(record) not in r.UNTIMED or type(record) is r.EngineStarted:
                 self.advance(record.at_ns)
             if type(record) is r.EventStored:
-                self._decider.on_event(sequence, record)
+                self._note(self._decider.on_event(sequence, record), record.at_ns)
 
     def advance(self, at_ns: int) -> None:
         """Fire the rule's timers that are due by *at_ns* (law L3)."""
@@ -55,7 +58,20 @@ class WarmUp:
             if due_ns < self._started_ns:
                 missed = decider.missed(owner, slot, key, due_ns=due_ns, until_ns=self._started_ns)
             timers.disarm(timer)
-            decider.on_timer(owner, slot, key, due_ns=due_ns, missed=missed)
+            self._note(decider.on_timer(owner, slot, key, due_ns=due_ns, missed=missed), due_ns)
+
+    def _note(self, verdicts: Iterable[Verdict], at_ns: int) -> None:
+        """See which alarms stand by now."""
+        for verdict in verdicts:
+            if type(verdict) is Matched and CLEAR in verdict.policy.tasks:
+                reason = None if verdict.details is None else verdict.details.reason
+                if reason == CLEAR:
+                    self.standing.pop(verdict.key, None)
+                elif reason is None:
+                    since_ns, count = self.standing.get(verdict.key, (at_ns, 0))
+                    self.standing[verdict.key] = since_ns, count + 1
+            elif type(verdict) is r.RuleEvicted and verdict.alarm:
+                self.standing.pop(verdict.key, None)
 
     def hand_over(self, decider: Decider, timers: Timers) -> None:
         """Give *decider*, in which the rule is active, the state that it has come to."""

@@ -147,7 +147,7 @@ def test_the_command_line_starts(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_core_is_small(installed: Path) -> None:
-    """The core with all that it needs, compiled, takes 27 MB at most beside Python: mostly rich and pygments."""
+    """The core with all that it needs, compiled, takes 27 MB at most beside Python."""
     (packages,) = installed.parents[1].glob("lib/python*/site-packages")
     bytes_by_package = {
         entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())

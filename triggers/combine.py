@@ -16,6 +16,7 @@ from headrace.triggers.checks import (
 from headrace.triggers.keys import KEY_EXPECTED, is_key, plain_key
 from headrace.triggers.nodes_joined import AbsentNode, AllNode, AnyNode
 from headrace.triggers.pattern import Pattern, pattern_in
+from headrace.triggers.reach import has_key
 from headrace.triggers.steps import Step, names_of
 
 T = TypeVar("T")
@@ -115,7 +116,8 @@ def silent(
     """Fire when *pattern* has not been met for *for_* seconds: a watchdog for each key.
 
     It watches a key from its first event on; those in *expect* from the activation of the
-    rule.  ``once`` fires once until the next event, ``every`` again each *for_* seconds.
+    rule: without a ``.key``, ``expect=[None]``.  ``once`` fires once until the next event,
+    ``every`` again each *for_* seconds.
     """
     node = pattern_in("silent", pattern)
     for_ns = duration_ns("silent", "for_", for_)
@@ -124,6 +126,7 @@ def silent(
         raise TypeError(f"silent(expect={expect!r}): expected a list of keys, found one string")
     keys = tuple(expect)
     for key in keys:
-        if not is_key(key):
+        # None stands for all events together, if they have no keys.
+        if not is_key(key) and (key is not None or has_key(node)):
             raise TypeError(f"silent(expect=…): {key!r} cannot be a key; {KEY_EXPECTED}")
     return Pattern(nodes.SilentNode(node, for_ns, repeat, plain_key(keys)))

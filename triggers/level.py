@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -12,9 +12,13 @@ from headrace.triggers import nodes as n
 from headrace.triggers.hit import CLEAR, Hit, Need, joined, oldest_of, packed, slim, unpacked
 from headrace.triggers.stage import KeyedStage, Place, Stage, TimerStage, asked
 
+WITHIN: Final = 0
+BEYOND: Final = 1
+FIRED: Final = 2
 
-class Crosses(KeyedStage[bool]):
-    """`.crosses`: the state of a key is whether its value was beyond the threshold."""
+
+class Crosses(KeyedStage[int]):
+    """`.crosses`: the state of a key is whether its value was beyond the threshold, and fired."""
 
     def __init__(self, place: Place, node: n.CrossesNode, then: Stage) -> None:
         super().__init__(place)
@@ -24,7 +28,7 @@ class Crosses(KeyedStage[bool]):
         self._sign = 1 if node.is_above else -1
         self._threshold = self._sign * node.threshold
         self._rearm = self._threshold - node.hysteresis
-        self._initial = node.initial
+        self._first = WITHIN if node.initial else BEYOND
         self._clears = node.clears
         self.need = max(Need.LAST, then.need)
 
@@ -34,21 +38,28 @@ class Crosses(KeyedStage[bool]):
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124
             return  # no number is no observation
         level = self._sign * value
-        was_beyond = self._table.peek(hit.key)
-        is_beyond = level >= self._rearm if was_beyond else level > self._threshold
-        self.keep(hit.key, is_beyond, out)
-        if is_beyond and (self._initial if was_beyond is None else not was_beyond):
+        before = self._table.peek(hit.key)
+        if before:
+            now = before if level >= self._rearm else WITHIN
+        elif level > self._threshold:
+            # The first value of all is no transition, unless it is said to be.
+            now = FIRED if before is not None or self._first == WITHIN else BEYOND
+        else:
+            now = WITHIN
+        self.keep(hit.key, now, out)
+        if now == FIRED != before:
             self._then.push(hit, out)
-        elif was_beyond and not is_beyond and self._clears:
+        elif before == FIRED != now and self._clears:
             self._then.push(msgspec.structs.replace(hit, reason=CLEAR), out)
 
-    def packed(self, key: Any, state: bool) -> tuple[list[Any], int | None]:  # noqa: FBT001 (the state)
+    def packed(self, key: Any, state: int) -> tuple[list[Any], int | None]:
         """See `KeyedStage`."""
         return [key, state], None
 
-    def unpacked(self, key: Any, fields: list[Any]) -> bool:
+    def unpacked(self, key: Any, fields: list[Any]) -> int:
         """See `KeyedStage`."""
-        return bool(fields[0])
+        state: int = fields[0]
+        return state
 
 
 class _Held(Struct, frozen=True, gc=False):

@@ -145,7 +145,7 @@ class CrossesNode(Operator, frozen=True):
 
     def parts(self) -> list[object]:
         """See `Node`."""
-        how = [self.threshold, self.is_above, self.hysteresis, self.initial]
+        how: list[object] = [self.threshold, self.is_above, self.hysteresis, self.initial]
         how += changed((self.clears, False))
         return [*self.source.parts(), "crosses", self.value, *how]
 

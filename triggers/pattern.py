@@ -321,7 +321,7 @@ class Pattern(Generic[T_co]):
         """Let *fold* make a value of all events of a firing: ``firing.value``.
 
         Conditions behind see it as ``event.value``.  It is stored as plain data: a struct
-        becomes a dict, a tuple a list.
+        becomes a dict, a tuple a list, and keys of dicts become text.
         """
         check_function("aggregate", fold)
         check_aggregate(self.node)

@@ -35,6 +35,11 @@ def _without_event(node: n.Node) -> str | None:
     return next(filter(None, map(_without_event, node.sources)), None)
 
 
+def has_key(node: n.Node) -> bool:
+    """Say whether there is a ``.key`` anywhere before."""
+    return isinstance(node, n.KeyNode) or any(map(has_key, node.sources))
+
+
 def check_hold(node: n.Node) -> None:
     """Refuse `.hold` without a condition that could end.
 
@@ -198,7 +203,7 @@ def with_timeouts(node: n.Node) -> n.Node:
         ValueError: it is no sequence, or has no time to run out of.
     """
     if not isinstance(node, SequenceNode):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004 (as above)
             f"rule({node.text()}, on_timeout=…): expected a sequence(…) with nothing behind it"
         )
     if node.within_ns is None and node.within_gap_ns is None:

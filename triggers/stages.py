@@ -140,7 +140,9 @@ class Aggregate:
         newest = hit.events[-1] if hit.events else 0
         try:
             # As plain data at once: what a restart would make of it.
-            return _decode(_encode(self._fold([seen.event for seen in hit.seen])))
+            value = self._fold([seen.event for seen in hit.seen])
+            plain = msgspec.to_builtins(value, str_keys=True, order="deterministic")
+            return _decode(_encode(plain))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 (user code: law L4)

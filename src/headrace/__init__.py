@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from headrace.triggers.condition import Condition
     from headrace.triggers.field import field
     from headrace.triggers.modes import fire_within, queue
-    from headrace.triggers.pattern import Pattern, on
+    from headrace.triggers.pattern import Match, Pattern, on
     from headrace.triggers.sequences import sequence
     from headrace.triggers.steps import group, not_, step
 
@@ -79,6 +79,7 @@ __all__ = [
     "LogMismatch",
     "LogUnusable",
     "LogVersion",
+    "Match",
     "MemoryLog",
     "Pattern",
     "Retry",
@@ -129,6 +130,7 @@ _HOMES = {
     "LogMismatch": "headrace.engine.errors",
     "LogUnusable": "headrace.engine.errors",
     "LogVersion": "headrace.engine.errors",
+    "Match": "headrace.triggers.pattern",
     "MemoryLog": "headrace.engine.log",
     "Pattern": "headrace.triggers.pattern",
     "Retry": "headrace.engine.retry",

@@ -54,6 +54,7 @@ COMMANDS = [
     ["rules", "list"],
     ["rules", "pause"],
     ["rules", "resume"],
+    ["rules", "reload"],
     ["alarms"],
     ["alarms", "list"],
     ["alarms", "ack"],

@@ -262,4 +262,4 @@ def test_every_rule_of_the_page_can_be_loaded(folder: Path) -> None:
     (folder / "all.toml").write_text("\n".join(good))
 
     assert isinstance(made, App)
-    assert len(made.load_rules(folder / "all.toml")) == 9
+    assert len(made.load_rules(folder / "all.toml")) == 10

@@ -209,7 +209,7 @@ def test_an_alarm_stays_while_only_an_operator_before_forgets() -> None:
 
 def test_a_count_ends_behind_an_operator_with_timers() -> None:
     """A window of another key may run out at the very moment at which its end is due."""
-    pattern = Pattern(
+    pattern: Pattern[Any] = Pattern(
         clearing(on("a").key(field()).debounce(10).count(1, within=5, mode="edge").node)
     )
     timeline = [(0, "a", "x"), (5, "a", "y")]

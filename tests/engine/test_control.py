@@ -352,7 +352,11 @@ async def test_nonsense_gets_an_error_and_harms_nobody(tmp_path: Path, seed: int
         (b"\x00\x00\x00\x01\xc1", "BadRequest", "expected {v, command, arguments}"),
         (packed({"v": 1}), "BadRequest", "missing required field `command`"),
         (packed(Request(9, "status")), "BadRequest", "found 9"),
-        (packed(Request(1, "nothing")), "UnknownCommand", "expected one of acknowledge, cancel, emit, "),
+        (
+            packed(Request(1, "nothing")),
+            "UnknownCommand",
+            "expected one of acknowledge, cancel, emit, ",
+        ),
         (packed({"v": 1, "command": "cancel", "arguments": {}}), "BadRequest", "`run`"),
         (
             packed({"v": 1, "command": "emit", "arguments": {"events": [{"subject": "run.x"}]}}),

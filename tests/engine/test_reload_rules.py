@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 from tests.engine.stand import (
+    HANG_S,
     FullLog,
     Gate,
     StepClock,
@@ -18,8 +19,9 @@ from tests.engine.stand import (
     of_kind,
     opened,
     quiet,
+    refolded,
+    until,
 )
-from tests.reference.shell import fold
 
 from headrace import (
     App,
@@ -29,12 +31,16 @@ from headrace import (
     MemoryLog,
     RulesFileError,
     Run,
+    field,
     on,
+    reloading,
 )
 from headrace.engine import record as r
 from headrace.engine.control_client import ControlClient
+from headrace.engine.control_wire import NAME
 from headrace.engine.defaults import PROBE_S
 from headrace.engine.errors import CommandRefused
+from headrace.file_rules import rules_of_file
 from headrace.triggers.rules_file import Changes
 
 COUNT = """
@@ -118,8 +124,7 @@ def causes(log: MemoryLog) -> list[tuple[str, bool, str]]:
 
 def check_replay(app: App, log: MemoryLog) -> None:
     """A replay with the app's rules finds nothing else in the log."""
-    raws = [raw for _, batch in log.read() for raw in batch]
-    assert fold(app.decider, raws).divergences == []
+    assert refolded(log, app.decider()).divergences == []
 
 
 # ---------------------------------------------------------------- what a reload does
@@ -301,11 +306,13 @@ async def test_an_action_of_a_rule_that_is_gone_is_not_given_to_another(stand: S
         stand.write("[rules.one]\n", clears.replace("5", "6"))
         assert (await app.reload_rules(engine, stand.path)).changed == ["one"]
 
-    async def act(firing: Firing[Any]) -> None: ...
 
+async def test_an_engine_of_another_app_is_refused(stand: Stand) -> None:
+    """Its tasks are not those that the file means."""
+    stand.write(each("one"))
     async with opened(stand.app()) as engine:
         other = stand.app()
-        with pytest.raises(ValueError, match="expected an engine that <App plant: .* has opened"):
+        with pytest.raises(ValueError, match=r"an engine that <App plant: .* has opened"):
             await other.reload_rules(engine, stand.path)
 
 
@@ -317,7 +324,7 @@ async def test_a_task_that_a_rule_of_another_task_brought_is_not_taken(stand: St
     async def act(firing: Firing[Any]) -> None: ...
 
     async with opened(app, log) as engine:
-        await engine.add_rule(on("x").crosses(len, above=3), act, name="x", on_clear=act)
+        await engine.add_rule(on("x").crosses(field("n"), above=3), act, name="x", on_clear=act)
         stand.write(each("new"), each("x-clear"))
         with pytest.raises(RulesFileError, match="found 'x-clear' of rule 'x'"):
             await app.reload_rules(engine, stand.path)
@@ -453,30 +460,29 @@ async def test_two_reloads_at_once_are_one_after_the_other(stand: Stand) -> None
     assert sorted(name for name, _, _ in causes(log)) == ["one", "three", "two"]
 
 
-async def test_events_are_taken_while_a_file_is_read(stand: Stand) -> None:
+async def test_events_are_taken_while_a_file_is_read(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A large file takes its time, and the engine has no pause."""
-    stand.write()
+    stand.write(count("one", 1))
     app, log = stand.app(), MemoryLog()
-    async with opened(app, log) as engine:
-        stand.write(*[each(f"r{number}", f"s.{number}") for number in range(300)])
-        sequences: list[int] = []
-        async with anyio.create_task_group() as group:
+    goes_on = threading.Event()
 
-            async def emit() -> None:
-                while True:
-                    sequences.append(await engine.emit("a"))
-                    await anyio.sleep(0.001)
+    def slowly(*arguments: Any) -> Any:
+        assert goes_on.wait(HANG_S)
+        return rules_of_file(*arguments)
 
-            group.start_soon(emit)
-            assert len((await app.reload_rules(engine, stand.path)).added) == 300
-            group.cancel_scope.cancel()
-        first = min(n for n, record in enumerate(of_all(log), 1) if type(record) is r.RuleChanged)
+    monkeypatch.setattr(reloading, "rules_of_file", slowly)
+    async with opened(app, log) as engine, anyio.create_task_group() as group:
+        stand.write()
+        group.start_soon(app.reload_rules, engine, stand.path)
+        await quiet(engine)
+        await engine.emit("a", 1)
+        await engine.drain()
+        assert stand.take() == [("one", 1)]
+        goes_on.set()
 
-    assert len([sequence for sequence in sequences if sequence < first]) > 3
-
-
-def of_all(log: MemoryLog) -> list[r.Record]:
-    return of_kind(log, object)  # type: ignore[type-var]
+    assert causes(log) == [("one", False, str(stand.path))]
 
 
 async def test_a_change_that_a_full_disk_interrupts_can_be_repeated(stand: Stand) -> None:
@@ -542,6 +548,8 @@ async def test_a_closed_engine_says_so(stand: Stand) -> None:
 
 
 async def asked(log: Path) -> Any:
+    await until((log / NAME).exists)
+
     def ask() -> Any:
         with ControlClient(log) as client:
             return client.ask("reload")
@@ -581,9 +589,6 @@ async def test_an_app_without_a_rules_file_says_so(stand: Stand, tmp_path: Path)
     async with stand.app(loads=False).open(tmp_path / "log", grace_s=0):
         with pytest.raises(CommandRefused, match="found one without; start it with --rules"):
             await asked(tmp_path / "log")
-
-
-Act = Callable[..., Any]
 
 
 async def test_a_file_may_have_any_name(stand: Stand, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -127,6 +128,29 @@ async def test_nobody_is_told_before_it_is_durable() -> None:
         log.release()
 
     assert sorted(told) == [0, 2]
+
+
+async def test_the_last_code_counts() -> None:
+    """Also if the rule that it comes with is not stored yet."""
+    log, seen = GatedLog(), list[str]()
+
+    def act(name: str) -> Callable[..., Any]:
+        async def say() -> None:
+            seen.append(name)
+
+        return say
+
+    async with opened(App("t"), log) as engine, anyio.create_task_group() as group:
+        await engine.add_rule(on("b"), act("first"), name="x")
+        log.hold = True
+        for name in ("second", "third", "fourth"):
+            group.start_soon(partial(engine.add_rule, on("a"), act(name), name="x"))
+            await quiet(engine)
+        log.release()
+        await quiet(engine)
+        await engine.emit("a")
+        await engine.drain()
+    assert seen == ["fourth"]
 
 
 async def test_a_rule_can_be_added_by_a_task() -> None:

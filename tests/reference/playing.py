@@ -27,7 +27,7 @@ class Made(NamedTuple):
     branches: tuple[int, ...] | None
     reason: str | None
     steps: tuple[tuple[str, tuple[int, ...]], ...]
-    """Those that took something."""
+    """Those that took something, by name."""
     value: Any
     by_timer: bool
     """In log time."""
@@ -62,7 +62,7 @@ def expected(spec: Spec, timeline: list[Given]) -> Groups:
 
 
 def made_of(hit: Happened, *, by_timer: bool) -> Made:
-    steps = tuple((name, events) for name, events in hit.steps or () if events)
+    steps = tuple(sorted((name, events) for name, events in hit.steps or () if events))
     return Made(
         hit.at,
         hit.key,
@@ -107,7 +107,7 @@ def read(fired: r.RuleFired, at_ns: int, shift_ns: int, numbers: dict[int, int])
         at = details.at_ns - shift_ns
     steps = tuple(
         (name, tuple(numbers[event] for event in events))
-        for name, events in (details.steps or {}).items()
+        for name, events in sorted((details.steps or {}).items())
         if events
     )
     branches = None if fired.branches is None else tuple(fired.branches)

@@ -255,7 +255,8 @@ def sequences(draw: st.DrawFn, depth: int) -> Spec:
         name = draw(st.sampled_from([None, f"s{number}", "s1" if place == 0 else f"x{place}"]))
         is_chain = only_chains or draw(st.booleans())
         condition = draw(TAKEN) if is_chain and place > 0 else None
-        source = draw(chains() if only_chains else CHAINS if is_chain else over(depth))
+        anything = over(depth, eventful=place == 0)  # conditions look at what the first took
+        source = draw(chains() if only_chains else CHAINS if is_chain else anything)
         parts.append(Part(source, name, condition))
     if negated == steps:
         parts.append(draw(negations("relaxed")))

@@ -481,7 +481,7 @@ MISTAKES: dict[str, tuple[Any, type[Exception], str]] = {
     "inverted field": (lambda: ~x, TypeError, "field('x') is no condition"),  # type: ignore[operator]
     "function": (lambda: HOT | (lambda e: True), TypeError, "a .where(…) of its own"),  # type: ignore[operator]
     "function first": (lambda: (lambda e: True) & HOT, TypeError, "expected a condition"),  # type: ignore[operator]
-    "where field": (lambda: on("a").where(x), TypeError, "such as field('celsius') > 90"),  # type: ignore[arg-type]
+    "where field": (lambda: on("a").where(x), TypeError, "such as field('celsius') > 90"),  # type: ignore[call-overload]
     "null": (lambda: x > None, TypeError, "field('x') > None: expected a number, text"),  # type: ignore[operator]
     "bool": (lambda: x >= True, TypeError, "field('x') >= True: expected a number, text"),
     "list": (lambda: x == [1], TypeError, "use a function of the event"),

@@ -96,7 +96,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "expect text": (lambda: silent(a, for_=5, expect="s1"), TypeError, r"expect='s1'.*list"),
     "expect list": (lambda: loose(silent)(a, for_=5, expect=[[]]), TypeError, r"\[\] cannot be"),
-    "expect None": (lambda: silent(a, for_=5, expect=[None]), TypeError, r"None cannot be"),
+    "expect None": (
+        lambda: silent(a.key(lambda e: e.data), for_=5, expect=[None]),
+        TypeError,
+        r"None cannot be",
+    ),
     "expect nan": (lambda: silent(a, for_=5, expect=[float("nan")]), TypeError, r"nan cannot be"),
     "expect half": (lambda: silent(a, for_=5, expect=["\udcff"]), TypeError, r"cannot be a key"),
     "where behind silent": (

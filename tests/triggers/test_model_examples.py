@@ -12,6 +12,7 @@ from tests.reference.spec import (
     Aggregate,
     AllOf,
     Anchor,
+    AnyOf,
     Batch,
     Contiguity,
     Count,
@@ -22,6 +23,7 @@ from tests.reference.spec import (
     Edge,
     EventTime,
     Hold,
+    Key,
     On,
     Part,
     RateLimit,
@@ -72,6 +74,41 @@ def contents(
         (hit.at / NS, [timeline[event].data for event in hit.events])
         for hit in fired(spec, timeline, until)
     ]
+
+
+# ---------------------------------------------------------------- filter, any_of, key
+
+
+def test_a_filter() -> None:
+    """Fires once per matching event; a condition that raises does not match."""
+    large = Where(X, lambda e: e.data > 3)
+    raises = Where(X, lambda e: 6 / e.data > 1)
+
+    assert times(large, values("1:5 2:3 3:4")) == [1, 3]
+    assert times(raises, values("1:0 2:3")) == [2]
+
+
+def test_any_of() -> None:
+    """Fires once for one event even when several branches match, and names the branches."""
+    either = AnyOf((On("a"), On("*"), On("b")))
+    made = fired(either, named("A1 B2"))
+
+    assert [(hit.at / NS, hit.branches) for hit in made] == [(1, (0, 1)), (2, (1, 2))]
+    assert contents(Count(either, 2, 10, "reset"), named("A1 B2")) == [(2, ["A1", "B2"])]
+
+
+def test_key() -> None:
+    """Independent automata and timers per key; None is not matched."""
+    keyed = Key(X, lambda e: {1: "odd", 2: "even"}.get(e.data))
+    timeline = values("0:1 1:2 2:2 3:3 4:1")
+
+    made = fired(Count(keyed, 2, 10, "reset"), timeline)
+    assert [(hit.at / NS, hit.key, hit.events) for hit in made] == [
+        (2, "even", (1, 2)),
+        (4, "odd", (0, 4)),
+    ]
+    made = fired(Silent(keyed, 6, "once"), timeline)
+    assert [(hit.at / NS, hit.key) for hit in made] == [(8, "even"), (10, "odd")]
 
 
 # ---------------------------------------------------------------- thresholds

@@ -40,7 +40,7 @@ Case = tuple[Spec, list[Given]]
 TWO_SILENCES = AnyOf((Silent(On("a.x"), 3, "once"), Silent(On("a.x"), 3, "every")))
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)  # each operator has more: test_reference_operators.py
 @given(spec=ANY, timeline=timelines())
 @example(spec=TWO_SILENCES, timeline=[Given(0, "a.x", 1), Given(3, "a.x", 1)])
 @example(
@@ -85,6 +85,7 @@ def test_a_shift_in_time_shifts_the_firings(
     assert actual(there, shift=shift) == actual(here)
 
 
+@settings(max_examples=60)
 @given(specs=st.lists(ANY, min_size=2, max_size=4), timeline=timelines())
 def test_rules_do_not_know_of_each_other(specs: list[Spec], timeline: list[Given]) -> None:
     """A rule fires the same alone and among others, in whatever order they are declared."""

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from headrace import any_of, on, silent
-from headrace import Firing
+from headrace import Firing, any_of, on, silent
 from headrace.testing import firings
 from headrace.triggers.nodes import CountMode, Repeat
 from headrace.triggers.pattern import Pattern

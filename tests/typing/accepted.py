@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, assert_type
 
@@ -15,16 +15,26 @@ from headrace import (
     Event,
     Firing,
     Handle,
+    Match,
     MemoryLog,
     Pattern,
     Retry,
     Run,
+    absent,
+    all_of,
     any_of,
     field,
+    fire_within,
+    group,
+    not_,
     on,
+    queue,
+    sequence,
     silent,
+    step,
 )
 from headrace.testing import firings
+from headrace.triggers.steps import Group, Step
 
 app = App("plant")
 
@@ -38,6 +48,8 @@ class Door(Struct):
 
 
 # ---------------------------------------------------------------- patterns
+
+high = field("celsius") > 90
 
 readings = on("sensors.*.temperature", Reading)
 assert_type(readings, Pattern[Reading])
@@ -53,7 +65,6 @@ assert_type(any_of(readings, on("other", Reading)), Pattern[Reading])
 hot = readings.where(lambda e: e.data.celsius > 90).key(lambda e: e.tokens[1]).count(3, within=60)
 assert_type(hot, Pattern[Reading])
 
-high = field("celsius") > 90
 assert_type(high, Condition)
 assert_type(90 < field("celsius"), Condition)  # noqa: SIM300 (it is turned round)
 assert_type(field("place") == "hall", Condition)
@@ -63,6 +74,50 @@ assert_type(field("c").is_in(["x", 1, None]) | field("d").exists(), Condition)
 assert_type(readings.where(high), Pattern[Reading])
 assert_type(readings.where(high & (field() < 5)).count(3, within=60), Pattern[Reading])
 assert_type(high.explain(Event(1, "a", Reading(1), 0)).verdict, Literal["yes", "no", "unknown"])
+
+doors = on("doors.*", Door)
+assert_type(readings.crosses(lambda e: e.data.celsius, above=90, hysteresis=2), Pattern[Reading])
+assert_type(readings.crosses(field("celsius"), below=5, initial=True), Pattern[Reading])
+assert_type(readings.key(field("place"), keys_max=10), Pattern[Reading])
+assert_type(readings.where(high).hold(for_=30), Pattern[Reading])
+assert_type(readings.debounce(1, timedelta(minutes=1), "both"), Pattern[Reading])
+assert_type(readings.throttle(1).rate_limit(1, per=5, overflow="latest"), Pattern[Reading])
+assert_type(readings.dedupe(lambda e: e.id, ttl=5).batch(10, within=1), Pattern[Reading])
+assert_type(readings.tumbling(60, tz="UTC").aggregate(len), Pattern[Reading])
+assert_type(
+    readings.hopping(60, 10).aggregate(lambda es: max(e.data.celsius for e in es)),
+    Pattern[Reading],
+)
+assert_type(readings.session(5, max=60), Pattern[Reading])
+assert_type(readings.event_time(lambda e: e.data.celsius, lateness=5), Pattern[Reading])
+assert_type(any_of(readings, doors), Pattern[Reading | Door])
+assert_type(any_of(readings, doors, on("n", int)), Pattern[Reading | Door | int])
+assert_type(all_of(readings, doors, within=5, keep="first"), Pattern[Reading | Door])
+assert_type(all_of(step("hot", readings), doors, within=None), Pattern[Reading | Door])
+assert_type(absent(doors, after=readings, within=5), Pattern[Reading])
+assert_type(sequence(readings, doors, within=5), Pattern[Reading | Door])
+assert_type(sequence(readings, not_(doors), on("n", int)), Pattern[Reading | int])
+assert_type(step("hot", readings), Step[Reading])
+assert_type(step("hot", readings).times(2, None).until(lambda e: True).optional(), Step[Reading])
+assert_type(group("pair", readings, readings).times(1, 3), Group[Reading])
+assert_type(
+    sequence(
+        step("first", readings),
+        step("more", readings.where(lambda e, m: e.data.celsius > m["first"][0].data.celsius)),
+        group("end", doors).optional(),
+        within=10,
+        skip=("to_last", "first"),
+    ),
+    Pattern[Reading | Door],
+)
+
+
+def rises(event: Event[Reading], taken: Match) -> bool:
+    assert_type(taken["first"], Sequence[Event[Any]])
+    return event.data.celsius > 90
+
+
+assert_type(readings.where(rises), Pattern[Reading])
 
 mixed: Pattern[Reading | Door] = any_of(readings, on("doors.*", Door))
 anything: Pattern[object] = readings
@@ -125,6 +180,14 @@ async def unit_tests(run: Run) -> None:
 
 
 # ---------------------------------------------------------------- runs
+
+
+@app.rule(readings.where(high).hold(for_=5), mode=queue(5), on_clear=once, warm="replay")
+@app.rule(hot, mode="latest", on_missed=fire_within(60), name="late")
+async def held(firing: Firing[Reading]) -> None:
+    assert_type(firing.steps, dict[str, list[Event[Any]]])
+    assert_type(firing.reason, str | None)
+    assert_type(firing.scheduled_at, float | None)
 
 
 @app.rule(hot, mode="single")

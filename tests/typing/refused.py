@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from headrace import App, Firing, Run, any_of, field, on, silent
+from headrace import (
+    App,
+    Firing,
+    Run,
+    absent,
+    all_of,
+    any_of,
+    field,
+    group,
+    not_,
+    on,
+    sequence,
+    silent,
+    step,
+)
 
 app = App("plant")
 
@@ -18,14 +32,14 @@ readings = on("sensors.*.temperature", Reading)
 readings.where(lambda e: e.data.fahrenheit > 90)  # type: ignore[attr-defined]
 readings.key(lambda e: e.tokens[1].celsius)  # type: ignore[attr-defined]
 readings.key(lambda e: [e.subject])  # type: ignore[arg-type, return-value]
-readings.where("celsius > 90")  # type: ignore[arg-type]
+readings.where("celsius > 90")  # type: ignore[call-overload]
 readings.count("3", within=60)  # type: ignore[arg-type]
 readings.count(3)  # type: ignore[call-arg]
 readings.count(3, within="60")  # type: ignore[arg-type]
 readings.count(3, within=60, mode="first")  # type: ignore[arg-type]
 silent(readings)  # type: ignore[call-arg]
 silent(readings, for_=60, repeat="twice")  # type: ignore[arg-type]
-any_of("sensors")  # type: ignore[arg-type]
+any_of("sensors")  # type: ignore[call-overload]
 on(5)  # type: ignore[call-overload]
 
 
@@ -36,7 +50,7 @@ def is_open(event: str) -> bool:
 readings.where(is_open)  # type: ignore[arg-type]
 
 high = field("celsius") > 90
-readings.where(field("celsius"))  # type: ignore[arg-type]
+readings.where(field("celsius"))  # type: ignore[call-overload]
 readings.where(field("celsius") > field("limit"))  # type: ignore[operator]
 readings.where(field("celsius") > None)  # type: ignore[operator]
 field("celsius") & high  # type: ignore[operator]
@@ -76,3 +90,15 @@ async def warm() -> None: ...
 async def unit_test() -> None:
     await page("t1")  # type: ignore[call-arg]
     await page(peak="high", sensor="t1")  # type: ignore[arg-type]
+
+
+readings.debounce(quiet=1, edge="middle")  # type: ignore[arg-type]
+readings.crosses("celsius", above=30)  # type: ignore[arg-type]
+readings.rate_limit(1, 10, overflow="wait")  # type: ignore[arg-type]
+readings.where(lambda e, m: e.data.fahrenheit > 90)  # type: ignore[misc, arg-type]
+all_of(readings, readings)  # type: ignore[call-overload]
+absent(readings, within=5)  # type: ignore[call-arg]
+step("hot", "sensors")  # type: ignore[arg-type]
+not_(readings).times(3)  # type: ignore[attr-defined]
+group("g", readings).until(lambda e: True)  # type: ignore[attr-defined]
+sequence(readings, "sensors", within=5)  # type: ignore[call-overload]
