@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.engine.decider import Verdict
-from headrace.triggers.hit import Hit, oldest_of, packed, retimed, slim, unpacked
+from headrace.triggers.hit import Hit, oldest_of, packed, since, slim, unpacked
 from headrace.triggers.joins import Join
 from headrace.triggers.nodes_joined import AbsentNode
 from headrace.triggers.stage import Place, Stage, TimerStage
@@ -36,9 +36,9 @@ class Absent(Join, TimerStage[Hit]):
 
     def fire(self, key: Any, *, due_ns: int, missed: int, out: list[Verdict]) -> None:
         """See `TimedStage`."""
-        since = self._table.pop(key)
-        assert since is not None, "a timer is of a key that waits"
-        self._then.push(retimed(since, due_ns), out)
+        armed = self._table.pop(key)
+        assert armed is not None, "a timer is of a key that waits"
+        self._then.push(since(armed, due_ns), out)
 
     def packed(self, key: Any, state: Hit) -> tuple[list[Any], int | None]:
         """See `KeyedStage`."""

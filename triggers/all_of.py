@@ -46,13 +46,15 @@ class AllOf(Join, KeyedStage[Branches]):
             self._add(branches[number], slim(hit, self.need), out)
         if all(branches):
             self._table.pop(key)
+            if self._keep == "first":
+                branches = [hits[:1] for hits in branches]
             self._then.push(self._made(branches, met[-1][1]), out)
 
     def _add(self, hits: list[Hit], hit: Hit, out: list[Verdict]) -> None:
         if self._keep == "latest":
             hits.clear()
-        elif self._keep == "first" and hits:
-            return
+        elif self._keep == "first" and self._within_ns is None and hits:
+            return  # the first never becomes too old
         elif len(hits) >= self._partials_max:
             del hits[0]
             out.append(RuleEvicted(self._rule, hit.key, "event"))

@@ -44,17 +44,21 @@ class Batch(TimerStage[_Parcel]):
         if self._bytes_max is not None:
             parcel.size_bytes += sum(len(seen.record.data) for seen in hit.seen)
         if len(parcel.hits) >= self._n:
-            self._send(key, hit.at_ns, None, "n", out)
+            self._flush(hit, "n", out)
         elif self._bytes_max is not None and parcel.size_bytes >= self._bytes_max:
-            self._send(key, hit.at_ns, None, "bytes", out)
+            self._flush(hit, "bytes", out)
+
+    def _flush(self, hit: Hit, reason: str, out: list[Verdict]) -> None:
+        """Send off what *hit* has filled; that it came by a timer is not by ours."""
+        if self._within_ns is not None:
+            self._place.disarm(hit.key)
+        self._send(hit.key, hit.at_ns, hit.due_ns, reason, out)
 
     def _send(
         self, key: Any, at_ns: int, due_ns: int | None, reason: str, out: list[Verdict]
     ) -> None:
         parcel = self._table.pop(key)
         assert parcel is not None, "only what is open is sent"
-        if due_ns is None and self._within_ns is not None:
-            self._place.disarm(key)
         hits = parcel.hits
         self._then.push(joined(hits, last=hits[-1], at_ns=at_ns, due_ns=due_ns, reason=reason), out)
 

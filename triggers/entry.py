@@ -37,8 +37,9 @@ class Owner(Protocol):
         """What has to be told where a step ends; empty: nothing."""
         ...
 
-    def remember(self, sequence: int, record: EventStored) -> None:
-        """Keep an event in memory for the runs that it may lead to."""
+    @property
+    def remember(self) -> Callable[[int, EventStored], None]:
+        """What keeps an event in memory for the runs that it may lead to."""
         ...
 
     def note_unkeyed(self) -> None:

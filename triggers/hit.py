@@ -106,6 +106,9 @@ def joined(
     seen = tuple([seen for hit in listed for seen in hit.seen])
     if in_order:
         events = sorted(set(events))
+        # The last of those that are of one event stays, so that the newest is the last.
+        by_sequence = {one.event.sequence: one for one in seen}
+        seen = tuple([one for one in seen if by_sequence[one.event.sequence] is one])
     more = sum(hit.more for hit in listed)
     if len(events) > EVENTS_MAX:
         more += len(events) - EVENTS_MAX
@@ -127,8 +130,15 @@ def joined(
 
 
 def retimed(hit: Hit, due_ns: int) -> Hit:
-    """Return *hit* as one that a timer hands on."""
+    """Return *hit* as it is handed on later, by a timer."""
     return msgspec.structs.replace(hit, at_ns=due_ns, due_ns=due_ns)
+
+
+def since(hit: Hit, due_ns: int) -> Hit:
+    """Return what a timer makes of nothing having come since *hit*: another one, of its events."""
+    return msgspec.structs.replace(
+        hit, at_ns=due_ns, due_ns=due_ns, branches=None, reason=None, steps=None
+    )
 
 
 def last_line(error: BaseException) -> str:

@@ -68,17 +68,7 @@ def check_aggregate(node: n.Node) -> None:
         )
 
 
-_ONE_EACH = (
-    n.FilterNode,
-    n.WhereNode,
-    n.KeyNode,
-    n.CrossesNode,
-    n.DedupeNode,
-    n.ThrottleNode,
-    n.RateLimitNode,
-    n.EventTimeNode,
-    AnyNode,
-)
+_ONE_EACH = (n.FilterNode, n.WhereNode, n.KeyNode, n.EventTimeNode, AnyNode)
 
 
 def _has_several(node: n.Node) -> bool:

@@ -146,8 +146,9 @@ class PlainSequence(Join, TimerStage[Row]):
         """Return the match of *partial* and the event that completes it."""
         events = (*partial[1:], last.events[0])
         steps = tuple(zip(self._names, zip(events, strict=True), strict=True))
-        if sorted(events) != [*events]:  # some came by timers of their own
-            events = tuple(sorted(set(events)))
+        ordered = sorted(set(events))
+        if ordered != [*events]:  # some came by timers of their own, or in two steps
+            events = tuple(ordered)
         return Hit(
             last.key,
             last.at_ns,

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from headrace.engine.decider import Verdict
 from headrace.triggers import nodes as n
-from headrace.triggers.hit import CLEAR, Hit, oldest_of, packed, retimed, slim, unpacked
+from headrace.triggers.hit import CLEAR, Hit, oldest_of, packed, since, slim, unpacked
 from headrace.triggers.stage import KeyedStage, Place, Stage
 
 
@@ -62,7 +62,7 @@ class Silent(KeyedStage[_Watch]):
             self._table.pop(key)
         if self._repeats:
             self._place.arm(key, due_ns + (missed + 1) * self._for_ns)
-        self._then.push(retimed(watch.last, due_ns), out)
+        self._then.push(since(watch.last, due_ns), out)
 
     def packed(self, key: Any, state: _Watch) -> tuple[list[Any], int | None]:
         """See `KeyedStage`."""
