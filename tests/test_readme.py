@@ -53,11 +53,11 @@ def test_the_python_examples_run(folder: Path) -> None:
     """A reader can paste each example and it works."""
     texts = blocks("python")
 
-    assert len(texts) == 2
+    assert len(texts) == 3
     for text in texts:
         done = run([sys.executable, "-W", "error", "-c", text], folder)
         assert done.returncode == 0, done.stderr
-    assert "cool_down completed" in run([sys.executable, "-c", texts[0]], folder).stdout
+    assert "cool_down completed" in run([sys.executable, "-c", texts[1]], folder).stdout
 
 
 def test_the_commands_run_in_their_order(folder: Path) -> None:
