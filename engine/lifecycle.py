@@ -25,14 +25,15 @@ class Lifecycle:
 
     def __init__(self, wants: Callable[[str], bool]) -> None:
         """Owe only those whose subject *wants* accepts."""
-        self._wants = wants
+        self.wants = wants
+        """Whether an event on a subject would be stored."""
         self.stored = 0
         """How many were paid."""
         self.owed: deque[tuple[str, bytes, int, int, int]] = deque()
 
     def owe(self, subject: str, *, run: int, trace: int, hops: int, data: dict[str, Any]) -> None:
         """Put one in the queue, if any rule wants it."""
-        if self._wants(subject):
+        if self.wants(subject):
             self.owed.append((subject, _encode(data), run, trace, hops))
 
     def next(self, at_ns: int) -> EventStored | None:
@@ -54,4 +55,4 @@ class Lifecycle:
 
     def load(self, dumped: list[Any]) -> None:
         """Take in what `dump` returned, but for what no rule wants any more."""
-        self.owed = deque(owed for owed in map(tuple, dumped) if self._wants(owed[0]))
+        self.owed = deque(owed for owed in map(tuple, dumped) if self.wants(owed[0]))

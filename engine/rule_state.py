@@ -199,22 +199,22 @@ class RuleState:
 
     def note_fired(self, sequence: int, fired: r.RuleFired) -> None:
         """Count a firing; raise or end an alarm; owe the event about it."""
-        stats = self.stats_of(fired.rule)
+        rule, outcome, details = fired.rule, fired.outcome, fired.details
+        stats = self.stats_of(rule)
         stats.fired += 1
         stats.last_fired_at_ns = self.at_ns
-        if fired.outcome in ("dropped", "missed", "paused", "history"):
-            setattr(stats, fired.outcome, getattr(stats, fired.outcome) + 1)
-        reason = None
-        if fired.details is not None:
-            reason = fired.details.reason
-            if fired.details.alarm:
+        if outcome != "run" and outcome != "waiting":
+            setattr(stats, outcome, getattr(stats, outcome) + 1)
+        if details is not None:
+            if details.alarm:
                 self._raise(sequence, fired)
-            elif reason == CLEAR:
-                self.alarms.end(fired.rule, fired.key)
-        data = {"firing": sequence, "rule": fired.rule, "key": fired.key, "outcome": fired.outcome}
-        if reason is not None:
-            data["reason"] = reason
-        self._owe("fired", fired.rule, trace=fired.trace or sequence, hops=fired.hops, data=data)
+            elif details.reason == CLEAR:
+                self.alarms.end(rule, fired.key)
+        if self.lifecycle.wants(f"rule.fired.{rule}"):  # nearly always nobody does
+            data = {"firing": sequence, "rule": rule, "key": fired.key, "outcome": outcome}
+            if details is not None and details.reason is not None:
+                data["reason"] = details.reason
+            self._owe("fired", rule, trace=fired.trace or sequence, hops=fired.hops, data=data)
 
     def _raise(self, sequence: int, fired: r.RuleFired) -> None:
         standing = self.alarms.find(fired.rule, fired.key)

@@ -9,16 +9,18 @@ from __future__ import annotations
 from array import array
 from typing import Any, Final
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from headrace.engine.decider import Verdict
-from headrace.engine.record import RuleEvicted
+from headrace.engine.event import Event
+from headrace.engine.record import EventStored, RuleEvicted
 from headrace.triggers import nodes as n
 from headrace.triggers.hit import (
     CLEAR,
     Hit,
     Need,
+    Seen,
     joined,
     oldest_of,
     packed,
@@ -79,44 +81,53 @@ class PlainCount(_Counting["array[int]"]):
 
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`."""
-        table, at_ns = self._table, hit.at_ns
-        window = table.touch(hit.key)
+        events = self._add(hit.key, hit.at_ns, hit.events[0], out)
+        if events:
+            self._then.push(replace(hit, events=events), out)
+
+    def take(
+        self, key: Any, event: Event[Any], record: EventStored, entry: int, out: list[Verdict]
+    ) -> None:
+        """See `EventStage`."""
+        sequence = event.sequence
+        events = self._add(key, record.at_ns, sequence, out)
+        if events:
+            seen = (Seen(event, record, entry),) if self.need else ()
+            trace = record.trace or sequence
+            self._then.push(Hit(key, record.at_ns, events, seen, trace, record.hops), out)
+
+    def _add(self, key: Any, at_ns: int, sequence: int, out: list[Verdict]) -> tuple[int, ...]:
+        """Add an event to the window of *key*; return what fires, if it does."""
+        table = self._table
+        window = table.touch(key)
         if window is None:
             self._forget(at_ns)
-            window = array("q", (1,))
-            self.keep(hit.key, window, out)
-        if self._within_ns is not None:
-            after_ns, end = at_ns - self._within_ns, 1
-            while end < len(window) and window[end] <= after_ns:
-                end += 2
-            if end > 1:
-                del window[1:end]
-        size = len(window) // 2
-        if size < self._n:
-            window[0] = 1
-        if size >= self._partials_max:
-            del window[1:3]
-            size -= 1
-            out.append(RuleEvicted(self._rule, hit.key, "event"))
-        window.append(at_ns)
-        window.append(hit.events[0])
-        if size + 1 >= self._n and (window[0] or self._always):
-            window[0] = 0
-            if self._resets:
-                table.pop(hit.key)
-            self._then.push(
-                Hit(
-                    hit.key,
-                    at_ns,
-                    tuple(window[2::2]),
-                    hit.seen,
-                    hit.trace,
-                    hit.hops,
-                    hit.due_ns,
-                    hit.branches,
-                ),
-                out,
-            )
+            window = array("q", (1, at_ns, sequence))
+            self.keep(key, window, out)
+            size = 1
+        else:
+            if self._within_ns is not None:
+                after_ns, end = at_ns - self._within_ns, 1
+                while end < len(window) and window[end] <= after_ns:
+                    end += 2
+                if end > 1:
+                    del window[1:end]
+            size = len(window) // 2
+            if size < self._n:
+                window[0] = 1
+            if size >= self._partials_max:
+                del window[1:3]
+                size -= 1
+                out.append(RuleEvicted(self._rule, key, "event"))
+            window.append(at_ns)
+            window.append(sequence)
+            size += 1
+        if size < self._n or not (window[0] or self._always):
+            return ()
+        window[0] = 0
+        if self._resets:
+            table.pop(key)
+        return tuple(window[2::2])
 
     def _newest_ns(self, state: array[int]) -> int:
         return state[-2]
@@ -222,7 +233,7 @@ class ClearingCount(Count):
         assert window is not None, "a timer is of a key that has fired"
         window.armed = True
         last = window.hits[-1]
-        self._then.push(msgspec.structs.replace(retimed(last, due_ns), reason=CLEAR), out)
+        self._then.push(replace(retimed(last, due_ns), reason=CLEAR), out)
 
 
 def count_of(place: Place, node: n.CountNode, then: Stage) -> PlainCount | Count:

@@ -17,6 +17,9 @@ from headrace.triggers.hit import Hit, Need, Seen, last_line
 from headrace.triggers.stage import LevelStage, Stage, checked_key, holds, key_of
 from headrace.triggers.stages import Key, Where
 
+Take = Callable[[Any, Event[Any], EventStored, int, list[Verdict]], None]
+"""See `EventStage`."""
+
 FILTER: Final = 0
 """A condition: what it turns down is not there for anything behind."""
 KEY: Final = 1
@@ -54,7 +57,7 @@ class Owner(Protocol):
 class Entry:
     """The beginning of a chain of stages."""
 
-    __slots__ = ("decode", "head", "needs_event", "number", "owner", "subject", "then")
+    __slots__ = ("decode", "head", "needs_event", "number", "owner", "subject", "take", "then")
 
     def __init__(self, owner: Owner, node: n.FilterNode, then: Stage, *, number: int) -> None:
         self.owner = owner
@@ -73,6 +76,8 @@ class Entry:
         self.head = tuple(head)
         self.then = then
         self.needs_event = then.need is not Need.NONE
+        # An event that hands on no hit, as most do behind a count, need not be made one.
+        self.take: Take | None = getattr(then, "take", None)
 
     def push(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
         """Take an event whose subject and type fit."""
@@ -110,6 +115,9 @@ class Entry:
                     return
         sequence = event.sequence
         owner.remember(sequence, record)
+        if self.take is not None:
+            self.take(key, event, record, self.number, out)
+            return
         seen = (Seen(event, record, self.number),) if self.needs_event else ()
         trace = record.trace or sequence
         self.then.push(Hit(key, record.at_ns, (sequence,), seen, trace, record.hops), out)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from headrace.engine.decider import Verdict
 from headrace.engine.event import Event
-from headrace.engine.record import RuleError, RuleEvicted, thaw
+from headrace.engine.record import EventStored, RuleError, RuleEvicted, thaw
 from headrace.engine.table import OrderedTable, Writing
 from headrace.engine.timers import Timers
 from headrace.triggers.hit import Hit, Need, Recall, last_line
@@ -44,6 +44,16 @@ class LevelStage(Stage, Protocol):
 
     def miss(self, hit: Hit, out: list[Verdict]) -> None:
         """Take what did not pass; it is no hit."""
+        ...
+
+
+class EventStage(Stage, Protocol):
+    """A stage that can take an event as it comes, and makes a hit only if it hands one on."""
+
+    def take(
+        self, key: Any, event: Event[Any], record: EventStored, entry: int, out: list[Verdict]
+    ) -> None:
+        """Take *event*, with its record and the number of the entry that it came by."""
         ...
 
 
