@@ -17,7 +17,7 @@ from headrace.triggers.checks import (
 )
 from headrace.triggers.nodes_joined import Contiguity, Quantifier
 from headrace.triggers.pattern import Match, Pattern, pattern_in
-from headrace.triggers.reach import check_not_relative, without_relative
+from headrace.triggers.reach import check_not_relative, nodes_of, without_relative
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -290,7 +290,21 @@ def names_of(
 
 
 def _step_source(place: str, node: nodes.Node) -> nodes.Node:
-    check_not_relative(place, without_relative(node))
+    """Return *node*, the pattern of a step, if it can be met.
+
+    Raises:
+        ValueError: it has a condition of two arguments in the wrong place, or conditions that
+            exclude each other.
+    """
+    plain = without_relative(node)
+    check_not_relative(place, plain)
+    if any(isinstance(one, nodes.WhereNode) for one in nodes_of(plain)):
+        from headrace.triggers.contradiction import contradictions
+
+        for one, other in contradictions(plain):
+            raise ValueError(
+                f"{place}: it can never be met, since no event fulfils both {one} and {other}"
+            )
     return node
 
 

@@ -85,7 +85,6 @@ def test_only_conditions_on_one_event_are_compared() -> None:
 
     assert found(a.where(more).key(key).where(less)) == [(more, less)]
     assert found(a.where(more).where(less).count(3, within=5).where(less)) == [(more, less)]
-    assert found(sequence(a.where(more).where(less), b)) == [(more, less)]
     assert found(any_of(a.where(more), b.where(less))) == []
     assert found(sequence(a.where(more), b.where(less))) == []
     assert found(a.where(more).debounce(5).where(less)) == []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from headrace import App, Firing, Run, any_of, on, silent
+from headrace import App, Firing, Run, absent, all_of, any_of, field, on, silent, step
 from headrace.triggers.checks import PARTIALS_MAX
 from headrace.triggers.keys import plain_key
 from headrace.triggers.pattern import Pattern
@@ -103,6 +103,96 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "expect nan": (lambda: silent(a, for_=5, expect=[float("nan")]), TypeError, r"nan cannot be"),
     "expect half": (lambda: silent(a, for_=5, expect=["\udcff"]), TypeError, r"cannot be a key"),
+    "keys_max=0": (lambda: a.key(len, keys_max=0), ValueError, r"key\(keys_max=0\).*at least 1"),
+    "crosses nothing": (lambda: a.crosses(len), ValueError, r"expected one of the two"),
+    "crosses both": (lambda: a.crosses(len, above=1, below=2), ValueError, r"above=1, below=2"),
+    "crosses text": (lambda: loose(a).crosses(len, above="9"), ValueError, r"above='9'.*finite"),
+    "crosses nan": (lambda: a.crosses(len, below=float("nan")), ValueError, r"below=nan.*finite"),
+    "hysteresis<0": (lambda: a.crosses(len, above=1, hysteresis=-1), ValueError, r"=-1.*least 0"),
+    "initial": (
+        lambda: loose(a).crosses(len, above=1, initial=1),
+        TypeError,
+        r"initial=1.*True",
+    ),
+    "crosses value": (
+        lambda: loose(a).crosses("x", above=1),
+        TypeError,
+        r"crosses\(.x.\).*field",
+    ),
+    "hold for_=0": (lambda: a.where(bool).hold(for_=0), ValueError, r"hold\(for_=0\)"),
+    "hold without where": (lambda: a.hold(for_=5), ValueError, r"on\('a'\)\.hold.*put \.where"),
+    "hold of a filter": (
+        lambda: a.where(bool).count(2, within=5).key(len).hold(for_=5),
+        ValueError,
+        r"\.hold\(…\).*condition that can be true for a while",
+    ),
+    "quiet=0": (lambda: a.debounce(0), ValueError, r"debounce\(quiet=0\)"),
+    "max_wait=0": (lambda: a.debounce(1, 0), ValueError, r"debounce\(max_wait=0\)"),
+    "edge": (lambda: loose(a).debounce(1, edge="end"), ValueError, r"edge='end'.*'leading'"),
+    "period<0": (lambda: a.throttle(-1), ValueError, r"throttle\(period=-1\)"),
+    "throttle edge": (lambda: loose(a).throttle(1, "no"), ValueError, r"throttle\(edge='no'\)"),
+    "rate 0": (lambda: a.rate_limit(0, 5), ValueError, r"rate_limit\(0\).*at least 1"),
+    "rate per": (lambda: a.rate_limit(1, 0), ValueError, r"rate_limit\(per=0\)"),
+    "burst=0": (lambda: a.rate_limit(1, 5, burst=0), ValueError, r"rate_limit\(burst=0\)"),
+    "overflow": (
+        lambda: loose(a).rate_limit(1, 5, overflow="wait"),
+        ValueError,
+        r"overflow='wait'.*'queue', 'drop' or 'latest'",
+    ),
+    "ttl=0": (lambda: a.dedupe(None, 0), ValueError, r"dedupe\(ttl=0\)"),
+    "dedupe key": (lambda: loose(a).dedupe("id", 5), TypeError, r"\.dedupe\('id'\).*field"),
+    "batch()": (a.batch, ValueError, r"batch\(\): expected a number, within= or bytes_max="),
+    "batch 0": (lambda: a.batch(0), ValueError, r"batch\(0\)"),
+    "bytes_max": (lambda: loose(a).batch(bytes_max=1.5), ValueError, r"batch\(bytes_max=1.5\)"),
+    "size=0": (lambda: a.tumbling(0), ValueError, r"tumbling\(size=0\)"),
+    "every=0": (lambda: a.hopping(5, 0), ValueError, r"hopping\(every=0\)"),
+    "too many windows": (lambda: a.hopping(1e6, 1), ValueError, r"over 10000 windows"),
+    "tz of minutes": (lambda: a.tumbling(60, tz="Europe/Berlin"), ValueError, r"whole days"),
+    "tz unknown": (lambda: a.tumbling(86400, tz="Berlin"), ValueError, r"tumbling\(tz='Berlin'\)"),
+    "tz number": (lambda: loose(a).tumbling(86400, tz=1), TypeError, r"name of a time zone"),
+    "emit_empty": (lambda: loose(a).tumbling(5, emit_empty=1), TypeError, r"emit_empty=1"),
+    "gap=0": (lambda: a.session(0), ValueError, r"session\(gap=0\)"),
+    "session max": (lambda: a.session(1, 0), ValueError, r"session\(max=0\)"),
+    "aggregate of one": (
+        lambda: a.key(len).aggregate(len),
+        ValueError,
+        r"aggregate.*one at a time",
+    ),
+    "aggregate text": (
+        lambda: loose(a).batch(2).aggregate("sum"),
+        TypeError,
+        r"\(.sum.\)",
+    ),
+    "lateness<0": (lambda: a.event_time(len, lateness=-1), ValueError, r"lateness=-1"),
+    "idle=0": (lambda: a.event_time(len, idle=0), ValueError, r"idle=0"),
+    "late": (lambda: loose(a).event_time(len, late="keep"), ValueError, r"late='keep'"),
+    "event time late": (
+        lambda: a.count(2, within=5).event_time(len),
+        ValueError,
+        r"\.event_time\(…\): expected it on each on\(…\)",
+    ),
+    "all_of one": (lambda: all_of(a, within=5), ValueError, r"at least two patterns, found 1"),
+    "all_of without": (lambda: loose(all_of)(a, a), TypeError, r"within"),
+    "all_of within=0": (lambda: all_of(a, a, within=0), ValueError, r"all_of\(within=0\)"),
+    "keep": (lambda: loose(all_of)(a, a, within=5, keep="last"), ValueError, r"keep='last'"),
+    "all_of text": (lambda: loose(all_of)("a", a, within=5), TypeError, r"all_of\('a'\).*pattern"),
+    "absent within": (lambda: absent(a, after=a, within=0), ValueError, r"absent\(within=0\)"),
+    "absent after": (lambda: loose(absent)(a, after="b", within=5), TypeError, r"absent\('b'\)"),
+    "rearm": (
+        lambda: loose(absent)(a, after=a, within=5, rearm="yes"),
+        ValueError,
+        r"rearm='yes'.*'ignore' or 'restart'",
+    ),
+    "two arguments": (
+        lambda: any_of(a.where(lambda e, m: True), a),
+        ValueError,
+        r"any_of: \.where\(…\) takes two arguments",
+    ),
+    "a step that is never met": (
+        lambda: step("hot", a.where(field() > 5).key(len).where(field() < 3)),
+        ValueError,
+        r"step\('hot'\): it can never be met.*field\(\) > 5 and field\(\) < 3",
+    ),
     "where behind silent": (
         lambda: silent(a, for_=5, expect=[1]).where(lambda e: True),
         ValueError,
@@ -163,6 +253,9 @@ async def action() -> None: ...
 async def taken() -> None: ...
 
 
+async def has_ended() -> None: ...
+
+
 REFUSED_BY_AN_APP: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "app name": (lambda: App("a b"), ValueError, r"App name 'a b'.*letters"),
     "no name": (lambda: App(""), ValueError, r"App name ''"),
@@ -183,6 +276,26 @@ REFUSED_BY_AN_APP: dict[str, tuple[Callable[[], object], type[Exception], str]] 
     ),
     "rule timeout": (lambda: app().rule(a, timeout=0)(action), ValueError, r"action\(timeout=0\)"),
     "rule retry": (lambda: app().rule(a, retry=3)(action), TypeError, r"retry=3.*Retry"),
+    "clear of a moment": (
+        lambda: app().rule(a.count(2, within=5), on_clear=has_ended),
+        ValueError,
+        r"on_clear=….*condition ends",
+    ),
+    "time-out of no sequence": (
+        lambda: app().rule(a, on_timeout=has_ended),
+        ValueError,
+        r"on_timeout=….*sequence",
+    ),
+    "event time for some": (
+        lambda: app().rule(any_of(a, a.event_time(lambda e: e.time)))(action),
+        ValueError,
+        r"\.event_time\(…\) with the same lateness, idle and late on each on",
+    ),
+    "two arguments": (
+        lambda: app().rule(a.where(lambda e, m: True)),
+        ValueError,
+        r"rule: \.where\(…\) takes two arguments",
+    ),
     "every=0": (lambda: app().every(0), ValueError, r"every\(period=0\)"),
     "every=text": (lambda: loose(app()).every("1m"), TypeError, r"every\(period='1m'\)"),
     "task twice": (lambda: app().task(taken), ValueError, r"'taken' is declared twice, at .*\.py"),
