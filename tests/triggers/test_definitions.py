@@ -21,6 +21,10 @@ async def never(event: Any) -> bool:
     raise AssertionError("it is not called")
 
 
+def size(event: Any) -> int:
+    raise AssertionError("it is not called")
+
+
 class AsyncCallable:
     async def __call__(self, event: Any) -> bool:
         raise AssertionError("it is not called")
@@ -103,14 +107,14 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "expect nan": (lambda: silent(a, for_=5, expect=[float("nan")]), TypeError, r"nan cannot be"),
     "expect half": (lambda: silent(a, for_=5, expect=["\udcff"]), TypeError, r"cannot be a key"),
-    "keys_max=0": (lambda: a.key(len, keys_max=0), ValueError, r"key\(keys_max=0\).*at least 1"),
-    "crosses nothing": (lambda: a.crosses(len), ValueError, r"expected one of the two"),
-    "crosses both": (lambda: a.crosses(len, above=1, below=2), ValueError, r"above=1, below=2"),
-    "crosses text": (lambda: loose(a).crosses(len, above="9"), ValueError, r"above='9'.*finite"),
-    "crosses nan": (lambda: a.crosses(len, below=float("nan")), ValueError, r"below=nan.*finite"),
-    "hysteresis<0": (lambda: a.crosses(len, above=1, hysteresis=-1), ValueError, r"=-1.*least 0"),
+    "keys_max=0": (lambda: a.key(size, keys_max=0), ValueError, r"key\(keys_max=0\).*at least 1"),
+    "crosses nothing": (lambda: a.crosses(size), ValueError, r"expected one of the two"),
+    "crosses both": (lambda: a.crosses(size, above=1, below=2), ValueError, r"above=1, below=2"),
+    "crosses text": (lambda: loose(a).crosses(size, above="9"), ValueError, r"above='9'.*finite"),
+    "crosses nan": (lambda: a.crosses(size, below=float("nan")), ValueError, r"below=nan.*finite"),
+    "hysteresis<0": (lambda: a.crosses(size, above=1, hysteresis=-1), ValueError, r"=-1.*least 0"),
     "initial": (
-        lambda: loose(a).crosses(len, above=1, initial=1),
+        lambda: loose(a).crosses(size, above=1, initial=1),
         TypeError,
         r"initial=1.*True",
     ),
@@ -122,7 +126,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "hold for_=0": (lambda: a.where(bool).hold(for_=0), ValueError, r"hold\(for_=0\)"),
     "hold without where": (lambda: a.hold(for_=5), ValueError, r"on\('a'\)\.hold.*put \.where"),
     "hold of a filter": (
-        lambda: a.where(bool).count(2, within=5).key(len).hold(for_=5),
+        lambda: a.where(bool).count(2, within=5).key(size).hold(for_=5),
         ValueError,
         r"\.hold\(…\).*condition that can be true for a while",
     ),
@@ -154,7 +158,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "gap=0": (lambda: a.session(0), ValueError, r"session\(gap=0\)"),
     "session max": (lambda: a.session(1, 0), ValueError, r"session\(max=0\)"),
     "aggregate of one": (
-        lambda: a.key(len).aggregate(len),
+        lambda: a.key(size).aggregate(size),
         ValueError,
         r"aggregate.*one at a time",
     ),
@@ -163,11 +167,11 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         TypeError,
         r"\(.sum.\)",
     ),
-    "lateness<0": (lambda: a.event_time(len, lateness=-1), ValueError, r"lateness=-1"),
-    "idle=0": (lambda: a.event_time(len, idle=0), ValueError, r"idle=0"),
-    "late": (lambda: loose(a).event_time(len, late="keep"), ValueError, r"late='keep'"),
+    "lateness<0": (lambda: a.event_time(size, lateness=-1), ValueError, r"lateness=-1"),
+    "idle=0": (lambda: a.event_time(size, idle=0), ValueError, r"idle=0"),
+    "late": (lambda: loose(a).event_time(size, late="keep"), ValueError, r"late='keep'"),
     "event time late": (
-        lambda: a.count(2, within=5).event_time(len),
+        lambda: a.count(2, within=5).event_time(size),
         ValueError,
         r"\.event_time\(…\): expected it on each on\(…\)",
     ),
@@ -189,7 +193,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"any_of: \.where\(…\) takes two arguments",
     ),
     "a step that is never met": (
-        lambda: step("hot", a.where(field() > 5).key(len).where(field() < 3)),
+        lambda: step("hot", a.where(field() > 5).key(size).where(field() < 3)),
         ValueError,
         r"step\('hot'\): it can never be met.*field\(\) > 5 and field\(\) < 3",
     ),
