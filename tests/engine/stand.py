@@ -11,13 +11,13 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from headrace import App, DurabilityLost, Engine, LogFull, MemoryLog
+from headrace import App, DurabilityLost, Engine, Firing, LogFull, MemoryLog
 from headrace.engine.clock import VirtualClock, seconds_to_ns
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import PROBE_S
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.record import Record, decode, is_decision
+from headrace.engine.record import Record, RuleFired, decode, is_decision
 from headrace.engine.restore import new_kernel
 from headrace.triggers.ruleset import RuleSet
 
@@ -264,3 +264,29 @@ def comparable(kernel: Kernel) -> dict[str, Any]:
     _, armed = state["timers"]
     state["timers"] = [timer[:-1] for timer in armed]
     return state
+
+
+# ---------------------------------------------------------------- actions and firings
+
+
+def noted(into: list[Any]) -> Callable[..., Any]:
+    """Return an action that notes the data of the last event of each firing."""
+
+    async def act(firing: Firing[Any]) -> None:
+        into.append(firing.events[-1].data)
+
+    return act
+
+
+async def nothing() -> None:
+    """Do nothing."""
+
+
+def outcomes(log: MemoryLog, rule: str) -> list[str]:
+    """Return what became of each firing of *rule*."""
+    return [fired.outcome for fired in of_kind(log, RuleFired) if fired.rule == rule]
+
+
+def check_replay(app: App, log: MemoryLog) -> None:
+    """A replay with the app's rules finds nothing else in the log."""
+    assert refolded(log, app.decider()).divergences == []

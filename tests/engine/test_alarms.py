@@ -12,6 +12,7 @@ from tests.engine.stand import (
     check_live,
     fill_disk,
     make_room,
+    nothing,
     of_kind,
     opened,
     records_of,
@@ -28,9 +29,6 @@ from headrace.engine.offline import OfflineLog
 from headrace.engine.snapshot import Snapshot, load
 from headrace.testing import firings
 from headrace.triggers.reach import clearing
-
-
-async def nothing() -> None: ...
 
 
 def app_of(pattern: Pattern[Any], **options: Any) -> App:
