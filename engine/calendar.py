@@ -79,6 +79,13 @@ class Calendar:
             return near[-1]
         return late[0]
 
+    def top(self) -> Entry | None:
+        """Return the earliest entry if it is near already; else ``None``."""
+        near, late = self._near, self._late
+        if not near:
+            return late[0] if late else None
+        return near[-1] if not late or near[-1] < late[0] else late[0]
+
     def pop(self) -> None:
         """Take out what `first` has just returned."""
         near, late = self._near, self._late

@@ -20,6 +20,7 @@ from msgspec import Struct
 from headrace.engine import record as r
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.state import HOPS_MAX, EngineState
+from headrace.engine.verdicts import decide
 
 RULE_DECISIONS: Final = (
     r.RuleFired,
@@ -76,7 +77,7 @@ class Kernel:
         verdicts = state.apply(self.sequence, record)
         unit: list[r.Record] = [record]
         for verdict in verdicts:
-            for decision in state.decide(verdict):
+            for decision in decide(state, verdict):
                 self.sequence += 1
                 state.carry_out(self.sequence, decision, record)
                 unit.append(decision)
@@ -182,7 +183,7 @@ class Kernel:
         for place, verdict in enumerate(self._expected):
             if self._rule_of(verdict) == rule:
                 del self._expected[place]
-                first, *rest = self.state.decide(verdict)
+                first, *rest = decide(self.state, verdict)
                 self._derived += rest
                 return first
         return None

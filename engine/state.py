@@ -1,13 +1,13 @@
 """The engine's state and what each kind of record does to it.
 
 Two steps, so that recorded decisions can win over derived ones: `apply` takes an input
-and returns verdicts; `decide` says what a verdict comes to, given the runs that are
+and returns verdicts; `verdicts.decide` says what one comes to, given the runs that are
 active; `carry_out` lets a decision, derived or recorded, take effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,7 +20,6 @@ from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
 from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of
 from headrace.engine.subject import is_reserved
-from headrace.engine.verdicts import decide
 
 HOPS_MAX: Final = 64
 RETRY: Final = 0
@@ -229,10 +228,6 @@ class EngineState(RuleState):
         return ()
 
     # ------------------------------------------------------------ decisions
-
-    def decide(self, verdict: Verdict | r.Decision) -> Iterable[r.Decision]:
-        """Say what a verdict comes to, given the runs that are active now."""
-        return decide(self, verdict)
 
     def carry_out(self, sequence: int, decision: r.Decision, cause: r.Input) -> None:
         """Let a decision take effect.  *cause* is the input of its unit."""

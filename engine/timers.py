@@ -17,13 +17,15 @@ class Timers:
     """A set of timers, at most one per id, that hands out the earliest.
 
     The order is (due, order of arming).  Moving a timer to a later time, which a watchdog
-    does on each event, only overwrites a dict entry: its heap entry stays where it is and
-    is put right when it comes up.  Arm O(log n), re-arm later O(1), fire O(log n).
+    does on each event, only overwrites a dict entry: its place in the calendar stays what it was
+    and is put right when it comes up.
     """
 
     def __init__(self) -> None:
-        self._armed: Table[TimerId, tuple[int, int]] = Table()
-        self._queued: dict[TimerId, int] = {}  # the due time of an id's one live entry
+        # Due time, order of arming, and the due time of its one entry in the calendar.
+        self._armed: Table[TimerId, tuple[int, int, int]] = Table()
+        # The entries of timers that were disarmed before these came up.
+        self._left: dict[TimerId, int] = {}
         self._calendar = Calendar()
         self._order = 0
         self.bound_ns = NEVER_NS
@@ -37,18 +39,28 @@ class Timers:
     def arm(self, timer: TimerId, due_ns: int) -> None:
         """Let *timer* fire at *due_ns*; if it was armed, it moves."""
         self._order += 1
-        self._armed.store(timer, (due_ns, self._order))
-        queued_ns = self._queued.get(timer)
-        if queued_ns is None or due_ns < queued_ns:
-            self._queued[timer] = due_ns
+        before = self._armed.peek(timer)
+        if before is not None:
+            entry_ns: int | None = before[2]
+        else:
+            entry_ns = self._left.pop(timer, None) if self._left else None
+        if entry_ns is None or due_ns < entry_ns:
+            entry_ns = due_ns
             self._calendar.put((due_ns, self._order, timer))
             self.moved = True
+        self._armed.store(timer, (due_ns, self._order, entry_ns))
         if due_ns < self.bound_ns:  # noqa: PLR1730 (a call is dear: this is done for each event)
             self.bound_ns = due_ns
 
     def disarm(self, timer: TimerId) -> None:
         """Forget *timer*; nothing happens if it was not armed."""
-        self._armed.pop(timer)
+        found = self._armed.pop(timer)
+        if found is not None:
+            top = self._calendar.top()
+            if top is not None and top[1] == found[1]:
+                self._calendar.pop()  # as of each that has fired
+            else:
+                self._left[timer] = found[2]
 
     def due_ns(self, timer: TimerId) -> int | None:
         """Return when *timer* is due, or ``None`` if it is not armed."""
@@ -61,17 +73,18 @@ class Timers:
         while (entry := calendar.first()) is not None:
             due_ns, order, timer = entry
             found = armed.peek(timer)
-            if found is not None and found[1] == order:
+            if found is None:
+                calendar.pop()
+                if self._left.get(timer) == due_ns:
+                    del self._left[timer]
+            elif found[1] == order:
                 self.bound_ns = due_ns
                 return due_ns, timer
-            calendar.pop()
-            if self._queued.get(timer) != due_ns:
-                continue  # an earlier entry took its place, or it came up before
-            if found is None:
-                del self._queued[timer]
             else:
-                self._queued[timer] = found[0]
-                calendar.put((found[0], found[1], timer))
+                calendar.pop()
+                if found[2] == due_ns:  # else an earlier entry took its place
+                    calendar.put((found[0], found[1], timer))
+                    armed.store(timer, (found[0], found[1], found[0]))
         self.bound_ns = NEVER_NS
         return None
 
@@ -83,7 +96,7 @@ class Timers:
     def dump(self) -> list[Any]:
         """Return the whole state as plain data: ``[order, [[timer, due_ns, order], …]]``."""
         armed = sorted(self._armed.items(), key=lambda item: item[1])
-        return [self._order, [[*timer, due_ns, order] for timer, (due_ns, order) in armed]]
+        return [self._order, [[*timer, due_ns, order] for timer, (due_ns, order, _) in armed]]
 
     @property
     def order(self) -> int:
@@ -98,8 +111,7 @@ class Timers:
         """Take in timers that were written out; `loaded` comes after the last of them."""
         for owner, slot, key, due_ns, nth in entries:
             timer = (owner, slot, thaw(key))
-            self._armed.store(timer, (due_ns, nth))
-            self._queued[timer] = due_ns
+            self._armed.store(timer, (due_ns, nth, due_ns))
             self._calendar.put((due_ns, nth, timer))
             self.bound_ns = min(self.bound_ns, due_ns)
 
@@ -109,5 +121,5 @@ class Timers:
         self.moved = True
 
 
-def _packed(timer: TimerId, armed: tuple[int, int]) -> tuple[Any, None]:
-    return [*timer, *armed], None
+def _packed(timer: TimerId, armed: tuple[int, int, int]) -> tuple[Any, None]:
+    return [*timer, armed[0], armed[1]], None

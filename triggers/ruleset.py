@@ -236,7 +236,8 @@ class RuleSet:
 
     def wants(self, subject: str) -> bool:
         """See `Decider`."""
-        return any(entry.owner.active for entry in self._index.lookup(subject))
+        entries = self._index.lookup(subject)
+        return bool(entries) and any(entry.owner.active for entry in entries)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """See `Decider`."""

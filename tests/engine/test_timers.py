@@ -155,7 +155,7 @@ def test_the_calendar_holds_little_more_than_what_is_armed(moves: list[tuple[str
         drained(timers)
 
     assert len(timers._calendar) == 0
-    assert timers._queued == {}
+    assert timers._left == {}
 
 
 @pytest.mark.parametrize("due_ns", [-(2**63), 0, 2**62, 2**64 - 1])
