@@ -28,7 +28,7 @@ from tests.simulation.shapes import completed_runs
 
 from headrace import LogFull, MemoryLog
 from headrace.connectors.jsonl import JsonLines
-from headrace.engine import attempt, commit, restore, snapshotter
+from headrace.engine import attempt, commit, restore, snapshotter, verdicts
 from headrace.engine.clock import LogTime, SystemClock
 from headrace.engine.commit import Pipeline
 from headrace.engine.core import Core
@@ -343,15 +343,15 @@ def finished_started_again(patch: Patch) -> None:
 def snapshot_inside_a_unit(patch: Patch) -> None:
     """The state is written out after an input, before what it has led to."""
     halves: dict[Kernel, tuple[int, list[bytes]]] = {}
-    original = EngineState.decide
+    original = verdicts.decide
 
     def submit(self: Kernel, record: Input) -> list[Record]:
-        def decide(state: EngineState, verdict: Any) -> Any:
+        def decide(state: Any, verdict: Any) -> Any:
             halves[self] = (self.sequence, list(Snapshot(self).parts()))
             return original(state, verdict)
 
         with Patch.context() as inner:
-            inner.setattr(EngineState, "decide", decide)
+            inner.setattr("headrace.engine.kernel.decide", decide)
             return whole(self, record)
 
     class Half(Snapshot):
