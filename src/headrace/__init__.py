@@ -16,6 +16,7 @@ from headrace.version import __version__
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.children import Handle
     from headrace.engine.emission import Emission
     from headrace.engine.engine import Engine
     from headrace.engine.errors import (
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from headrace.engine.event import Event, Firing
     from headrace.engine.log import FileLog, MemoryLog
     from headrace.engine.retry import Retry
-    from headrace.engine.run import Handle, Run
+    from headrace.engine.run import Run
     from headrace.triggers.combine import absent, all_of, any_of, silent
     from headrace.triggers.condition import Condition
     from headrace.triggers.field import field
@@ -119,7 +120,7 @@ _HOMES = {
     "EventRefused": "headrace.engine.errors",
     "FileLog": "headrace.engine.log",
     "Firing": "headrace.engine.event",
-    "Handle": "headrace.engine.run",
+    "Handle": "headrace.engine.children",
     "HeadraceError": "headrace.engine.errors",
     "HistoryUnusable": "headrace.engine.errors",
     "LogClosed": "headrace.engine.errors",

@@ -6,10 +6,9 @@ The same app is run live, tested in virtual time and replayed.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from headrace.engine.clock import Clock
@@ -17,8 +16,8 @@ from headrace.engine.decider import RunMode
 from headrace.engine.declared import Declared
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.log.protocol import Durability, EventLog
-from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
+from headrace.tasks import Tasks, check_name, name_of, spec_of
 from headrace.triggers.checks import Seconds, duration_ns
 from headrace.triggers.modes import OnMissed
 from headrace.triggers.nodes_clock import CatchUp, EveryNode
@@ -38,10 +37,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
-
-class App:
+class App(Tasks):
     """A set of declarations under a name."""
 
     def __init__(self, name: str) -> None:
@@ -50,104 +47,17 @@ class App:
         Raises:
             ValueError: *name* is not 1 to 64 letters, digits, ``_`` and ``-``.
         """
-        _check_name("App", name)
+        check_name("App", name)
+        super().__init__()
         self.name = name
-        self.tasks: dict[str, TaskSpec] = {}
-        """Tasks and rules' actions by name: a run names its code by this."""
         self.rules: dict[str, Rule] = {}
         """Rules by name, in the order of their declaration."""
-        self.actions: dict[str, TaskSpec] = {}
-        """What `action` has declared, by name."""
         self._files: AppFiles | None = None
         self._opened: WeakKeyDictionary[Engine, EngineFiles] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
         """Say what is in it."""
         return f"<App {self.name}: {len(self.rules)} rules, {len(self.tasks)} tasks>"
-
-    # ------------------------------------------------------------ tasks
-
-    @overload
-    def task(self, function: F) -> F: ...
-    @overload
-    def task(
-        self,
-        *,
-        retry: Any = None,
-        timeout: Seconds | None = None,
-        name: str | None = None,
-        version: str | None = None,
-    ) -> Callable[[F], F]: ...
-    def task(
-        self,
-        function: F | None = None,
-        *,
-        retry: Any = None,
-        timeout: Seconds | None = None,
-        name: str | None = None,
-        version: str | None = None,
-    ) -> F | Callable[[F], F]:
-        """Declare a function as a task; it stays an ordinary function.
-
-        *retry* is a `Retry` or a tenacity policy; without one a failure is final.
-        *timeout* bounds one attempt, in seconds.  *name* is what the log knows it by.
-
-        Raises:
-            TypeError, ValueError: it cannot work; says which part and why.
-        """
-
-        def declare(function: F) -> F:
-            self._declare(
-                function, name or _name_of(function), retry=retry, timeout=timeout, version=version
-            )
-            return function
-
-        return declare if function is None else declare(function)
-
-    @overload
-    def action(self, function: F) -> F: ...
-    @overload
-    def action(
-        self, *, retry: Any = None, timeout: Seconds | None = None, name: str | None = None
-    ) -> Callable[[F], F]: ...
-    def action(
-        self,
-        function: F | None = None,
-        *,
-        retry: Any = None,
-        timeout: Seconds | None = None,
-        name: str | None = None,
-    ) -> F | Callable[[F], F]:
-        """Declare a function that rules of a file can start; see `load_rules`.
-
-        It takes ``run: Run``, ``firing: Firing[Any]``, both or neither, as a rule's action
-        does.  *retry* and *timeout* hold for the rules that say none.
-
-        Raises:
-            TypeError, ValueError: it cannot work; says which part and why.
-        """
-
-        def declare(function: F) -> F:
-            action_name = name or _name_of(function)
-            spec = self._spec(function, action_name, retry=retry, timeout=timeout, is_action=True)
-            self.actions[action_name] = spec
-            return function
-
-        return declare if function is None else declare(function)
-
-    def _declare(self, function: Callable[..., Any], name: str, **options: Any) -> None:
-        self.tasks[name] = self._spec(function, name, **options)
-
-    def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
-        """Return what is declared of *function*, under a name that is not taken."""
-        made = _spec_of(function, name, **how)
-        taken = self.tasks.get(name) or self.actions.get(name)
-        if taken is not None:
-            raise ValueError(
-                f"task {name!r} is declared twice, at {taken.place} and again; "
-                f"give one of them a name= of its own"
-            )
-        return made
 
     # ------------------------------------------------------------ rules
 
@@ -198,7 +108,7 @@ class App:
         )
 
         def declare(function: F) -> F:
-            made = options.declared(function, name or _name_of(function), self._spec)
+            made = options.declared(function, name or name_of(function), self._spec)
             self.tasks.update(made.specs)
             self.rules[made.name] = made.rule
             return function
@@ -346,6 +256,7 @@ class App:
         if snapshot_every < 0:
             raise ValueError(f"snapshot_every must be at least 0, not {snapshot_every}")
         # Loaded only now: an app that is declared and not run does not pay for them.
+        from headrace.engine import commands
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
         from headrace.reloading import EngineFiles
@@ -369,6 +280,7 @@ class App:
             version=__version__,
             declare=self._declared,
         )
+        commands.register(engine.control, engine, version=__version__)
         files = self._opened[engine] = EngineFiles(self._files_loaded())
         engine.control.register("reload", lambda _: files.reload_all(engine))
         return engine
@@ -413,58 +325,14 @@ class App:
         self, pattern: Pattern[Any], action: Action, *, name: str | None = None, **options: Any
     ) -> Declared:
         """Return a rule for an engine that is open; the app itself stays as it is."""
-        rule_name = name or _name_of(action)
+        rule_name = name or name_of(action)
         replaced = self.rules.get(rule_name)
         own = set() if replaced is None else {rule_name, *replaced.tasks.values()}
 
         def spec(function: Action, task: str, **how: Any) -> TaskSpec:
             # In place of the rule's own code, but of nothing else.
             return (
-                _spec_of(function, task, **how)
-                if task in own
-                else self._spec(function, task, **how)
+                spec_of(function, task, **how) if task in own else self._spec(function, task, **how)
             )
 
         return options_of(pattern, **options).declared(action, rule_name, spec)
-
-
-def _spec_of(
-    function: Callable[..., Any],
-    name: str,
-    *,
-    retry: Any = None,
-    timeout: Seconds | None = None,
-    version: str | None = None,
-    is_action: bool = False,
-) -> TaskSpec:
-    """Return what is declared of *function* as a task.
-
-    Raises:
-        TypeError, ValueError: it cannot work; says which part and why.
-    """
-    _check_name("task", name)
-    timeout_s = None if timeout is None else duration_ns(name, "timeout", timeout) / 1e9
-    return TaskSpec(
-        name,
-        function,
-        run_type=Run,
-        retry=retry,
-        timeout_s=timeout_s,
-        version=version,
-        is_action=is_action,
-    )
-
-
-def _name_of(function: Callable[..., Any]) -> str:
-    name = getattr(function, "__name__", None)
-    if not isinstance(name, str) or name == "<lambda>":
-        raise TypeError(f"{function!r} has no name of its own; give it one with name=")
-    return name
-
-
-def _check_name(place: str, name: object) -> None:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(
-            f"{place} name {name!r}: expected 1 to 64 letters, digits, '_' and '-', "
-            f"beginning with a letter or '_'"
-        )

@@ -29,7 +29,8 @@ HEAVY = {
     "headrace.demo",
 }
 GROUPS = ("log", "events", "runs", "rules", "alarms")
-HELP_CPU_MS_MAX = 350
+HELP_RATIO_MAX = 2.5
+"""A ratio, since the time itself depends on the machine: see benchmarks/import_cost.py."""
 CALLS = 7
 
 COMMANDS = [
@@ -104,18 +105,21 @@ json.dump(sorted(sys.modules), out)
     assert HEAVY & loaded == set()
 
 
-def test_help_is_quick(tmp_path: Path) -> None:
-    """Tools whose help takes a second are not asked for help."""
-    costs_ms: list[float] = []
-    for _ in range(CALLS):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([HEADRACE, "--help"], capture_output=True, check=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        costs_ms.append(
-            (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
-        )
+def cpu_s(command: list[str | Path]) -> float:
+    """Return the processor time that *command* takes."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(costs_ms) < HELP_CPU_MS_MAX, costs_ms
+
+def test_help_costs_little_beyond_its_libraries() -> None:
+    """Tools whose help takes a second are not asked for help."""
+    bare: list[str | Path] = [sys.executable, "-c", "import cyclopts, msgspec, rich.console"]
+    costs = [(cpu_s([HEADRACE, "--help"]), cpu_s(bare)) for _ in range(CALLS)]
+
+    whole, libraries = map(min, zip(*costs, strict=True))
+    assert whole < HELP_RATIO_MAX * libraries, costs
 
 
 def test_without_arguments_it_prints_its_help(headrace: Call) -> None:

@@ -387,7 +387,7 @@ def decoded(kernel: Kernel) -> Any:
     return msgspec.msgpack.decode(kernel.dump(), strict=False)
 
 
-Life.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
+Life.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
 TestLiveIsFold = Life.TestCase
 
 

@@ -135,7 +135,7 @@ def decoded_part(part: bytes) -> Any:
     return msgspec.msgpack.decode(part, strict=False)
 
 
-SnapshotLife.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
+SnapshotLife.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
 TestSnapshotAndTailAreTheFold = SnapshotLife.TestCase
 
 

@@ -43,7 +43,7 @@ async def test_power_loss_at_many_moments(durability: Durability, anyio_backend_
     with_snapshots = Life(snapshot_every=SNAPSHOT_EVERY)
     await with_snapshots.live(SHORT)
     calls = len(with_snapshots.calls)
-    for after in range(0, calls, 11 if anyio_backend_name == "asyncio" else 97):
+    for after in range(0, calls, 19 if anyio_backend_name == "asyncio" else 97):
         place = f"{durability}, power off after {after} calls"
         life, left = await lose_power(Random(after), durability, SHORT, after=after)
         if durability == "fsynced":
@@ -160,5 +160,5 @@ async def test_power_loss_under_an_engine_that_forgets(
     A snapshot must not be ahead of what the disk has: what it made superfluous is gone.
     """
     calls = await forget(durability, None)
-    for after in range(0, calls, 23 if anyio_backend_name == "asyncio" else 97):
+    for after in range(0, calls, 37 if anyio_backend_name == "asyncio" else 97):
         await forget(durability, after)

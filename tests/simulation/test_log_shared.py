@@ -151,7 +151,7 @@ def test_readers_see_every_record_once(tmp_path: Path, durability: Durability) -
 
     None sees a part of one, readers that are killed keep nothing, and nobody else can write.
     """
-    print(share(tmp_path / "log", durability, segments=220, rng=Random(1)))
+    print(share(tmp_path / "log", durability, segments=85, rng=Random(1)))
 
 
 @pytest.mark.soak

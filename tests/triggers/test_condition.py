@@ -181,7 +181,7 @@ def compared(name: str, value: Any, rest: list[Any]) -> bool | None:
     return {">": order > 0, ">=": order >= 0, "<": order < 0, "<=": order <= 0}[name]
 
 
-@settings(max_examples=1000)
+@settings(max_examples=500)
 @given(sayings, datas)
 def test_a_condition_is_what_a_plain_evaluator_makes_of_it(said: Said, data: Any) -> None:
     """Closures, quick paths and mixed kinds change no verdict, and nothing ever raises."""

@@ -1,0 +1,189 @@
+"""`Steps`: what a run has asked for so far, by ordinals, against what the log holds of it.
+
+Every call that leaves a trace has an ordinal, counted from 1.  The first time it is
+recorded; when the run is invoked again, after a crash or for a retry, the record at that
+ordinal answers instead.  So code between the calls runs again, and the calls do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from headrace.engine.clock import NS
+from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
+from headrace.engine.executor import Executor, Rules
+from headrace.engine.parking import Parking
+from headrace.engine.record import StepKind, StepRequested
+from headrace.engine.runs import RunState, Step, digest_of
+from headrace.engine.task import TaskSpec
+
+if TYPE_CHECKING:
+    from random import Random
+
+
+class Steps:
+    """One attempt of one run: what it is, and its place among the recorded calls.
+
+    Call its methods from the task's own coroutine only; from another asyncio task they
+    raise `ConcurrentSteps`, because the order of calls must be the same again.
+    """
+
+    def __init__(self, executor: Executor, state: RunState, *, log_id: bytes) -> None:
+        """Made by the engine, not by users."""
+        self._executor = executor
+        self._pipeline = executor.pipeline
+        self._state = state
+        self._log_id = log_id
+        self._ordinal = 0
+        self._host = self._current_task()
+        self._now_ns = state.attempt_at_ns
+        self._random: Random | None = None
+        self._idempotency_key: str | None = None
+        self._shown: dict[int, int] = {}
+        """The failed steps that the code knows of, each with the last ordinal by then."""
+        self._sleeping: tuple[int, Callable[[], None]] | None = None
+
+    def __repr__(self) -> str:
+        """Name the run."""
+        return f"<Run {self.id} of {self._state.task}, attempt {self.attempt}>"
+
+    # ------------------------------------------------------------ what it is
+
+    @property
+    def id(self) -> int:
+        """The run's id: the sequence of the record that made it."""
+        return self._state.id
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1."""
+        return self._state.attempt
+
+    @property
+    def key(self) -> Any:
+        """The key of the firing that began it, or ``None``."""
+        return self._state.key
+
+    @property
+    def task(self) -> str:
+        """The name of the task, or of the rule whose action this is."""
+        return self._state.task
+
+    @property
+    def cause(self) -> int:
+        """Sequence of the record that directly led to it: an event, or the parent run."""
+        state = self._state
+        return state.events[-1] if state.events else state.parent or state.id
+
+    @property
+    def rules(self) -> Rules:
+        """The rules of its engine: ``await run.rules.add(…)``, as `Engine.add_rule`."""
+        assert self._executor.rules is not None, "an engine has rules"
+        return self._executor.rules
+
+    @property
+    def trace(self) -> int:
+        """Sequence of the outside event that began it all."""
+        return self._state.trace or self._state.id
+
+    @property
+    def idempotency_key(self) -> str:
+        """A text that is the same for all attempts and after a crash, and for no other run.
+
+        ``log/run``, and for a step the way down to it: ``/attempt.ordinal`` of each parent.
+        Not the step's own id: a step begins before its request is durable, and after a
+        crash its sequence may be another's.
+        """
+        if self._idempotency_key is None:
+            runs = self._pipeline.kernel.state.runs.active
+            state, way = self._state, ""
+            while state.parent:
+                parent = runs[state.parent]
+                state, way = parent, f"/{parent.attempt}.{state.ordinal}{way}"
+            self._idempotency_key = f"{self._log_id.hex()}/{state.id}{way}"
+        return self._idempotency_key
+
+    @property
+    def logger(self) -> Any:
+        """A structlog logger that names the run in each line."""
+        return self._executor.logger_of(self.id)
+
+    def now(self) -> float:
+        """Return the log time of the record that last resumed the run, in seconds."""
+        return self._now_ns / NS
+
+    def random(self) -> float:
+        """Return the next number from 0 up to 1, the same again in each attempt."""
+        if self._random is None:
+            from random import Random  # loads hashlib, and few runs need it
+
+            self._random = Random(self.idempotency_key)  # noqa: S311 (no secret)
+        return self._random.random()
+
+    # ------------------------------------------------------------ inside
+
+    def _current_task(self) -> Any:
+        try:
+            return self._pipeline.backend.current_task()
+        except RuntimeError:  # in a worker thread
+            return None
+
+    def _check_host(self) -> None:
+        if self._current_task() is not self._host:
+            raise ConcurrentSteps(
+                f"{self!r}: a step was asked for outside of the run's own coroutine, so its "
+                f"place could not be found again; use run.spawn, run.map, or pass data instead"
+            )
+
+    def _next_ordinal(self) -> int:
+        self._check_host()
+        self._ordinal += 1
+        return self._ordinal
+
+    def _recorded(self, ordinal: int, kind: str, name: str, raw: Any) -> Step | None:
+        """Return what the log holds at *ordinal*, if that is what is asked for now."""
+        step = self._state.steps.get(ordinal)
+        if step is None:
+            return None
+        if (step.kind, step.name) != (kind, name):
+            raise Diverged(
+                self.id,
+                ordinal,
+                recorded=f"{step.kind} {step.name}".strip(),
+                asked=f"{kind} {name}".strip(),
+            )
+        if raw is not None and step.digest != digest_of(raw):
+            what = "data" if kind == "emit" else "arguments"
+            raise Diverged(
+                self.id,
+                ordinal,
+                recorded=f"{kind} {name} with {what} of digest {step.digest.hex()}",
+                asked=f"the same with {what} of digest {digest_of(raw).hex()}",
+            )
+        return step
+
+    def _request(
+        self, kind: StepKind, spec: TaskSpec, args: Any, kwargs: Any, ordinal: int
+    ) -> Step:
+        raw = spec.encode_args(args, kwargs)
+        step = self._recorded(ordinal, kind, spec.name, raw)
+        if step is None:
+            at_ns = self._pipeline.tick()
+            record = StepRequested(at_ns, self.id, ordinal, kind, spec.name, raw)
+            self._pipeline.put(record)
+            step = self._state.steps[ordinal]
+        return step
+
+    def _outcome(self, step: Step, spec: TaskSpec) -> Any:
+        self._now_ns = max(self._now_ns, step.at_ns)
+        if step.status == "done":
+            assert step.result is not None
+            return spec.decode_result(step.result)
+        self._shown[step.sequence] = self._ordinal
+        kind = StepCancelled if step.status == "cancelled" else StepFailed
+        raise kind(step.name, step.sequence, step.error or "unknown")
+
+    def _parking(self) -> Parking:
+        return Parking(partial(self._executor.park, self))

@@ -1,0 +1,159 @@
+"""`Tasks`: the part of an `App` that declares functions: tasks, and actions for rules of a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, overload
+
+from headrace.engine.run import Run
+from headrace.engine.task import TaskSpec
+from headrace.triggers.checks import Seconds, duration_ns
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
+
+
+class Tasks:
+    """Functions by name."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, TaskSpec] = {}
+        """Tasks and rules' actions by name: a run names its code by this."""
+        self.actions: dict[str, TaskSpec] = {}
+        """What `action` has declared, by name."""
+
+    @overload
+    def task(self, function: F) -> F: ...
+    @overload
+    def task(
+        self,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> Callable[[F], F]: ...
+    def task(
+        self,
+        function: F | None = None,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        name: str | None = None,
+        version: str | None = None,
+    ) -> F | Callable[[F], F]:
+        """Declare a function as a task; it stays an ordinary function.
+
+        *retry* is a `Retry` or a tenacity policy; without one a failure is final.
+        *timeout* bounds one attempt, in seconds.  *name* is what the log knows it by.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+
+        def declare(function: F) -> F:
+            self._declare(
+                function, name or name_of(function), retry=retry, timeout=timeout, version=version
+            )
+            return function
+
+        return declare if function is None else declare(function)
+
+    @overload
+    def action(self, function: F) -> F: ...
+    @overload
+    def action(
+        self, *, retry: Any = None, timeout: Seconds | None = None, name: str | None = None
+    ) -> Callable[[F], F]: ...
+    def action(
+        self,
+        function: F | None = None,
+        *,
+        retry: Any = None,
+        timeout: Seconds | None = None,
+        name: str | None = None,
+    ) -> F | Callable[[F], F]:
+        """Declare a function that rules of a file can start; see `load_rules`.
+
+        It takes ``run: Run``, ``firing: Firing[Any]``, both or neither, as a rule's action
+        does.  *retry* and *timeout* hold for the rules that say none.
+
+        Raises:
+            TypeError, ValueError: it cannot work; says which part and why.
+        """
+
+        def declare(function: F) -> F:
+            action_name = name or name_of(function)
+            spec = self._spec(function, action_name, retry=retry, timeout=timeout, is_action=True)
+            self.actions[action_name] = spec
+            return function
+
+        return declare if function is None else declare(function)
+
+    def _declare(self, function: Callable[..., Any], name: str, **options: Any) -> None:
+        self.tasks[name] = self._spec(function, name, **options)
+
+    def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
+        """Return what is declared of *function*, under a name that is not taken."""
+        made = spec_of(function, name, **how)
+        taken = self.tasks.get(name) or self.actions.get(name)
+        if taken is not None:
+            raise ValueError(
+                f"task {name!r} is declared twice, at {taken.place} and again; "
+                f"give one of them a name= of its own"
+            )
+        return made
+
+
+def spec_of(
+    function: Callable[..., Any],
+    name: str,
+    *,
+    retry: Any = None,
+    timeout: Seconds | None = None,
+    version: str | None = None,
+    is_action: bool = False,
+) -> TaskSpec:
+    """Return what is declared of *function* as a task.
+
+    Raises:
+        TypeError, ValueError: it cannot work; says which part and why.
+    """
+    check_name("task", name)
+    timeout_s = None if timeout is None else duration_ns(name, "timeout", timeout) / 1e9
+    return TaskSpec(
+        name,
+        function,
+        run_type=Run,
+        retry=retry,
+        timeout_s=timeout_s,
+        version=version,
+        is_action=is_action,
+    )
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return the name under which *function* is declared unless it is given another.
+
+    Raises:
+        TypeError: it has none of its own.
+    """
+    name = getattr(function, "__name__", None)
+    if not isinstance(name, str) or name == "<lambda>":
+        raise TypeError(f"{function!r} has no name of its own; give it one with name=")
+    return name
+
+
+def check_name(place: str, name: object) -> None:
+    """Refuse what is no name of an app, a rule or a task.
+
+    Raises:
+        ValueError: says what *place* expects.
+    """
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ValueError(
+            f"{place} name {name!r}: expected 1 to 64 letters, digits, '_' and '-', "
+            f"beginning with a letter or '_'"
+        )
