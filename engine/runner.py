@@ -71,6 +71,8 @@ class Runner:
         self._queue = Lanes()
         self._queued: set[int] = set()
         self._attempts: dict[int, Attempt] = {}
+        self._doomed: dict[int, str] = {}
+        """Why runs that are queued are only to be cancelled."""
         self._parked = 0  # attempts that only wait for children or timers
         self._idle: list[anyio.Event] = []
         self._hired = 0  # workers that have not begun yet
@@ -123,6 +125,8 @@ class Runner:
                 attempt = self._attempts.get(effect.run)
                 if attempt is not None:
                     attempt.run.wake(effect.ordinal)
+                else:  # it slept when the engine started
+                    self.start(effect.run)
             else:
                 self._cancel(effect.run)
 
@@ -131,26 +135,31 @@ class Runner:
         state = self.pipeline.kernel.state.runs.active.get(run_id)
         if state is None or run_id in self._attempts or run_id in self._queued:
             return
-        if state.status != "active":
-            return  # its retry timer starts it
+        if state.status != "active" or state.is_asleep:
+            return  # a timer starts it
         if state.task not in self._specs:
             logger().warning("task_missing", run=run_id, task=state.task)
             return
-        self._queued.add(run_id)
-        self._queue.push((state.rule, state.key), run_id)
+        self._enqueue(state)
+
+    def _enqueue(self, state: RunState) -> None:
+        self._queued.add(state.id)
+        self._queue.push((state.rule, state.key), state.id)
         self._let_work()
 
     def resume(self, task: str | None = None) -> None:
         """Start every run that the log holds open, or those of *task* only.
 
-        Steps are started by their parents.
+        Those that sleep are not invoked until they are due.  Steps are started by their
+        parents, but for those of a parent that sleeps.
         """
-        for state in list(self.pipeline.kernel.state.runs.active.values()):
+        runs = self.pipeline.kernel.state.runs.active
+        for state in list(runs.values()):
             if task is not None and state.task != task:
                 continue
             if state.cancelling is not None:
                 self._cancel(state.id)
-            elif not state.parent and state.status == "active":
+            elif not state.parent or runs[state.parent].is_asleep:
                 self.start(state.id)
 
     def _let_work(self) -> None:
@@ -195,8 +204,9 @@ class Runner:
         attempt = Attempt(run, state, spec)
         attempt.depth = depth
         self._attempts[state.id] = attempt
-        if state.cancelling is not None:
-            attempt.stop("cancel", state.cancelling)
+        reason = state.cancelling or self._doomed.pop(state.id, None)
+        if reason is not None:
+            attempt.stop("cancel", reason)
         elif self.stopping:
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None:
@@ -297,7 +307,7 @@ class Runner:
         depth = 1 if caller is None else caller.depth + 1
         if state.status == "active" and depth > DEPTH_MAX:
             self.start(run_id)
-        elif state.status == "active" and run_id not in self._attempts:
+        elif state.status == "active" and run_id not in self._attempts and not state.is_asleep:
             if run_id in self._queued:
                 self._queue.discard((state.rule, state.key), run_id)
                 self._queued.discard(run_id)
@@ -323,12 +333,27 @@ class Runner:
         if attempt is not None:
             self._stop(attempt, "cancel", reason)
             return
-        state = self.pipeline.kernel.state.runs.active.get(run_id)
-        if state is not None:
-            if run_id in self._queued:
-                self._queue.discard((state.rule, state.key), run_id)
-                self._queued.discard(run_id)
+        runs = self.pipeline.kernel.state.runs.active
+        state = runs.get(run_id)
+        if state is None:
+            return
+        if run_id in self._queued:
+            self._queue.discard((state.rule, state.key), run_id)
+            self._queued.discard(run_id)
+        if self._has_children_at_work(state):
+            # It sleeps since the start, and its children do not: an attempt ends them first.
+            self._doomed[run_id] = reason
+            self._enqueue(state)
+        else:
             self._end(RunCancelled(self.pipeline.tick(), run_id, reason))
+
+    def _has_children_at_work(self, state: RunState) -> bool:
+        runs = self.pipeline.kernel.state.runs.active
+        children = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        return any(
+            child in self._attempts or (child in runs and self._has_children_at_work(runs[child]))
+            for child in children
+        )
 
     def _cancel(self, run_id: int) -> None:
         state = self.pipeline.kernel.state.runs.active.get(run_id)

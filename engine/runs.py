@@ -75,7 +75,12 @@ class RunState(Struct):
     @property
     def waits_for_time(self) -> bool:
         """Whether a timer of its own will make it go on: a retry or a sleep."""
-        return self.status == "retrying" or any(
+        return self.status == "retrying" or self.is_asleep
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether its code is at a wait that a record ends: it need not be invoked before."""
+        return any(
             step.kind == "sleep" and step.status == "pending" for step in self.steps.values()
         )
 
