@@ -9,13 +9,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import anyio
 from anyio import CancelScope
 from msgspec import Struct
 
 R = TypeVar("R")
+
+
+class Event(Protocol):
+    """What `anyio.Event` does, without its asking for the backend each time one is made."""
+
+    def set(self) -> object:
+        """Wake all who wait."""
+        ...
+
+    def is_set(self) -> bool:
+        """Whether `set` was called."""
+        ...
+
+    async def wait(self) -> object:
+        """Return once `set` was called."""
+        ...
 
 
 class Backend(Struct, frozen=True):
@@ -27,6 +43,8 @@ class Backend(Struct, frozen=True):
     """From any thread: call this in the loop.  Raises RuntimeError once the loop is closed."""
     current_task: Callable[[], Any]
     """The task that is running, as an object to compare by identity."""
+    event: Callable[[], Event]
+    """Make an event, in any callback of the loop."""
 
 
 def is_cancelled_here() -> bool:
@@ -61,5 +79,7 @@ def current_backend() -> Backend:
         import trio
 
         token = trio.lowlevel.current_trio_token()
-        return Backend(token.run_sync_soon, token.run_sync_soon, trio.lowlevel.current_task)
-    return Backend(loop.call_soon, loop.call_soon_threadsafe, asyncio.current_task)
+        return Backend(
+            token.run_sync_soon, token.run_sync_soon, trio.lowlevel.current_task, trio.Event
+        )
+    return Backend(loop.call_soon, loop.call_soon_threadsafe, asyncio.current_task, asyncio.Event)

@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-import anyio
 from msgspec import Struct
 
-from headrace.engine.backend import Backend
+from headrace.engine.backend import Backend, Event
 from headrace.engine.clock import Clock, LogTime
 from headrace.engine.errors import EngineClosed, LogError
 from headrace.engine.kernel import Kernel
@@ -36,7 +35,7 @@ class _Group(Struct):
     """Those who wait for the records up to *upto*: one event for all of them."""
 
     upto: int
-    done: anyio.Event
+    done: Event
 
 
 class Pipeline:
@@ -60,6 +59,8 @@ class Pipeline:
         self._open: _Group | None = None
         self._groups: deque[_Group] = deque()
         self._commit_is_due = False
+        self.is_committing = False
+        """Whether the log is being asked to commit: `progress` follows without its asking."""
         self._is_paying = False
         self._is_broken = False
         self._freed = Signal()
@@ -190,8 +191,12 @@ class Pipeline:
             self._groups.append(self._open)
             self._open = None
         if self.failure is None:
+            self.is_committing = True
             self.log.commit()
-            if self.log.committed_sequence >= self.kernel.sequence:
+            self.is_committing = False
+            if self.log.failure is not None or (
+                self.log.committed_sequence >= self.kernel.sequence
+            ):
                 self.progress()  # a level that does not wait for a disk
 
     def progress(self) -> None:
@@ -274,7 +279,7 @@ class Pipeline:
         if group is None:
             group = self._open
             if group is None:
-                group = self._open = _Group(0, anyio.Event())
+                group = self._open = _Group(0, self.backend.event())
             group.upto = self.kernel.sequence
             if not self._commit_is_due:
                 self._commit_is_due = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 from types import TracebackType
 from typing import Final, Literal, Self
 
@@ -94,8 +95,12 @@ class Life:
             raise EngineClosed("expected a new engine, found one that was closed; use app.open")
         backend = current_backend()
 
+        own_thread = get_ident()
+
         def notify() -> None:
-            backend.call_from_thread(self._progress)
+            # A log that commits at once says so in the middle of being asked to.
+            if get_ident() != own_thread or not self._core.pipeline.is_committing:
+                backend.call_from_thread(self._progress)
 
         has_log = False
 

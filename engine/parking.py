@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import anyio
+from headrace.engine.backend import Event
 
 
 class Parking:
@@ -16,10 +16,10 @@ class Parking:
 
     __slots__ = ("_event", "_is_parked", "_note")
 
-    def __init__(self, note: Callable[[int], None]) -> None:
-        """Tell *note* of the beginning (+1) and of the end (-1)."""
+    def __init__(self, event: Event, note: Callable[[int], None]) -> None:
+        """Wait for *event*, which is new; tell *note* of the beginning (+1) and of the end (-1)."""
         self._note = note
-        self._event = anyio.Event()
+        self._event = event
         self._is_parked = False
 
     def wake(self) -> None:

@@ -21,6 +21,7 @@ from anyio import CancelScope, to_thread
 from anyio.abc import TaskGroup
 
 from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_record
+from headrace.engine.backend import Event
 from headrace.engine.clock import NS, Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
@@ -74,7 +75,7 @@ class Runner:
         self._doomed: dict[int, str] = {}
         """Why runs that are queued are only to be cancelled."""
         self._parked = 0  # attempts that only wait for children or timers
-        self._idle: list[anyio.Event] = []
+        self._idle: list[Event] = []
         self._hired = 0  # workers that have not begun yet
         self._ended: dict[int, list[Callable[[], None]]] = {}
         self._deadlines: list[tuple[int, int, Attempt]] = []
@@ -182,7 +183,7 @@ class Runner:
         self._hired -= 1
         while True:
             if not self._queued or self._executing >= ACTIVE_MAX or self.stopping:
-                wake = anyio.Event()
+                wake = self.pipeline.backend.event()
                 self._idle.append(wake)
                 await wake.wait()
                 continue
@@ -317,7 +318,7 @@ class Runner:
             finally:
                 self.park(parent, -1)
         if run_id in runs:
-            parking = Parking(partial(self.park, parent))
+            parking = Parking(self.pipeline.backend.event(), partial(self.park, parent))
             self.when_ended(run_id, parking.wake)
             await parking.wait()
         else:
