@@ -34,6 +34,32 @@ class Event(Protocol):
         ...
 
 
+class Waiter:
+    """An `Event` of asyncio that one task waits for, at most."""
+
+    __slots__ = ("_future", "_is_set")
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None
+        self._is_set = False
+
+    def set(self) -> None:
+        """See `Event`."""
+        self._is_set = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def is_set(self) -> bool:
+        """See `Event`."""
+        return self._is_set
+
+    async def wait(self) -> None:
+        """See `Event`."""
+        if not self._is_set:
+            self._future = asyncio.get_running_loop().create_future()
+            await self._future
+
+
 class Backend(Struct, frozen=True):
     """How to reach the running event loop."""
 
@@ -45,6 +71,8 @@ class Backend(Struct, frozen=True):
     """The task that is running, as an object to compare by identity."""
     event: Callable[[], Event]
     """Make an event, in any callback of the loop."""
+    waiter: Callable[[], Event]
+    """Make an event that one task waits for, at most: a third of the memory."""
 
 
 def is_cancelled_here() -> bool:
@@ -80,6 +108,16 @@ def current_backend() -> Backend:
 
         token = trio.lowlevel.current_trio_token()
         return Backend(
-            token.run_sync_soon, token.run_sync_soon, trio.lowlevel.current_task, trio.Event
+            token.run_sync_soon,
+            token.run_sync_soon,
+            trio.lowlevel.current_task,
+            trio.Event,
+            trio.Event,
         )
-    return Backend(loop.call_soon, loop.call_soon_threadsafe, asyncio.current_task, asyncio.Event)
+    return Backend(
+        loop.call_soon,
+        loop.call_soon_threadsafe,
+        asyncio.current_task,
+        asyncio.Event,
+        Waiter,
+    )

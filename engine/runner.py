@@ -183,9 +183,10 @@ class Runner:
         self._hired -= 1
         while True:
             if not self._queued or self._executing >= ACTIVE_MAX or self.stopping:
-                wake = self.pipeline.backend.event()
+                wake = self.pipeline.backend.waiter()
                 self._idle.append(wake)
                 await wake.wait()
+                del wake  # a run that sleeps long would keep it
                 continue
             run_id = self._queue.pop()
             self._queued.discard(run_id)
@@ -318,7 +319,7 @@ class Runner:
             finally:
                 self.park(parent, -1)
         if run_id in runs:
-            parking = Parking(self.pipeline.backend.event(), partial(self.park, parent))
+            parking = Parking(self.pipeline.backend.waiter(), partial(self.park, parent))
             self.when_ended(run_id, parking.wake)
             await parking.wait()
         else:

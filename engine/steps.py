@@ -186,4 +186,4 @@ class Steps:
         raise kind(step.name, step.sequence, step.error or "unknown")
 
     def _parking(self) -> Parking:
-        return Parking(self._pipeline.backend.event(), partial(self._executor.park, self))
+        return Parking(self._pipeline.backend.waiter(), partial(self._executor.park, self))
