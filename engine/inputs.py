@@ -73,6 +73,9 @@ class RunFailed(Struct, array_like=True, frozen=True, gc=False, tag=4):
     error: str
     """``Type: message`` of the last attempt."""
     traceback: str
+    forget: list[int] | None = None
+    """For a dead letter: ordinals of the steps that a redrive executes again; ``None``: of
+    a log from before that was recorded."""
 
 
 class RunCancelled(Struct, array_like=True, frozen=True, gc=False, tag=5):
@@ -259,3 +262,33 @@ class HistoryEnded(Struct, array_like=True, frozen=True, tag=22):
     """From here on events are live."""
 
     at_ns: int
+
+
+class RunLaunched(Struct, array_like=True, frozen=True, gc=False, tag=28):
+    """Somebody asked for an independent run.  Its sequence is the id of the run, if it makes one.
+
+    It makes none if there is a run that holds its key.
+    """
+
+    at_ns: int
+    task: str
+    args: Raw
+    """As of `StepRequested`."""
+    key: str | None = None
+    """At most one run of the task holds it: while it is open, and `window_ns` after its end."""
+    window_ns: int = 0
+    run: int = 0
+    """The run that asked; 0: it came from outside."""
+    ordinal: int = 0
+    """Which call of that run, from 1."""
+
+
+class RunRedriven(Struct, array_like=True, frozen=True, tag=29):
+    """A run that was given up goes on, with another attempt under its old id."""
+
+    at_ns: int
+    run: int
+    from_start: bool = False
+    """Whether all its steps are forgotten; else only what its last failure made of it."""
+    made: bytes | None = None
+    """The run as its making record says, if the state did not have it any more."""

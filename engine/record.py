@@ -51,6 +51,8 @@ from headrace.engine.inputs import (
     RunCancelled,
     RunCompleted,
     RunFailed,
+    RunLaunched,
+    RunRedriven,
     SleepRequested,
     SourceOpened,
     StepKind,
@@ -95,6 +97,8 @@ __all__ = [
     "RunCancelling",
     "RunCompleted",
     "RunFailed",
+    "RunLaunched",
+    "RunRedriven",
     "RunReleased",
     "RunReplaced",
     "SleepRequested",
@@ -146,6 +150,8 @@ Input = (
     | AlarmAcknowledged
     | HistoryBegan
     | HistoryEnded
+    | RunLaunched
+    | RunRedriven
 )
 Decision = (
     RuleFired
@@ -183,6 +189,8 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     AlarmAcknowledged: "alarm.acknowledged",
     HistoryBegan: "history.began",
     HistoryEnded: "history.ended",
+    RunLaunched: "run.launched",
+    RunRedriven: "run.redriven",
     RuleFired: "rule.fired",
     RunReleased: "run.released",
     RunReplaced: "run.replaced",
@@ -216,10 +224,11 @@ UNTIMED: Final = (
     CancelRequested,
     RulePaused,
     AlarmAcknowledged,
+    RunRedriven,
 )
 """Records before which timers that are due need not have fired.
 
-The last four may be written while no engine runs, and so none that fires timers.
+The last five may be written while no engine runs, and so none that fires timers.
 """
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode

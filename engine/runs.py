@@ -7,12 +7,13 @@ that makes it to the one that ends it; of ended runs a bounded list of summaries
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import Details, RuleFired, StepKind, StepRequested, thaw
+from headrace.engine.record import Details, RuleFired, RunLaunched, StepKind, StepRequested, thaw
 from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
@@ -71,6 +72,13 @@ class RunState(Struct):
     steps: dict[int, Step] = {}
     details: Details | None = None
     """What its firing says beyond its events."""
+    launch_key: str | None = None
+    """The key that it holds, if it was launched under one."""
+    window_ns: int = 0
+    """How long it holds that after its end."""
+    redriven_attempt: int = 0
+    """Attempts before the last redrive: retries are counted from there."""
+    redriven_at_ns: int = 0
 
     @property
     def waits_for_time(self) -> bool:
@@ -99,6 +107,17 @@ class RunView(Struct, frozen=True):
     parent: int = 0
     events: list[int] = []
     error: str | None = None
+
+
+class Ending(Struct, frozen=True):
+    """What came of a run, for who waits for it."""
+
+    task: str
+    status: RunStatus
+    result: Raw | None = None
+    error: str | None = None
+    blob: bytes | None = None
+    """Where the result is, if it is too large for the log."""
 
 
 def digest_of(raw: bytes | Raw) -> bytes:
@@ -139,6 +158,8 @@ class RunTable:
         self.retries = 0
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
         self._writing: RunsWriting | None = None
+        self.watched: dict[int, Callable[[Ending], None]] = {}
+        """Whom to tell of the end of which run.  The shell's: no part of the state."""
 
     def touch(self, run_id: int) -> RunState | None:
         """Return a run that has not ended, to be changed; or ``None``."""
@@ -181,7 +202,10 @@ class RunTable:
     def _add(self, run: RunState) -> None:
         self.active[run.id] = run
         if run.rule:
-            self._by_rule.setdefault((run.task, run.key), []).append(run.id)
+            ids = self._by_rule.setdefault((run.task, run.key), [])
+            ids.append(run.id)
+            if len(ids) > 1 and ids[-2] > run.id:
+                ids.sort()  # one that was redriven is the oldest again
 
     def make_from_step(self, run_id: int, asked: StepRequested) -> RunState | None:
         """Add the child run that *asked* makes, or return ``None`` if the parent has ended."""
@@ -215,6 +239,37 @@ class RunTable:
         )
         return run
 
+    def make_from_launch(self, run_id: int, asked: RunLaunched) -> RunState:
+        """Add the independent run that *asked* makes."""
+        parent = self.active.get(asked.run) if asked.run else None
+        run = RunState(
+            run_id,
+            asked.task,
+            "active",
+            asked.at_ns,
+            asked.at_ns,
+            key=None if parent is None else parent.key,
+            args=asked.args.copy(),
+            ordinal=asked.ordinal,
+            kind="launch",
+            trace=0 if parent is None else parent.trace or parent.id,
+            hops=0 if parent is None else parent.hops + 1,
+            launch_key=asked.key,
+            window_ns=asked.window_ns,
+        )
+        self._add(run)
+        return run
+
+    def redrive(self, run: RunState, *, at_ns: int) -> None:
+        """Add *run*, which was given up, to those that are open, with another attempt."""
+        run.status = "active"
+        run.redriven_attempt = run.attempt
+        run.redriven_at_ns = run.attempt_at_ns = at_ns
+        run.attempt += 1
+        run.cancelling = None
+        self._add(run)
+        self.ended = deque((v for v in self.ended if v.id != run.id), maxlen=RUNS_ENDED_MAX)
+
     def end(
         self,
         run: RunState,
@@ -239,6 +294,8 @@ class RunTable:
         by_status = self.counts.setdefault(run.task, {})
         by_status[status] = by_status.get(status, 0) + 1
         self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
+        if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
+            tell(Ending(run.task, status, result, error))
         parent = self.touch(run.parent) if run.parent else None
         if parent is not None:
             step = parent.steps.get(run.ordinal)
@@ -285,18 +342,23 @@ class RunTable:
     def load(self, entries: list[Raw]) -> None:
         """Take in runs that were written out."""
         for raw in entries:
-            run, args, results = _decode_entry(raw)
-            run.key = thaw(run.key)
-            run.args = None if args is None else Raw(args)
-            for ordinal, result in results.items():
-                run.steps[ordinal].result = Raw(result)
-            self._add(run)
+            self._add(unpacked_run(raw))
 
 
 _decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, bytes]]).decode
 
 
-def _packed(run: RunState) -> Raw:
+def unpacked_run(raw: bytes | Raw) -> RunState:
+    """Return the run that `packed_run` wrote down."""
+    run, args, results = _decode_entry(raw)
+    run.key = thaw(run.key)
+    run.args = None if args is None else Raw(args)
+    for ordinal, result in results.items():
+        run.steps[ordinal].result = Raw(result)
+    return run
+
+
+def packed_run(run: RunState) -> Raw:
     """Write *run* down; what is raw in it apart, since a field that may be so does not decode."""
     steps = run.steps
     results = {n: bytes(step.result) for n, step in steps.items() if step.result is not None}
@@ -315,13 +377,13 @@ class RunsWriting:
         self.oldest: int | None = None
         self._table = table
         self._ids = iter(list(table.active))
-        self._last = next(reversed(table.active), 0)
+        self._last = max(table.active, default=0)
         self._saved: dict[int, Raw] = {}
 
     def save(self, run: RunState) -> None:
         """Encode *run*, for it is about to change."""
         if run.id <= self._last and run.id not in self._saved:
-            self._saved[run.id] = _packed(run)
+            self._saved[run.id] = packed_run(run)
             self._note(run)
 
     def _note(self, run: RunState) -> None:
@@ -337,7 +399,7 @@ class RunsWriting:
             if saved is None:
                 run = self._table.active[run_id]
                 self._note(run)
-                saved = _packed(run)
+                saved = packed_run(run)
             entries.append(saved)
             if len(entries) >= count:
                 break

@@ -90,6 +90,8 @@ class Snapshot:
             ("runs", "", 0, state.runs.write_out()),
             ("dedupe", "", 0, state.dedupe.write_out()),
             ("alarms", "", 0, state.alarms.write_out()),
+            ("launches", "", 0, state.launches.write_out()),
+            ("dead", "", 0, state.dead.write_out()),
             *(("automata", rule, stage, part) for (rule, stage), part in stages.items()),
         ]
         self._header: bytes | None = ENCODE(["header", "", 0, [_header(kernel, automata)]])
@@ -288,6 +290,10 @@ def _load_entries(state: EngineState, name: str, rule: str, stage: int, entries:
     elif name == "alarms":
         # Of all rules, also for who has none: the start that changes one ends its alarms.
         state.alarms.load(_decode_entries(entries))
+    elif name == "launches":
+        state.launches.load(_decode_raws(entries))
+    elif name == "dead":
+        state.dead.load(_decode_raws(entries))
     elif name == "automata":
         if rule in state.active:
             state.decider.load(rule, stage, _decode_entries(entries))

@@ -14,11 +14,13 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
+from headrace.engine.dead import DeadLetters
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.dedupe import Dedupe
+from headrace.engine.launches import Launch, Launches
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
-from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of
+from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of, unpacked_run
 from headrace.engine.subject import is_reserved
 
 HOPS_MAX: Final = 64
@@ -46,6 +48,8 @@ class EngineState(RuleState):
         """``system`` or ``input``; empty before the first start."""
         self.cursors: dict[int, int] = {}
         self.runs = RunTable()
+        self.launches = Launches()
+        self.dead = DeadLetters()
         self.dedupe = Dedupe()
         self.offers = Offers()
         self.effects: list[Effect] = []
@@ -111,7 +115,10 @@ class EngineState(RuleState):
         run = self.runs.active.get(ended.run)
         # A step's failure is for its parent to deal with; a run without one is given up.
         status: RunStatus = "failed" if run is not None and run.parent else "dead"
-        return self._end(ended.run, status, error=ended.error)
+        decisions = self._end(ended.run, status, error=ended.error)
+        if run is not None and status == "dead":
+            self.dead.keep(run, ended.forget, at_ns=self.at_ns)
+        return decisions
 
     def _run_cancelled(self, _: int, ended: r.RunCancelled) -> Sequence[r.Decision]:
         return self._end(ended.run, "cancelled", error=ended.reason)
@@ -129,6 +136,9 @@ class EngineState(RuleState):
             return ()  # a child whose parent ended without it
         self._disarm(run)
         self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error)
+        if run.launch_key is not None:
+            place = (run.task, run.launch_key)
+            self.launches.end(place, status, at_ns=self.at_ns, result=result, error=error)  # type: ignore[arg-type]
         self.lifecycle.owe(
             f"run.{'failed' if status == 'dead' else status}.{run.task}",
             run=run.id,
@@ -182,6 +192,50 @@ class EngineState(RuleState):
         if run is not None and asked.kind == "launch":
             self.effects.append(Effect("start", sequence))
         return ()
+
+    def _run_launched(self, sequence: int, asked: r.RunLaunched) -> Sequence[Verdict]:
+        parent = self.runs.touch(asked.run) if asked.run else None
+        if asked.run and parent is None:
+            return ()  # it has ended
+        run_id, key = sequence, asked.key
+        held = None if key is None else self.launches.find(asked.task, key, self.at_ns)
+        if held is not None:
+            run_id = held.run
+        else:
+            self.runs.make_from_launch(sequence, asked)
+            if key is not None:
+                launch = Launch(sequence, asked.task, key, asked.window_ns)
+                self.launches.hold(launch, self.at_ns)
+            self.effects.append(Effect("start", sequence))
+        if parent is not None:
+            digest = digest_of(asked.args)
+            parent.steps[asked.ordinal] = Step(
+                "launch", asked.task, digest, run_id, "done", asked.at_ns
+            )
+        return ()
+
+    def _run_redriven(self, _: int, asked: r.RunRedriven) -> Sequence[Verdict]:
+        run = self.dead.find(asked.run)
+        if run is None and asked.made is not None and asked.run not in self.runs.active:
+            run = unpacked_run(asked.made)
+        if run is None or self.holder_of(run, asked.at_ns) is not None:
+            return ()  # it goes on already, or another run holds its key
+        run = self.dead.take(asked.run) or run
+        if asked.from_start:
+            run.steps = {}
+        self.runs.redrive(run, at_ns=asked.at_ns)
+        if run.launch_key is not None:
+            launch = Launch(run.id, run.task, run.launch_key, run.window_ns)
+            self.launches.hold(launch, self.at_ns)
+        self.effects.append(Effect("start", run.id))
+        return ()
+
+    def holder_of(self, run: RunState, at_ns: int) -> int | None:
+        """Return the other run that holds the key of *run*, which was given up; or ``None``."""
+        if run.launch_key is None:
+            return None
+        held = self.launches.find(run.task, run.launch_key, at_ns)
+        return None if held is None or held.run == run.id else held.run
 
     def _sleep_requested(self, sequence: int, asked: r.SleepRequested) -> Sequence[Verdict]:
         run = self.runs.touch(asked.run)
@@ -280,6 +334,8 @@ class EngineState(RuleState):
             "events": self.events,
             "timers": self.timers.dump(),
             "runs": self.runs.dump(),
+            "launches": self.launches.dump(),
+            "dead": self.dead.dump(),
             "dedupe": self.dedupe.dump(),
             "lifecycle": self.lifecycle.dump(),
             "offers": self.offers.dump(),
@@ -309,4 +365,6 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.AlarmAcknowledged: EngineState.alarm_acknowledged,
     r.HistoryBegan: EngineState.history_began,
     r.HistoryEnded: EngineState.history_ended,
+    r.RunLaunched: EngineState._run_launched,
+    r.RunRedriven: EngineState._run_redriven,
 }

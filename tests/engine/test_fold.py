@@ -222,7 +222,8 @@ class Life(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, error: str) -> None:
         run = self.choose(data)
         self.end_children(run)
-        self.shell.put(r.RunFailed(self.shell.at_ns, run.id, run.attempt, error, "trace"))
+        forget = [n for n, step in run.steps.items() if step.status != "done"]
+        self.shell.put(r.RunFailed(self.shell.at_ns, run.id, run.attempt, error, "trace", forget))
 
     @precondition(lambda self: self.executing())
     @rule(data=st.data(), error=ERRORS, wait=st.integers(0, 6))
@@ -289,6 +290,37 @@ class Life(RuleBasedStateMachine):
                 hops=max(1, run.hops),
             )
         )
+
+    @precondition(lambda self: len(self.open_runs) < RUNS_MAX)
+    @rule(
+        data=st.data(),
+        key=st.sampled_from([None, "k", "k", "l"]),
+        window=st.sampled_from([0, 3, 20]),
+        inside=st.booleans(),
+    )
+    def launch(self, data: st.DataObject, key: str | None, window: int, *, inside: bool) -> None:
+        run = self.choose(data) if inside and self.executing() else None
+        asker, ordinal = (0, 0) if run is None else (run.id, self.next_ordinal(run))
+        record = r.RunLaunched(
+            self.shell.at_ns, "work", raw({"x": 1}), key, window * NS, asker, ordinal
+        )
+        self.shell.put(record)
+        holders = [one.id for one in self.open_runs if key is not None and one.launch_key == key]
+        assert len(holders) <= 1
+
+    @precondition(lambda self: self.shell.kernel.state.dead.runs())
+    @rule(data=st.data(), from_start=st.booleans())
+    def redrive(self, data: st.DataObject, *, from_start: bool) -> None:
+        dead = self.shell.kernel.state.dead
+        run_id = data.draw(st.sampled_from([run.id for run in dead.runs()]), label="dead letter")
+        self.changed = True  # it goes on beside others of its rule
+        self.shell.put(r.RunRedriven(self.shell.at_ns, run_id, from_start))
+        self.ordinals[run_id] = 0
+
+    @rule(run=st.sampled_from([1, 10**9]))
+    def redrive_nothing(self, run: int) -> None:
+        if run not in self.shell.kernel.state.runs.active:
+            self.shell.put(r.RunRedriven(self.shell.at_ns, run))
 
     # ------------------------------------------------------------ the process dies
 

@@ -1,0 +1,101 @@
+"""`DeadLetters`: the runs that were given up, as they were, so that they can be redriven.
+
+Part of the kernel's state, so it changes by records only.  The newest are kept; the log has
+them all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from headrace.engine.listing import ListWriting
+from headrace.engine.runs import RunState, RunView, packed_run, unpacked_run, view_of
+from headrace.engine.table import ENCODE
+
+DEAD_MAX: Final = 10_000
+"""Dead letters that are kept: those that died last."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """A run that was given up."""
+
+    run: RunState
+    """What a redrive begins with: without the steps that it executes again."""
+    ended_at_ns: int
+
+
+class DeadLetters:
+    """Runs that were given up, by id, in the order in which they were."""
+
+    def __init__(self) -> None:
+        self._letters: dict[int, DeadLetter] = {}
+
+    def __len__(self) -> int:
+        return len(self._letters)
+
+    def find(self, run_id: int) -> RunState | None:
+        """Return a run that was given up, not to be changed; or ``None``."""
+        letter = self._letters.get(run_id)
+        return None if letter is None else letter.run
+
+    def keep(self, run: RunState, forget: list[int] | None, *, at_ns: int) -> None:
+        """Keep *run*, which nobody changes from now on, but for the steps to *forget*.
+
+        ``None``: it is not known which; all that are not done.
+        """
+        if forget is None:
+            forget = [n for n, step in run.steps.items() if step.status != "done"]
+        gone = set(forget)
+        steps = {n: step for n, step in run.steps.items() if n not in gone}
+        self._letters[run.id] = DeadLetter(
+            msgspec.structs.replace(run, status="dead", steps=steps), at_ns
+        )
+        if len(self._letters) > DEAD_MAX:
+            del self._letters[next(iter(self._letters))]
+
+    def take(self, run_id: int) -> RunState | None:
+        """Return a run that was given up, to go on; it is no dead letter any more."""
+        letter = self._letters.pop(run_id, None)
+        if letter is None:
+            return None
+        # A copy: the old one may be about to be written to a snapshot.
+        steps = {n: msgspec.structs.replace(step) for n, step in letter.run.steps.items()}
+        return msgspec.structs.replace(letter.run, steps=steps)
+
+    def views(self) -> list[RunView]:
+        """Return them as people see them, those that died last at the end."""
+        return [
+            view_of(letter.run, ended_at_ns=letter.ended_at_ns)
+            for letter in self._letters.values()
+        ]
+
+    def runs(self) -> list[RunState]:
+        """Return all, not to be changed."""
+        return [letter.run for letter in self._letters.values()]
+
+    def dump(self) -> list[Any]:
+        """Return the whole state as data that msgspec encodes."""
+        return [
+            [letter.ended_at_ns, bytes(packed_run(letter.run))]
+            for letter in self._letters.values()
+        ]
+
+    def write_out(self) -> ListWriting[DeadLetter]:
+        """Begin to write all out.  They do not keep the log from being removed."""
+        return ListWriting(
+            self._letters.values(),
+            lambda letter: Raw(ENCODE([letter.ended_at_ns, packed_run(letter.run)])),
+        )
+
+    def load(self, entries: list[Raw]) -> None:
+        """Take in what was written out."""
+        for raw in entries:
+            ended_at_ns, packed = _decode(raw)
+            run = unpacked_run(packed)
+            self._letters[run.id] = DeadLetter(run, ended_at_ns)
+
+
+_decode = msgspec.msgpack.Decoder(tuple[int, Raw]).decode
