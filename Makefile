@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 # Two, not "auto": the tests start servers, child processes and fsyncs of their own.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-.PHONY: help demo test quick check bench soak fmt clean
+.PHONY: help demo test quick check bench simulate soak fmt clean
 .DELETE_ON_ERROR:
 
 help:
@@ -46,6 +46,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+# One simulated engine with all its faults, again: make simulate SEED=17
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation.whole $(SEED)
 
 soak: $(STAMP)
 	$(BIN)/pytest -m soak

@@ -307,10 +307,10 @@ INPUT: Input = [
 ]
 
 
-def random_input(rng: Random) -> Input:
+def random_input(rng: Random, count: int = 15) -> Input:
     """Return the same kinds of events at other times, some at once or when a timer is due."""
     kinds = [(subject, data) for _, subject, data in INPUT]
-    chosen = [rng.choice(kinds) for _ in range(15)]
+    chosen = [rng.choice(kinds) for _ in range(count)]
     step_s = rng.choice([0.25, 4.0])
     times = sorted(step_s * rng.randrange(int(60 / step_s)) for _ in chosen)
     return [(at, subject, data) for at, (subject, data) in zip(times, chosen, strict=True)]

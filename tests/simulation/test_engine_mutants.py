@@ -334,7 +334,7 @@ def finished_started_again(patch: Patch) -> None:
             inner.setattr(EngineState, "_end", never_end)
             return original(log, decider, clock=clock)
 
-    patch.setattr("headrace.engine.engine.restore", restored)
+    patch.setattr("headrace.engine.life.restore", restored)
 
 
 # ---------------------------------------------------------------- snapshots

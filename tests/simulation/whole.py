@@ -1,0 +1,261 @@
+"""A whole engine from one seed: its input, its faults, and where they come.
+
+Everything is drawn from the seed and happens in one thread, so that a failure can be looked
+at again: ``make simulate SEED=17`` prints the same lives and the same digest each time.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from random import Random
+from typing import Any, Final
+from unittest.mock import patch
+
+import anyio
+from anyio.lowlevel import checkpoint
+from msgspec import Struct
+from tests.simulation.disk import SimulatedDisk
+from tests.simulation.lives import SEGMENT, Life, copied, raws, undisturbed
+from tests.simulation.shapes import START_S, Input, outcome_of, random_input
+
+from headrace import DurabilityLost, Emission, FileLog
+from headrace.engine.backend import Backend
+from headrace.engine.errors import LogError
+from headrace.engine.log.group import Group
+from headrace.engine.log.protocol import Durability
+from headrace.engine.log.store import Store
+
+FAULTS: Final = ("power", "kill", "error", "full", "stop")
+LIVES_MAX: Final = 5
+CALLS_MAX: Final = 400
+"""Of the disk, before a fault comes."""
+
+
+class InlineWriter:
+    """What `headrace.engine.log.writer.Writer` does, at once and in the caller's thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        durability: Durability,
+        notify: Callable[[], None],
+        **_options: Any,
+    ) -> None:
+        """As the writer's."""
+        self.notify = notify
+        self.queue: list[Group] = []
+        self.written_bytes = 0
+        self.failure: LogError | None = None
+        self._store = store
+        self._durability = durability
+
+    def submit(self, group: Group) -> None:
+        """Write and sync *group*; a disk that fails is noted, as the thread would."""
+        if self.failure is not None:
+            return
+        try:
+            self._store.write([group])
+            if self._durability == "fsynced":
+                self._store.sync()
+        except LogError as error:
+            self.failure = error
+        else:
+            self.written_bytes += group.size_bytes
+            self._store.write_index()
+        self.notify()
+
+    def sync(self, _sequence: int) -> None:
+        """Make all durable."""
+        if self.failure is not None:
+            raise self.failure
+        self._store.sync()
+
+    def stop(self) -> None:
+        """End."""
+        if self.failure is None:
+            self._store.sync()
+
+
+class NoBackground:
+    """Nothing is compressed or indexed beside the rest, at a time that nobody could repeat."""
+
+    def __init__(self, *_: Any, **_options: Any) -> None:
+        """As `headrace.engine.log.background.Background`."""
+
+    def stop(self) -> None:
+        """End."""
+
+
+class CountedClock:
+    """A clock that moves by a microsecond whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        """Begin."""
+        self._now_ns = 0
+
+    def monotonic_ns(self) -> int:
+        """See `Clock`."""
+        self._now_ns += 1000
+        return self._now_ns
+
+    def wall_ns(self) -> int:
+        """See `Clock`."""
+        return 1_500_000_000_000_000_000 + self.monotonic_ns()
+
+    async def sleep_until(self, monotonic_ns: int) -> None:
+        """Let all others have a turn, and the time has come."""
+        await checkpoint()
+        self._now_ns = max(self._now_ns, monotonic_ns)
+
+
+async def in_this_thread(_backend: Backend, call: Callable[[], Any]) -> Any:
+    """See `headrace.engine.backend.in_own_thread`."""
+    await checkpoint()
+    return call()
+
+
+async def inline(call: Callable[..., Any], *args: Any, **_options: Any) -> Any:
+    """Call in this thread what would have been called in another."""
+    await checkpoint()
+    return call(*args)
+
+
+@asynccontextmanager
+async def one_thread() -> AsyncGenerator[None]:
+    """Have no thread at work whose speed would decide about the order of records."""
+    with ExitStack() as stack:
+        stack.enter_context(patch("headrace.engine.log.file.Writer", InlineWriter))
+        stack.enter_context(patch("headrace.engine.log.file.Background", NoBackground))
+        stack.enter_context(patch("headrace.engine.life.SystemClock", CountedClock))
+        stack.enter_context(patch("headrace.engine.life.in_own_thread", in_this_thread))
+        stack.enter_context(patch("headrace.engine.snapshotter.in_own_thread", in_this_thread))
+        stack.enter_context(patch("anyio.to_thread.run_sync", inline))
+        yield
+
+
+class Report(Struct):
+    """What a simulation came to."""
+
+    seed: int
+    lives: list[str]
+    """The fault that ended each, and how many events were stored by then."""
+    events: int
+    records: int
+    digest: str
+    """Of all records in the end."""
+
+
+class SeededLife(Life):
+    """A life whose events are delivered more than once, and which ends in a fault."""
+
+    def __init__(self, disk: SimulatedDisk | None, rng: Random) -> None:
+        """Draw from *rng* how it is."""
+        super().__init__(
+            disk,
+            durability=rng.choice(["fsynced", "fsynced", "flushed"]),
+            snapshot_every=rng.choice([0, 7, 30]),
+            reserve_bytes=600,
+        )
+        self.durability = self.log.durability
+        self._rng = rng
+
+    async def live_until(self, events: Input, fault: str) -> None:
+        """Put in events until *fault* comes; ``none``: until nothing is left to do."""
+        rng, disk = self._rng, self.disk
+        stop_at = rng.randrange(len(events)) if fault == "stop" else len(events)
+        app = self.make_app()
+        with anyio.fail_after(60):
+            async with app.open(
+                self.log,
+                clock="input",
+                grace_s=0,
+                probe_s=0.001,
+                snapshot_every=self.snapshot_every,
+            ) as engine:
+                self.trail.engine = engine
+                self.arm(fault)
+                done = engine.cursor("file")
+                for position, (at, subject, data) in enumerate(events[:stop_at]):
+                    if done is not None and position <= done:
+                        continue
+                    event = Emission(subject, data, f"e{position}", "file", position, START_S + at)
+                    await self.emit(engine, event)
+                    while rng.random() < 0.2:  # the source has not heard of it
+                        await self.emit(engine, event)
+                        first, again = self.acknowledged[-2:]
+                        assert first == again, "one event, two sequences"
+                        del self.acknowledged[-1]
+                if stop_at < len(events):
+                    return
+                await engine.drain()
+                disk.before = lambda _name, _path: None
+                self.kept = copied(self.log)
+
+    def make_app(self) -> Any:
+        """Return the app of all shapes."""
+        from tests.simulation.shapes import make_app
+
+        return make_app(self.trail)
+
+    def arm(self, fault: str) -> None:
+        """Let *fault* come after some calls of the disk."""
+        rng, disk = self._rng, self.disk
+        after = rng.randrange(CALLS_MAX)
+        if fault in ("power", "kill"):
+            disk.power_off_after(after)
+        elif fault == "error":
+            disk.fail(rng.choice(["pwrite", "fdatasync"]), 1 + after // 4, errno.EIO)
+        elif fault == "full":
+            disk.fail("pwrite", 1 + after // 4, errno.ENOSPC, path=SEGMENT)
+
+
+async def simulate(seed: int, *, count: int = 15) -> Report:
+    """Let an engine live with faults until all is done; compare it with an undisturbed one.
+
+    Raises:
+        AssertionError: something differs, was lost, or was executed twice; names the seed.
+    """
+    rng = Random(seed)
+    lives: list[str] = []
+    async with one_thread():
+        events = random_input(rng, count)
+        model = outcome_of((await undisturbed(events)).kept)
+        disk: SimulatedDisk | None = None
+        for _ in range(rng.randint(1, LIVES_MAX)):
+            fault = rng.choice(FAULTS)
+            life = SeededLife(disk, rng)
+            try:
+                await life.live_until(events, fault)
+            except DurabilityLost:
+                assert fault in ("power", "kill", "error"), f"seed {seed}: {fault}"
+            lives.append(f"{fault} after {len(life.acknowledged)} events")
+            disk = life.disk.crash(rng) if fault == "power" else life.disk.killed()
+            disk.before = lambda _name, _path: None
+            if life.durability == "fsynced" or fault != "power":
+                check_acknowledged(life, disk, f"seed {seed}: {lives}")
+        last = SeededLife(disk, rng)
+        await last.live_until(events, "none")
+    place = f"seed {seed}: {lives}"
+    last.check(model, place)
+    stored = raws(last.kept)
+    digest = hashlib.blake2b(b"".join(stored), digest_size=16).hexdigest()
+    return Report(seed, lives, len(events), len(stored), digest)
+
+
+def check_acknowledged(life: Life, disk: SimulatedDisk, place: str) -> None:
+    """See that what was acknowledged is on the *disk* that is left."""
+    log = FileLog("/var/log", files=disk)
+    log.open(lambda: None)
+    last = log.committed_sequence
+    log.close()
+    assert all(sequence <= last for sequence in life.acknowledged), place
+
+
+if __name__ == "__main__":
+    for number in map(int, sys.argv[1:]):
+        print(anyio.run(simulate, number))
