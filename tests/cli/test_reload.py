@@ -12,12 +12,11 @@ from typing import Any
 import anyio
 import pytest
 from tests.cli.command import WAIT_S, Call, Start, await_engine, records
-from tests.engine.stand import FullLog, StepClock, opened
+from tests.engine.stand import FullLog, StepClock, make_room, opened
 
 from headrace import App, Engine, Firing, MemoryLog, on
 from headrace.cli import watch
 from headrace.cli.watch import PROBLEMS_SHOWN_MAX, RulesWatch
-from headrace.engine.defaults import PROBE_S
 from headrace.engine.record import RuleChanged
 
 APP = """
@@ -389,9 +388,7 @@ async def test_a_full_disk_only_delays_a_change(stand: Stand) -> None:
         for _ in range(3):
             await look()
         assert stand.said.take() == [f"{stand.path}: the disk of the test is full"]
-        log.room = True
-        await clock.step(engine, 2 * PROBE_S)
-        await engine.ready()
+        await make_room(engine, log, clock)
         await look()
         assert rules_of(engine) == {"counts", "new"}
 

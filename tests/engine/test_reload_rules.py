@@ -16,6 +16,7 @@ from tests.engine.stand import (
     Gate,
     StepClock,
     check_live,
+    make_room,
     of_kind,
     opened,
     quiet,
@@ -38,7 +39,6 @@ from headrace import (
 from headrace.engine import record as r
 from headrace.engine.control_client import ControlClient
 from headrace.engine.control_wire import NAME
-from headrace.engine.defaults import PROBE_S
 from headrace.engine.errors import CommandRefused
 from headrace.file_rules import rules_of_file
 from headrace.triggers.rules_file import Changes
@@ -495,9 +495,7 @@ async def test_a_change_that_a_full_disk_interrupts_can_be_repeated(stand: Stand
         log.fill()
         with pytest.raises(LogFull):
             await app.reload_rules(engine, stand.path)
-        log.room = True
-        await clock.step(engine, 2 * PROBE_S)
-        await engine.ready()
+        await make_room(engine, log, clock)
         assert {"one", "two", "act"} <= engine.kernel.state.rules.keys()
         changed = await app.reload_rules(engine, stand.path)
         assert changed == Changes(["new"], [], ["one"], ["two", "act"], ["act"])
@@ -519,9 +517,7 @@ async def test_an_action_that_was_changed_outlives_a_full_disk(stand: Stand) -> 
         assert (await app.reload_rules(engine, stand.path)).other_action == ["old", "new"]
         log.fill()
         await quiet(engine)
-        log.room = True
-        await clock.step(engine, 2 * PROBE_S)
-        await engine.ready()
+        await make_room(engine, log, clock)
         await engine.emit("a", 1)
         await engine.drain()
 
