@@ -161,16 +161,18 @@ def failure_record(
             wait_ns = retry_after_ns(
                 spec.retry,
                 error,
-                attempt=state.attempt,
-                first_at_ns=state.created_at_ns,
+                attempt=state.attempt - state.redriven_attempt,
+                first_at_ns=state.redriven_at_ns or state.created_at_ns,
                 now_ns=now_ns,
                 seed=seed,
             )
         except Exception as broken:  # noqa: BLE001 (user code: a policy of theirs)
             text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
-    if wait_ns is None:
+    if wait_ns is None and state.parent:
         return RunFailed(now_ns, state.id, state.attempt, text, trace)
     forget = steps_to_forget(state, error, attempt.run._shown)
+    if wait_ns is None:
+        return RunFailed(now_ns, state.id, state.attempt, text, trace, forget)
     return AttemptFailed(now_ns, state.id, state.attempt, text, trace, now_ns + wait_ns, forget)
 
 

@@ -23,6 +23,7 @@ from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.errors import LogFull
 from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
+from headrace.engine.launching import Results
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payer import Payer
 from headrace.engine.record import (
@@ -74,6 +75,7 @@ class Core:
         self._room = RoomWatch(log)
         self._input = InputTime(self.pipeline, self.runner)
         self._timekeeper = Timekeeper(self.pipeline, self.runner, clock)
+        self.results = Results(self.pipeline)
         self.snapshotter = Snapshotter(self.pipeline, log, every=settings.snapshot_every)
         self._changed = Signal()
         self._payer = Payer(
@@ -96,6 +98,7 @@ class Core:
 
     def _note_failure(self) -> None:
         self.runner.stop()
+        self.results.wake()
         self._note_change()
         self.on_failure()
 
@@ -267,6 +270,21 @@ class Core:
         return self.pipeline.tick()
 
     # ------------------------------------------------------------ runs
+
+    async def turn(self) -> int:
+        """Wait until something from outside may be stored; return the time of its record.
+
+        Nothing comes in between if it is stored at once.
+        """
+        if self._settings.clock_kind == "input":
+            if self.start_is_due:
+                async with self._input.lock:
+                    await self._let_time_come(None)
+            await self.pipeline.room()
+        else:
+            await self._payer.paid()  # what was offered before comes before
+            await self.pipeline.room(runs_max=RUNS_OPEN_MAX)
+        return self.pipeline.tick()
 
     async def cancel(self, run_id: int, reason: str) -> int:
         """Ask for an open run to be cancelled; return the request's sequence once committed."""

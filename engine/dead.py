@@ -68,8 +68,7 @@ class DeadLetters:
     def views(self) -> list[RunView]:
         """Return them as people see them, those that died last at the end."""
         return [
-            view_of(letter.run, ended_at_ns=letter.ended_at_ns)
-            for letter in self._letters.values()
+            view_of(letter.run, ended_at_ns=letter.ended_at_ns) for letter in self._letters.values()
         ]
 
     def runs(self) -> list[RunState]:
@@ -79,8 +78,7 @@ class DeadLetters:
     def dump(self) -> list[Any]:
         """Return the whole state as data that msgspec encodes."""
         return [
-            [letter.ended_at_ns, bytes(packed_run(letter.run))]
-            for letter in self._letters.values()
+            [letter.ended_at_ns, bytes(packed_run(letter.run))] for letter in self._letters.values()
         ]
 
     def write_out(self) -> ListWriting[DeadLetter]:

@@ -6,16 +6,26 @@ Made by `App.open`; ``async with`` opens and closes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from datetime import timedelta
+from functools import partial
+from typing import Any, Concatenate, Final, Literal, ParamSpec, overload
+
+from msgspec.structs import replace
 
 from headrace.engine.alarms import Alarm
+from headrace.engine.backend import in_own_thread
 from headrace.engine.declared import Declared
 from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, LogFull, RunNotFound
+from headrace.engine.launching import Launcher, checked_key, launch_outside, result_of
 from headrace.engine.life import NOT_OPEN, Life
 from headrace.engine.payload import check_text
+from headrace.engine.redriving import redrive_of
+from headrace.engine.run import Run
 from headrace.engine.runs import RunView
 from headrace.engine.views import StateView, runs_of, state_of
+
+P = ParamSpec("P")
 
 REASON_CHARS_MAX: Final = 1000
 
@@ -74,11 +84,14 @@ class Engine(Life):
             As `emit`, but that before `LogFull` those in `LogFull.stored` were stored.
         """
         todo = [checked(event) for event in events]
+        self._check_taking()
+        return await self._core.store(todo)
+
+    def _check_taking(self) -> None:
         if self._is_stopping or not self._is_open:
             raise EngineClosed(
                 "the engine is stopping and takes no more events" if self._is_stopping else NOT_OPEN
             )
-        return await self._core.store(todo)
 
     # ------------------------------------------------------------ runs
 
@@ -89,6 +102,101 @@ class Engine(Life):
         step), ``dead`` (a dead letter) or ``cancelled``.
         """
         return runs_of(self.kernel, status)
+
+    @overload
+    async def launch(
+        self, task: Callable[Concatenate[Run, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> int: ...
+    @overload
+    async def launch(self, task: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> int: ...
+    async def launch(self, task: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+        """Start a run of *task*; return its id once that is durable.
+
+        Raises:
+            TypeError: it is no task of the app, or the call does not fit.  Nothing was stored.
+            EventRefused: the arguments cannot be stored or are too large.  Nothing was.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        return await self._launch(None, 0, task, args, kwargs)
+
+    def keyed(self, key: str, *, window: float | timedelta | None = None) -> Launcher[Run]:
+        """Return what launches under a *key*: ``await engine.keyed("order-17").launch(bill, 17)``.
+
+        At most one run of the task holds the key: while it is open, and for *window* seconds
+        after its end.  A second launch returns its id and starts nothing.  For that long
+        `result` has what it came to; only the last 10 000 that ended are kept.
+
+        Raises:
+            TypeError, ValueError, EventRefused: *key* or *window* is none.
+        """
+        return Launcher(partial(self._launch, *checked_key(key, window)))
+
+    async def _launch(
+        self,
+        key: str | None,
+        window_ns: int,
+        task: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> int:
+        self._check_taking()
+        core = self._core
+        spec = core.runner.spec_of(task)
+        raw = spec.encode_args(args, kwargs)
+        return await launch_outside(
+            core.results, core.turn, spec, raw, key=key, window_ns=window_ns
+        )
+
+    async def result(self, run_id: int) -> Any:
+        """Return what a run comes to, once it has ended and that is durable.
+
+        For any run that is open; of those that have ended, for runs that were launched under
+        a key, within its window, and for the last 256 that this engine has launched or
+        redriven, or that somebody waited for.  It is of the type that the task says.
+
+        Raises:
+            TaskFailed: it was given up: a dead letter.
+            TaskCancelled: it was cancelled.
+            RunNotFound: it is not open, and its result is not kept.
+            EngineClosed, DurabilityLost: the engine ended before the run.
+        """
+        while True:
+            core = self.opened()
+            try:
+                ending = await core.results.ending(run_id)
+                return result_of(run_id, ending, self._settings.specs.get(ending.task))
+            except LogFull:
+                await self.ready()
+
+    async def redrive(self, run_id: int, *, from_start: bool = False) -> int:
+        """Let a dead letter go on with another attempt; return the record's sequence.
+
+        Under its old id, so idempotency keys stay.  Steps that succeeded are not executed
+        again, nor those that failed and that the code went past; with *from_start* all are.
+        Retries are counted anew.
+
+        Raises:
+            RunNotFound: no such run was given up.
+            RedriveRefused: it cannot go on, such as for want of its events.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        self._check_taking()
+        core, log = self._core, self.log
+        at_ns = await core.turn()
+        state = core.kernel.state
+        if state.dead.find(run_id) is None and run_id not in state.runs.active:
+            # It is looked for in the log, which takes its time.
+            await core.pipeline.committed(core.kernel.sequence)
+            ask = partial(redrive_of, state, log, run_id, from_start=from_start, at_ns=at_ns)
+            asked = await in_own_thread(core.pipeline.backend, ask)
+            asked = replace(asked, at_ns=core.pipeline.tick())
+        else:
+            asked = redrive_of(state, log, run_id, from_start=from_start, at_ns=at_ns)
+        sequence = core.pipeline.put(asked)
+        if run_id in state.runs.active:
+            core.results.watch(run_id)
+        await core.pipeline.committed(sequence)
+        return sequence
 
     async def cancel(self, run_id: int, reason: str = "cancelled on request") -> int:
         """Ask for a run to be cancelled; return the request's sequence once it is durable.

@@ -142,6 +142,21 @@ class StepCancelled(StepFailed):
     """A step was cancelled before it ended."""
 
 
+class TaskFailed(HeadraceError):
+    """A run whose result was asked for was given up: it is a dead letter."""
+
+    def __init__(self, task: str, run_id: int, error: str) -> None:
+        """Say that run *run_id* of *task* ended with *error* (``Type: message``)."""
+        super().__init__(f"run {run_id} of {task!r} ended without a result: {error}")
+        self.task = task
+        self.run_id = run_id
+        self.error = error
+
+
+class TaskCancelled(TaskFailed):
+    """A run whose result was asked for was cancelled."""
+
+
 class ConcurrentSteps(HeadraceError):
     """A step was requested from another task than the run's own."""
 
@@ -171,6 +186,10 @@ class CommandRefused(HeadraceError):
 
 class RunNotFound(HeadraceError):
     """No active run has this id."""
+
+
+class RedriveRefused(HeadraceError):
+    """A run that was given up cannot go on as was asked.  Nothing was changed."""
 
 
 class HistoryUnusable(HeadraceError):

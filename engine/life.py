@@ -238,6 +238,7 @@ class Life:
         finally:
             self._is_open = False
             pipeline.release()
+            core.results.wake()
         if failure is not None and (tell_full or not isinstance(failure, LogFull)):
             raise failure
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from headrace.engine.children import Children
 from headrace.engine.clock import seconds_to_ns
+from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
-from headrace.engine.record import EventStored, SleepRequested
+from headrace.engine.record import EventStored, RunLaunched, SleepRequested
 from headrace.engine.retry import seconds_of
+from headrace.engine.runs import with_key
 from headrace.engine.subject import check_emit
 
 P = ParamSpec("P")
@@ -66,6 +69,34 @@ class Run(Children):
         spec = self._executor.spec_of(task)
         step = self._request("launch", spec, args, kwargs, self._next_ordinal())
         await self._pipeline.committed(step.sequence)
+        return step.sequence
+
+    def keyed(self, key: str, *, window: float | timedelta | None = None) -> Launcher[Run]:
+        """Return what launches under a *key*: ``await run.keyed("order-17").launch(bill, 17)``.
+
+        As `Engine.keyed`: at most one run of the task holds the key, while it is open and
+        for *window* seconds after its end.
+        """
+        return Launcher(partial(self._launch_keyed, *checked_key(key, window)))
+
+    async def _launch_keyed(
+        self,
+        key: str,
+        window_ns: int,
+        task: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> int:
+        spec = self._executor.spec_of(task)
+        raw, ordinal = spec.encode_args(args, kwargs), self._next_ordinal()
+        step = self._recorded(ordinal, "launch", spec.name, with_key(raw, key))
+        sequence = 0
+        if step is None:
+            at_ns = self._pipeline.tick()
+            record = RunLaunched(at_ns, spec.name, raw, key, window_ns, self.id, ordinal)
+            sequence = self._pipeline.put(record)
+            step = self._state.steps[ordinal]
+        await self._pipeline.committed(max(sequence, step.sequence))
         return step.sequence
 
     async def emit(self, subject: str, data: Any = None) -> int:

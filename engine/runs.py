@@ -127,6 +127,11 @@ def digest_of(raw: bytes | Raw) -> bytes:
     return blake2b(raw, digest_size=8).digest()
 
 
+def with_key(args: bytes | Raw, key: str | None) -> bytes | Raw:
+    """Return what is compared of a launch: its arguments, and the key if it has one."""
+    return args if key is None else bytes(args) + key.encode()
+
+
 def view_of(
     run: RunState, *, status: RunStatus | None = None, ended_at_ns: int | None = None
 ) -> RunView:

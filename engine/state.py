@@ -20,7 +20,15 @@ from headrace.engine.dedupe import Dedupe
 from headrace.engine.launches import Launch, Launches
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
-from headrace.engine.runs import RunState, RunStatus, RunTable, Step, digest_of, unpacked_run
+from headrace.engine.runs import (
+    RunState,
+    RunStatus,
+    RunTable,
+    Step,
+    digest_of,
+    unpacked_run,
+    with_key,
+)
 from headrace.engine.subject import is_reserved
 
 HOPS_MAX: Final = 64
@@ -208,7 +216,7 @@ class EngineState(RuleState):
                 self.launches.hold(launch, self.at_ns)
             self.effects.append(Effect("start", sequence))
         if parent is not None:
-            digest = digest_of(asked.args)
+            digest = digest_of(with_key(asked.args, key))
             parent.steps[asked.ordinal] = Step(
                 "launch", asked.task, digest, run_id, "done", asked.at_ns
             )

@@ -121,5 +121,7 @@ def runs_of(kernel: Kernel, status: str | None = None) -> list[RunView]:
     table = kernel.state.runs
     views: list[Any] = [view_of(run) for run in table.active.values()]
     views += table.ended
+    known = {view.id for view in table.ended}
+    views += (view for view in kernel.state.dead.views() if view.id not in known)
     views.sort(key=lambda view: -view.id)
     return [view for view in views if status is None or view.status == status]

@@ -1,0 +1,122 @@
+"""Dead letters that are to go on: what is asked for as the record that says it, or a refusal.
+
+The same for an engine at work and for a log that no engine has open.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headrace.engine import record as r
+from headrace.engine.errors import RedriveRefused, RunNotFound
+from headrace.engine.restore import ReadableLog, first_sequence, read_back
+from headrace.engine.runs import RunState, packed_run
+from headrace.engine.state import EngineState
+
+ENDS: Final = (r.RunFailed, r.RunCompleted, r.RunCancelled, r.RunReplaced, r.RunRedriven)
+
+
+def redrive_of(
+    state: EngineState, log: ReadableLog, run_id: int, *, from_start: bool, at_ns: int
+) -> r.RunRedriven:
+    """Return the record that lets a dead letter go on.
+
+    Reads the log only for one that the state has not.
+
+    Raises:
+        RunNotFound: no such run was given up.
+        RedriveRefused: it cannot go on; says why.
+    """
+    run, made = state.dead.find(run_id), None
+    if run is None:
+        if run_id in state.runs.active:
+            raise RedriveRefused(
+                f"run {run_id}: expected one that was given up, found that it is open"
+            )
+        run = _from_log(log, run_id)
+        if not from_start:
+            raise RedriveRefused(
+                f"run {run_id}: expected its steps, found that they are only in the log by now; "
+                f"redrive it from the start (--from-start), which executes all of them again"
+            )
+        made = bytes(packed_run(run))
+    _check_events(log, run)
+    holder = state.holder_of(run, at_ns)
+    if holder is not None:
+        raise RedriveRefused(
+            f"run {run_id}: expected that nobody has its key {run.launch_key!r}, found run "
+            f"{holder}; redrive it when that has ended, and its window is over"
+        )
+    return r.RunRedriven(at_ns, run_id, from_start, made)
+
+
+def _check_events(log: ReadableLog, run: RunState) -> None:
+    lost = set(run.events) - log.fetch(run.events).keys() if run.events else set()
+    if lost:
+        raise RedriveRefused(
+            f"run {run.id}: expected the events of its firing, found that retention has removed "
+            f"record {min(lost)}; it cannot be done again"
+        )
+
+
+def _from_log(log: ReadableLog, run_id: int) -> RunState:
+    """Return a dead letter as its making record says it.
+
+    Raises:
+        RunNotFound: there is none of this id.
+    """
+    first, last = first_sequence(log), log.committed_sequence
+    if not first <= run_id <= last:
+        raise RunNotFound(f"run {run_id}: expected records {first} to {last}; there is no such run")
+    run: RunState | None = None
+    ended: r.Record | None = None
+    for sequence, record in read_back(log, run_id, last):
+        if sequence == run_id:
+            run = _made(run_id, record)
+            if run is None:
+                kind = r.KIND_BY_TYPE[type(record)]
+                raise RunNotFound(
+                    f"run {run_id}: expected what makes a run of its own, found {kind!r} there; "
+                    f"`headrace runs list --failed` has the dead letters"
+                )
+        elif isinstance(record, ENDS) and record.run == run_id:
+            ended = record
+    assert run is not None
+    if not isinstance(ended, r.RunFailed):
+        what = "nothing" if ended is None else repr(r.KIND_BY_TYPE[type(ended)])
+        raise RunNotFound(f"run {run_id}: expected that it was given up, found {what} last")
+    run.attempt, run.error = ended.attempt, ended.error
+    run.created_at_ns = run.attempt_at_ns = ended.at_ns
+    return run
+
+
+def _made(run_id: int, record: r.Record) -> RunState | None:
+    """Return the run that *record* makes, if it is one of its own."""
+    if isinstance(record, r.RuleFired) and record.outcome in ("run", "waiting"):
+        return RunState(
+            run_id,
+            record.task or record.rule,
+            "dead",
+            0,
+            0,
+            record.rule,
+            r.thaw(record.key),
+            record.events,
+            record.due_ns,
+            record.branches,
+            trace=record.trace,
+            hops=record.hops,
+            details=record.details,
+        )
+    if isinstance(record, r.StepRequested) and record.kind == "launch":
+        return RunState(
+            run_id, record.task, "dead", 0, 0, args=record.args.copy(), ordinal=record.ordinal,
+            kind="launch", hops=1,
+        )  # fmt: skip
+    if isinstance(record, r.RunLaunched):
+        return RunState(
+            run_id, record.task, "dead", 0, 0, args=record.args.copy(), ordinal=record.ordinal,
+            kind="launch", hops=1 if record.run else 0, launch_key=record.key,
+            window_ns=record.window_ns,
+        )  # fmt: skip
+    return None
