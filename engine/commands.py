@@ -1,6 +1,6 @@
 """The commands that every engine takes over its control socket.
 
-They are status, emit, cancel, pause, acknowledge, snapshot, hold and release.
+They are status, emit, cancel, redrive, pause, acknowledge, snapshot, hold and release.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from headrace.engine.control_wire import (
     EmitArguments,
     HoldArguments,
     PauseArguments,
+    RedriveArguments,
     ReleaseArguments,
 )
 from headrace.engine.emission import Emission
@@ -48,6 +49,10 @@ class Commanded(Protocol):
 
     async def cancel(self, run_id: int, reason: str) -> int:
         """See `Engine.cancel`."""
+        ...
+
+    async def redrive(self, run_id: int, *, from_start: bool) -> int:
+        """See `Engine.redrive`."""
         ...
 
     async def pause(self, rule: str, reason: str) -> int:
@@ -99,6 +104,9 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     async def cancel(arguments: CancelArguments) -> Any:
         return {"sequence": await engine.cancel(arguments.run, arguments.reason)}
 
+    async def redrive(arguments: RedriveArguments) -> Any:
+        return {"sequence": await engine.redrive(arguments.run, from_start=arguments.from_start)}
+
     async def snapshot(_: dict[str, Any]) -> Any:
         try:
             return {"sequence": await engine.snapshot()}
@@ -109,6 +117,7 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     control.register("status", status)
     control.register("emit", emit, EmitArguments)
     control.register("cancel", cancel, CancelArguments)
+    control.register("redrive", redrive, RedriveArguments)
     _register_rules(control, engine)
     if isinstance(engine.log, FileLog):
         _register_holds(control, engine.log)

@@ -24,6 +24,7 @@ from headrace.engine.control_wire import (
     CancelArguments,
     EmitArguments,
     PauseArguments,
+    RedriveArguments,
     Request,
     WireEvent,
     addressable,
@@ -44,6 +45,7 @@ _KINDS: Final = (
     errors.LogClosed,
     errors.LogFull,
     errors.LogUnusable,
+    errors.RedriveRefused,
     errors.RuleNotFound,
     errors.RunNotFound,
     errors.SnapshotUnusable,
@@ -152,6 +154,15 @@ class ControlClient:
             As `ask`.
         """
         sequence: int = self.ask("cancel", CancelArguments(run_id, reason))["sequence"]
+        return sequence
+
+    def redrive(self, run_id: int, *, from_start: bool) -> int:
+        """Let a dead letter go on; return the record's sequence once it is durable.
+
+        Raises:
+            As `ask`.
+        """
+        sequence: int = self.ask("redrive", RedriveArguments(run_id, from_start))["sequence"]
         return sequence
 
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:

@@ -76,6 +76,13 @@ class CancelArguments(Struct):
     reason: str = "cancelled on request"
 
 
+class RedriveArguments(Struct):
+    """What ``redrive`` takes."""
+
+    run: int
+    from_start: bool = False
+
+
 class PauseArguments(Struct):
     """What ``pause`` takes: it resumes, too."""
 

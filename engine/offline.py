@@ -17,10 +17,12 @@ from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.decider import NoRules
 from headrace.engine.emission import Emission, checked, time_ns_of
 from headrace.engine.errors import LogUnusable, RunNotFound, SegmentGone
+from headrace.engine.kernel import Kernel
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record, check_text
 from headrace.engine.record import CancelRequested, EventOffered, Input, encode
+from headrace.engine.redriving import redrive_of
 from headrace.engine.restore import restore
 from headrace.engine.rule_requests import acknowledgement_of, pause_of, storable
 from headrace.engine.state import EngineState
@@ -51,6 +53,7 @@ class OfflineLog:
         self._clock = clock or SystemClock()
         self._changed = threading.Event()
         self._at_ns = 0
+        self._kernel: Kernel | None = None  # as of the last that was asked
         self._is_open = False
 
     def open(self) -> None:
@@ -148,6 +151,21 @@ class OfflineLog:
 
         return self._ask(asked)
 
+    def redrive(self, run_id: int, *, from_start: bool) -> int:
+        """Let a dead letter go on at the next start; return the record's sequence.
+
+        Takes as long as the log is, as `cancel`.
+
+        Raises:
+            RunNotFound, RedriveRefused: as `Engine.redrive`; nothing was written.
+            LogUnusable, LogCorrupt: as `cancel`.
+        """
+        return self._ask(
+            lambda state: redrive_of(
+                state, self.log, run_id, from_start=from_start, at_ns=state.at_ns
+            )
+        )
+
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         """Pause a rule, or resume it; return the record's sequence, 0 if it is so already.
 
@@ -183,8 +201,10 @@ class OfflineLog:
 
         It is durable when it returns, at the log's level.
         """
-        with _readable():
-            kernel = restore(self.log, NoRules(), clock=None)
+        kernel = self._kernel
+        if kernel is None or kernel.sequence != self.log.next_sequence - 1:
+            with _readable():
+                kernel = self._kernel = restore(self.log, NoRules(), clock=None)
         record = asked(kernel.state)
         if record is None:
             return 0

@@ -23,7 +23,7 @@ RunStatus = Literal["waiting", "active", "retrying", "completed", "failed", "dea
 StepStatus = Literal["pending", "done", "failed", "cancelled"]
 
 
-class Step(Struct):
+class Step(Struct, gc=False):
     """One call of a run, by its ordinal: what was asked and what came of it."""
 
     kind: Literal["call", "spawn", "launch", "sleep", "emit"]
@@ -40,7 +40,7 @@ class Step(Struct):
     error: str | None = None
 
 
-class RunState(Struct):
+class RunState(Struct, gc=False):
     """A run that has not ended."""
 
     id: int
@@ -93,7 +93,7 @@ class RunState(Struct):
         )
 
 
-class RunView(Struct, frozen=True):
+class RunView(Struct, frozen=True, gc=False):
     """A run as people see it."""
 
     id: int

@@ -51,6 +51,7 @@ COMMANDS = [
     ["runs", "list"],
     ["runs", "show"],
     ["runs", "cancel"],
+    ["runs", "redrive"],
     ["rules"],
     ["rules", "list"],
     ["rules", "pause"],

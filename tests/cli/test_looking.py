@@ -273,6 +273,8 @@ def test_runs_show_tells_the_story_of_a_run(headrace: Call, log: Path) -> None:
         assert said in text
     # A step can be looked at by itself.
     alone = headrace("runs", "show", log, fan["run"], "-o", "json").json
+    causes = [(cause["sequence"], cause["kind"]) for cause in alone.pop("causes")]
+    assert causes == [(run, "run"), (run - 1, "event")]
     assert {**alone, "ordinal": 1} == fan | {"key": None}
 
 

@@ -39,6 +39,19 @@ ForkAt = Annotated[
     ),
 ]
 RunNumber = Annotated[int, Parameter(name="RUN", help="The run's number, from `runs list`.")]
+FailedOnly = Annotated[
+    bool,
+    Parameter(negative=(), show_default=False, help="Only dead letters: runs that were given up."),
+]
+TaskName = Annotated[str | None, Parameter(help="Only runs of this task, or of this rule.")]
+Since = Annotated[
+    str | None,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="Only runs that ended since: RFC 3339 as 2026-03-01T08:00:00Z, or so long ago as "
+        "-15m.",
+    ),
+]
 LogOfRun = Annotated[Path, Parameter(help="Directory of the log; made if there is none.")]
 From = Annotated[
     list[str] | None,

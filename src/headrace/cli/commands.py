@@ -21,6 +21,7 @@ from headrace.cli.arguments import (
     DemoLog,
     DryRun,
     DurabilityName,
+    FailedOnly,
     Follow,
     ForkAt,
     From,
@@ -41,6 +42,7 @@ from headrace.cli.arguments import (
     Release,
     Rules,
     RunNumber,
+    Since,
     SkipBadLines,
     SnapshotApp,
     SnapshotEvery,
@@ -49,6 +51,7 @@ from headrace.cli.arguments import (
     Subject,
     TailAfter,
     TailCount,
+    TaskName,
 )
 from headrace.engine.defaults import SNAPSHOT_EVERY
 from headrace.version import __version__
@@ -324,18 +327,22 @@ def runs_list_command(
     /,
     *,
     status: Status = None,
+    failed: FailedOnly = False,
+    task: TaskName = None,
+    since: Since = None,
     limit: Limit = 50,
     output: Output = "table",
 ) -> int:
     """Print the newest runs, newest first."""
     from headrace.cli.runs import list_runs
 
-    return list_runs(folder, output, status=status, limit=limit)
+    wanted = "dead" if failed else status
+    return list_runs(folder, output, status=wanted, task=task, since=since, limit=limit)
 
 
 @_command(runs_app, "show")
 def runs_show_command(folder: LogFolder, run: RunNumber, /, *, output: Output = "table") -> int:
-    """Print one run: its input, attempts, errors with tracebacks, and all steps below it."""
+    """Print one run: its causes, input, attempts, tracebacks, and all steps below it."""
     from headrace.cli.run_story import show
 
     return show(folder, run, output)

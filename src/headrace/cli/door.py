@@ -35,6 +35,10 @@ class Door(Protocol):
         """Ask for a run to be cancelled; return the request's sequence."""
         ...
 
+    def redrive(self, run_id: int, *, from_start: bool) -> int:
+        """Let a dead letter go on; return the record's sequence."""
+        ...
+
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         """Pause a rule, or resume it; return the record's sequence, 0 if it was so already."""
         ...
@@ -56,6 +60,9 @@ class _Online:
     def cancel(self, run_id: int, reason: str) -> int:
         return self._client.cancel(run_id, reason)
 
+    def redrive(self, run_id: int, *, from_start: bool) -> int:
+        return self._client.redrive(run_id, from_start=from_start)
+
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         return self._client.pause(rule, reason, paused=paused)
 
@@ -74,6 +81,9 @@ class _Offline:
 
     def cancel(self, run_id: int, reason: str) -> int:
         return self._log.cancel(run_id, reason)
+
+    def redrive(self, run_id: int, *, from_start: bool) -> int:
+        return self._log.redrive(run_id, from_start=from_start)
 
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         return self._log.pause(rule, reason, paused=paused)

@@ -1,4 +1,4 @@
-"""``headrace emit`` and ``runs cancel``: what is asked of an engine, running or not."""
+"""``headrace emit``: events for an engine, running or not."""
 
 from __future__ import annotations
 
@@ -125,16 +125,6 @@ def _batches(path: str, source: str) -> Iterator[list[Emission]]:
         ) from error
     finally:
         lines.close()
-
-
-def cancel(log: Path, run: int, output: Output, *, reason: str) -> int:
-    """Ask for a run to be cancelled and print the request's sequence."""
-    with door(log) as way:
-        sequence = way.cancel(run, reason)
-        say_if_offline(log, way)
-        document = {"log": str(log), "run": run, "sequence": sequence, "state": state_for(way)}
-    write_document(document, output, lambda: str(sequence))
-    return OK
 
 
 def state_for(way: Door) -> str:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from headrace.cli.errors import OK
 from headrace.cli.logs import decoded, opened, plain_raw, records
 from headrace.cli.output import Output, write_document
+from headrace.cli.run_causes import cause_lines, causes_of
 from headrace.cli.text import duration, rfc3339, safe, safe_lines, to_json
 from headrace.engine import record as r
 from headrace.engine.errors import RunNotFound
@@ -37,12 +38,18 @@ class Story(Struct):
     input: Any = None
     """Its arguments; for a rule's run the events."""
     attempt: int = 1
+    began_ns: int = 0
+    """When its last attempt began."""
     failures: list[dict[str, Any]] = []
     """Attempts that failed."""
+    redriven: list[dict[str, Any]] = []
+    """When it was given up and went on nevertheless."""
     result: Any = None
     error: str | None = None
     steps: dict[int, Any] = {}
     """By ordinal: the story of a task, or what else was asked for."""
+    forgotten: list[int] = []
+    """Of a dead letter: the steps that a redrive executes again."""
 
 
 def show(log: Path, run: int, output: Output) -> int:
@@ -52,7 +59,15 @@ def show(log: Path, run: int, output: Output) -> int:
         document = _document(story)
         if story.kind == "rule":
             document["input"] = _events(reader, story.input)
-    write_document(document, output, lambda: "\n".join(_lines(document, "")))
+        document["causes"] = causes = causes_of(reader, run)
+
+    def text() -> str:
+        first, *rest = _lines(document, "")
+        listed = {e["sequence"] for e in document["input"]} if story.kind == "rule" else set()
+        more = cause_lines([cause for cause in causes if cause["sequence"] not in listed])
+        return "\n".join([first, *(INDENT + line for line in more), *rest])
+
+    write_document(document, output, text)
     return OK
 
 
@@ -111,6 +126,8 @@ class _Teller:
                 )  # fmt: skip
         elif isinstance(record, r.StepRequested):
             self._take_step(sequence, record)
+        elif isinstance(record, r.RunLaunched):
+            self._take_launch(sequence, record)
         elif isinstance(record, r.TimerFired):
             if not record.owner and (story := self.stories.get(record.slot)) is not None:
                 self._wake(story, record.key)
@@ -143,6 +160,27 @@ class _Teller:
         if parent is not None:
             parent.steps[asked.ordinal] = story
 
+    def _take_launch(self, sequence: int, asked: r.RunLaunched) -> None:
+        if sequence == self._run:
+            self.stories[sequence] = Story(
+                sequence,
+                asked.task,
+                "launch",
+                "active",
+                self._at_ns,
+                key=asked.key,
+                parent=asked.run,
+                ordinal=asked.ordinal,
+                input=plain_raw(asked.args),
+            )
+        if (parent := self.stories.get(asked.run)) is not None:
+            parent.steps[asked.ordinal] = {
+                "kind": "launch",
+                "task": asked.task,
+                "key": asked.key,
+                "sequence": sequence,
+            }
+
     def _wake(self, story: Story, ordinal: int) -> None:
         if ordinal:
             step = story.steps.get(ordinal)
@@ -151,6 +189,17 @@ class _Teller:
         else:
             story.attempt += 1
             story.status = "active"
+            story.began_ns = self._at_ns
+
+    def _redrive(self, story: Story, asked: r.RunRedriven) -> None:
+        story.redriven.append({"at": rfc3339(asked.at_ns), "from_start": asked.from_start})
+        story.attempt += 1
+        story.status, story.ended_ns, story.began_ns = "active", 0, asked.at_ns
+        story.error = None
+        if asked.from_start:
+            story.steps.clear()
+        for ordinal in story.forgotten:
+            story.steps.pop(ordinal, None)
 
     def _change(self, story: Story, record: r.Record) -> None:
         if isinstance(record, r.RunCompleted):
@@ -159,6 +208,7 @@ class _Teller:
         elif isinstance(record, (r.RunFailed, r.AttemptFailed)):
             failure = {
                 "attempt": record.attempt,
+                "began_at": rfc3339(story.began_ns or story.created_ns),
                 "at": rfc3339(record.at_ns),
                 "error": record.error,
                 "traceback": record.traceback,
@@ -167,6 +217,7 @@ class _Teller:
             story.error = record.error
             if isinstance(record, r.RunFailed):
                 self._end(story, "failed" if story.parent and story.kind != "launch" else "dead")
+                story.forgotten = record.forget or []
             else:
                 failure["retry_at"] = rfc3339(record.retry_at_ns)
                 story.status = "retrying"
@@ -180,6 +231,9 @@ class _Teller:
             story.error = "a newer firing replaced it"
         elif isinstance(record, r.RunReleased):
             story.status = "active"
+            story.began_ns = self._at_ns
+        elif isinstance(record, r.RunRedriven):
+            self._redrive(story, record)
         elif isinstance(record, r.SleepRequested):
             until = rfc3339(record.due_ns)
             story.steps[record.ordinal] = {"kind": "sleep", "until": until, "status": "pending"}
@@ -212,6 +266,7 @@ def _document(story: Story) -> dict[str, Any]:
         "result": story.result,
         "error": story.error,
         "failures": story.failures,
+        "redriven": story.redriven,
         "steps": steps,
     }
 
@@ -250,12 +305,18 @@ def _lines(story: dict[str, Any], indent: str) -> list[str]:
         lines.append(f"{inner}input {to_json(story['input'])}")
     for failure in story["failures"]:
         lines += _failure_lines(failure, inner)
+    for redriven in story["redriven"]:
+        how = " from the start" if redriven["from_start"] else ""
+        lines.append(f"{inner}redriven{how} at {redriven['at']}")
     for step in story["steps"]:
         if "run" in step:
             lines += _lines(step, inner)
         elif step["kind"] == "emit":
             subject, data = safe(step["subject"]), to_json(step["data"])
             lines.append(f"{inner}emit {subject} {data}  event {step['sequence']}")
+        elif step["kind"] == "launch":
+            key = safe(step["key"] or "")
+            lines.append(f"{inner}launch {safe(step['task'])} [{key}]  record {step['sequence']}")
         else:
             lines.append(f"{inner}sleep until {step['until']}  {step['status']}")
     if story["result"] is not None:

@@ -17,26 +17,42 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("run", "task", "key", "status", "attempt", "parent", "created_at", "error")
 
 
-def list_runs(log: Path, output: Output, *, status: str | None, limit: int) -> int:
-    """Print the newest *limit* runs, newest first; with *status* only such."""
+def list_runs(
+    log: Path,
+    output: Output,
+    *,
+    status: str | None,
+    task: str | None = None,
+    since: str | None = None,
+    limit: int,
+) -> int:
+    """Print the newest *limit* runs, newest first; only such as are asked for."""
+    from headrace.cli.redrive import is_wanted, since_ns
     from headrace.engine.runs import view_of
 
-    newest: list[RunView] = []
+    after_ns = since_ns(since)
+    newest: dict[int, RunView] = {}
 
     def take(views: Iterable[RunView]) -> None:
-        newest.extend(view for view in views if status in (None, view.status))
+        for view in views:
+            # By id: one that was redriven has ended before, too.
+            newest.pop(view.id, None)
+            if status in (None, view.status) and is_wanted(view, task=task, since_ns=after_ns):
+                newest[view.id] = view
         if len(newest) > 2 * limit:
-            newest[:] = _newest(newest, limit)
+            kept = _newest(newest.values(), limit)
+            newest.clear()
+            newest.update((view.id, view) for view in kept)
 
     with opened(log) as reader:
         kernel = folded(reader, on_ended=take)
     take(view_of(run) for run in kernel.state.runs.active.values())
-    rows = [_row(view) for view in _newest(newest, limit)]
+    rows = [_row(view) for view in _newest(newest.values(), limit)]
     write_rows(rows, output, COLUMNS, empty="no runs" if status is None else f"no {status} runs")
     return OK
 
 
-def _newest(views: list[RunView], limit: int) -> list[RunView]:
+def _newest(views: Iterable[RunView], limit: int) -> list[RunView]:
     return sorted(views, key=lambda view: -view.id)[:limit]
 
 

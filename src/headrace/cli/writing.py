@@ -18,8 +18,10 @@ from headrace.cli.arguments import (
     Output,
     Rules,
     RunNumber,
+    Since,
     SkipBadLines,
     Subject,
+    TaskName,
 )
 from headrace.cli.commands import _command, app, log_app, runs_app
 
@@ -65,6 +67,11 @@ HistoryFrom = Annotated[
         help="JSON lines, each with a time, oldest first; or an older log's directory.",
     ),
 ]
+FromStart = Annotated[
+    bool,
+    Parameter(negative=(), show_default=False, help="Execute all steps again, also what is done."),
+]
+Rate = Annotated[str, Parameter(help="At most so many in which time: 10/s, 100/m, 1000/h.")]
 Reason = Annotated[str, Parameter(help="Why, for the record.")]
 ExportFile = Annotated[
     str,
@@ -179,17 +186,38 @@ def runs_cancel_command(
     folder: LogFolder,
     run: RunNumber,
     /,
-    *,
+    *more: RunNumber,
     reason: Reason = "cancelled on request",
     output: Output = "table",
 ) -> int:
-    """Ask for a run to be cancelled and print the request's sequence.
+    """Ask for runs to be cancelled and print the sequences of the requests.
 
     Without a running engine the next start acts on it.
     """
-    from headrace.cli.emit import cancel
+    from headrace.cli.redrive import cancel_many
 
-    return cancel(folder, run, output, reason=reason)
+    return cancel_many(folder, [run, *more], output, reason=reason)
+
+
+@_command(runs_app, "redrive")
+def runs_redrive_command(
+    folder: LogFolder,
+    /,
+    *runs: RunNumber,
+    task: TaskName = None,
+    since: Since = None,
+    from_start: FromStart = False,
+    rate: Rate = "10/s",
+    output: Output = "table",
+) -> int:
+    """Let dead letters go on, each under its old number, and print the sequences of the requests.
+
+    Steps that succeeded are not executed again, unless with --from-start. Without a running
+    engine the next start acts on it.
+    """
+    from headrace.cli.redrive import redrive
+
+    return redrive(folder, runs, output, task=task, since=since, from_start=from_start, rate=rate)
 
 
 @_command(log_app, "export")
