@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from anyio import CancelScope, get_cancelled_exc_class
+from anyio import get_cancelled_exc_class
 from msgspec import Raw, Struct
 
 from headrace.engine.backend import is_cancelled_here
@@ -45,7 +45,7 @@ class Attempt:
         self.run = run
         self.state = state
         self.spec = spec
-        self.scope = CancelScope()
+        self.scope = run._pipeline.backend.scope()
         self.stopped: StopReason | None = None
         self.reason = ""
         """Why it was cancelled, for the record."""
@@ -113,6 +113,8 @@ class Attempt:
             kwargs[spec.run_name] = self.run
         if spec.firing_name is not None:
             kwargs[spec.firing_name] = load_firing(self.state)
+        for parameter, resource in spec.resources.items():
+            kwargs[parameter] = self.run._executor.resource(resource)
         call = spec.bind(args, kwargs)
         if spec.is_async:
             return await call()

@@ -73,6 +73,8 @@ class Backend(Struct, frozen=True):
     """Make an event, in any callback of the loop."""
     waiter: Callable[[], Event]
     """Make an event that one task waits for, at most: a third of the memory."""
+    scope: Callable[[], CancelScope]
+    """Make a cancel scope."""
 
 
 def is_cancelled_here() -> bool:
@@ -101,6 +103,7 @@ async def in_own_thread(backend: Backend, call: Callable[[], R]) -> R:
 
 def current_backend() -> Backend:
     """Return the backend of the loop that is running."""
+    scope = type(CancelScope())  # anyio's own for this backend
     try:
         loop = asyncio.get_running_loop()
     except RuntimeError:
@@ -113,6 +116,7 @@ def current_backend() -> Backend:
             trio.lowlevel.current_task,
             trio.Event,
             trio.Event,
+            scope,
         )
     return Backend(
         loop.call_soon,
@@ -120,4 +124,5 @@ def current_backend() -> Backend:
         asyncio.current_task,
         asyncio.Event,
         Waiter,
+        scope,
     )

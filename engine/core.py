@@ -78,6 +78,7 @@ class Core:
         self.results = Results(self.pipeline)
         self.snapshotter = Snapshotter(self.pipeline, log, every=settings.snapshot_every)
         self._changed = Signal()
+        self._drained = Signal()
         self._payer = Payer(
             self.pipeline, log, changed=self._changed, let_time_come=self._let_offer_come
         )
@@ -95,6 +96,10 @@ class Core:
     def _note_change(self) -> None:
         self._input.note_settled()
         self._changed.send()
+        if self._drained.is_awaited and (
+            self.pipeline.failure is not None or not self.runner.has_open_runs
+        ):
+            self._drained.send()
 
     def _note_failure(self) -> None:
         self.runner.stop()
@@ -304,7 +309,7 @@ class Core:
                 await self._input.finish_runs()
         else:
             while self.pipeline.failure is None and self.runner.has_open_runs:
-                await self._changed.wait()
+                await self._drained.wait()
             if self.pipeline.failure is not None and self.runner.has_open_runs:
                 raise self.pipeline.failure
         await self.pipeline.committed(self.kernel.sequence)

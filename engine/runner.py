@@ -25,7 +25,7 @@ from headrace.engine.backend import Event
 from headrace.engine.clock import NS, Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
-from headrace.engine.errors import LogError
+from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
 from headrace.engine.lanes import Lanes
@@ -62,6 +62,8 @@ class Runner:
         """Called when nothing executes and nothing waits to be executed."""
         self.rules: Rules | None = None
         """What changes the engine's rules."""
+        self.resources: dict[str, Any] = {}
+        """What tasks are given by annotation, by name."""
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
         self._specs = specs
@@ -199,13 +201,18 @@ class Runner:
 
     # ------------------------------------------------------------ one attempt
 
-    async def _execute(self, state: RunState, depth: int = 0) -> int:
-        """Carry out one attempt and record what came of it; return that record's sequence."""
+    async def _execute(self, state: RunState, depth: int = 0, parent: Run | None = None) -> int:
+        """Carry out one attempt and record what came of it; return that record's sequence.
+
+        *parent* waits for it from when it is there: so the engine never seems to be settled.
+        """
         spec = self._specs[state.task]
         run = Run(self, state, log_id=self.pipeline.log.log_id)
         attempt = Attempt(run, state, spec)
         attempt.depth = depth
         self._attempts[state.id] = attempt
+        if parent is not None:
+            self.park(parent, +1)
         reason = state.cancelling or self._doomed.pop(state.id, None)
         if reason is not None:
             attempt.stop("cancel", reason)
@@ -313,9 +320,8 @@ class Runner:
             if run_id in self._queued:
                 self._queue.discard((state.rule, state.key), run_id)
                 self._queued.discard(run_id)
-            self.park(parent, +1)
             try:
-                sequence = await self._execute(state, depth)
+                sequence = await self._execute(state, depth, parent)
             finally:
                 self.park(parent, -1)
         if run_id in runs:
@@ -386,6 +392,20 @@ class Runner:
         """Stop *attempt*; it has something to do from now on, though its code has no turn yet."""
         attempt.stop(kind, reason)
         self._count(attempt, parked=False)
+
+    def resource(self, name: str) -> Any:
+        """See `Executor`.
+
+        Raises:
+            ResourceFailed: it was declared after the engine was opened.
+        """
+        try:
+            return self.resources[name]
+        except KeyError:
+            raise ResourceFailed(
+                f"resource {name!r}: expected that it is open, found that it was declared after "
+                "the engine was opened; declare it before"
+            ) from None
 
     def logger_of(self, run_id: int) -> Any:
         """See `Executor`."""

@@ -17,6 +17,11 @@ class Signal:
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for the next `send`."""
+        return self._event is not None
+
     def send(self) -> None:
         """Wake all who wait."""
         if self._event is not None:
