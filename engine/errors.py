@@ -188,6 +188,10 @@ class RunNotFound(HeadraceError):
     """No active run has this id."""
 
 
+class ResourceFailed(HeadraceError):
+    """A resource could not be opened.  The engine has not started, and nothing was written."""
+
+
 class RedriveRefused(HeadraceError):
     """A run that was given up cannot go on as was asked.  Nothing was changed."""
 

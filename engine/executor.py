@@ -67,6 +67,10 @@ class Executor(Protocol):
         """Note that the code of *run* waits for children or a timer (+1), or no more (-1)."""
         ...
 
+    def resource(self, name: str) -> Any:
+        """Return the resource of this name, which is open."""
+        ...
+
     def logger_of(self, run_id: int) -> Any:
         """Return a structlog logger that names the run."""
         ...

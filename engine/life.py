@@ -27,6 +27,7 @@ from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFul
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import EngineStopped, encode
+from headrace.engine.resources import OpenResources
 from headrace.engine.restore import restore
 from headrace.engine.rule_control import Declare, RuleControl
 from headrace.engine.signal import Signal
@@ -53,6 +54,7 @@ class Life:
         probe_s: float = PROBE_S,
         version: str,
         declare: Declare | None = None,
+        resources: OpenResources | None = None,
     ) -> None:
         """Made by `App.open`."""
         self.log = log
@@ -73,6 +75,7 @@ class Life:
         if not probe_s > 0:
             raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
         self._probe_ns = seconds_to_ns(probe_s)
+        self._resources = resources or OpenResources({})
         self._is_open = False
         self._is_stopping = False
         self._is_closing = False
@@ -89,6 +92,7 @@ class Life:
 
         Raises:
             LogLocked, LogCorrupt, LogVersion, LogUnusable, LogMismatch: nothing was written.
+            ResourceFailed: a resource could not be opened; nothing was written.
             EngineClosed: it was open before; `App.open` makes another.
         """
         if self._is_stopping:
@@ -112,6 +116,7 @@ class Life:
         try:
             await in_own_thread(backend, take_log)
             self._core = self._make_core(await self._restored(backend), backend)
+            await self._resources.open()
         except BaseException:
             if has_log:  # also if asyncio's own cancellation came while it was opened
                 await in_own_thread(backend, self.log.close)
@@ -157,6 +162,7 @@ class Life:
     def _make_core(self, kernel: Kernel, backend: Backend) -> Core:
         core = Core(kernel, self.log, self._settings, backend)
         core.runner.rules = self._rules
+        core.runner.resources = self._resources.values
         core.on_failure = self._end_core
         return core
 
@@ -215,7 +221,10 @@ class Life:
                 error = error.exceptions[0]
             raise error from None
         finally:
-            await self._close_log(tell_full=exc is None)
+            try:
+                await self._close_log(tell_full=exc is None)
+            finally:
+                await self._resources.close()
         return bool(swallowed)
 
     async def _close_log(self, *, tell_full: bool) -> None:

@@ -8,7 +8,7 @@ task is declared, not when a crash has made them needed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, get_type_hints
 
@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from headrace.engine.event import Firing
 from headrace.engine.payload import encode_stable
+from headrace.engine.resources import Resource
 from headrace.engine.retry import check_policy
 
 
@@ -33,6 +34,7 @@ class TaskSpec:
         timeout_s: float | None = None,
         version: str | None = None,
         is_action: bool = False,
+        resources: Mapping[str, Resource[Any]] | None = None,
     ) -> None:
         """Look at *function*; *run_type* is the class that marks the parameter for a run.
 
@@ -55,12 +57,14 @@ class TaskSpec:
         )
         hints = _hints_of(name, function)
         parameters = list(inspect.signature(function).parameters.values())
+        self.resources = _resources_of(name, function, parameters, resources or {})
+        """Which resource each of the parameters takes that are no arguments."""
         self.run_name = _name_of_type(parameters, hints, run_type)
         self.firing_name = _name_of_type(parameters, hints, Firing)
         self.parameters = [
             parameter
             for parameter in parameters
-            if parameter.name not in (self.run_name, self.firing_name)
+            if parameter.name not in (self.run_name, self.firing_name, *self.resources)
         ]
         self._run_is_first = bool(parameters) and parameters[0].name == self.run_name
         self._signature = inspect.Signature(self.parameters)
@@ -175,19 +179,57 @@ def _is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
-def _hints_of(name: str, function: Callable[..., Any]) -> dict[str, Any]:
+def _hints_of(
+    name: str, function: Callable[..., Any], *, with_marks: bool = False
+) -> dict[str, Any]:
     written: Any = function
     while isinstance(written, partial):
         written = written.func
     if not isinstance(written, type) and not hasattr(written, "__name__"):
         written = type(written).__call__  # an object that can be called
     try:
-        return get_type_hints(written)
+        return get_type_hints(written, include_extras=with_marks)
     except NameError as error:
         raise TypeError(
             f"task {name!r}: an annotation cannot be resolved: {error}; "
             f"import its type at module level, not under TYPE_CHECKING"
         ) from error
+
+
+def _resources_of(
+    name: str,
+    function: Callable[..., Any],
+    parameters: list[inspect.Parameter],
+    declared: Mapping[str, Resource[Any]],
+) -> dict[str, str]:
+    """Return the resource that each parameter is annotated with.
+
+    Raises:
+        TypeError: it is of another app, or its parameter would be passed by position.
+    """
+    if not declared and not any("Annotated" in str(p.annotation) for p in parameters):
+        return {}
+    hints = _hints_of(name, function, with_marks=True)
+    found: dict[str, str] = {}
+    is_variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    for parameter in parameters:
+        for mark in getattr(hints.get(parameter.name), "__metadata__", ()):
+            resource = declared.get(mark) if isinstance(mark, str) else mark
+            if not isinstance(resource, Resource):
+                continue
+            if declared.get(resource.name) is not resource:
+                raise TypeError(
+                    f"task {name!r}: expected a resource of this app for {parameter.name!r}, found "
+                    f"{resource!r} of another"
+                )
+            by_position = is_variadic and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+            if by_position or parameter.kind is parameter.POSITIONAL_ONLY:
+                raise TypeError(
+                    f"task {name!r}: {parameter.name!r} is a resource, and passed by position; "
+                    f"let it stand behind a *"
+                )
+            found[parameter.name] = resource.name
+    return found
 
 
 def _name_of_type(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LogUnusable,
         LogVersion,
         RedriveRefused,
+        ResourceFailed,
         RuleNotFound,
         RulesFileError,
         RunNotFound,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     )
     from headrace.engine.event import Event, Firing
     from headrace.engine.log import FileLog, MemoryLog
+    from headrace.engine.resources import Resource
     from headrace.engine.retry import Retry
     from headrace.engine.run import Run
     from headrace.triggers.combine import absent, all_of, any_of, silent
@@ -87,6 +89,8 @@ __all__ = [
     "MemoryLog",
     "Pattern",
     "RedriveRefused",
+    "Resource",
+    "ResourceFailed",
     "Retry",
     "RuleNotFound",
     "RulesFileError",
@@ -141,6 +145,8 @@ _HOMES = {
     "MemoryLog": "headrace.engine.log",
     "Pattern": "headrace.triggers.pattern",
     "RedriveRefused": "headrace.engine.errors",
+    "Resource": "headrace.engine.resources",
+    "ResourceFailed": "headrace.engine.errors",
     "Retry": "headrace.engine.retry",
     "RulesFileError": "headrace.engine.errors",
     "RuleNotFound": "headrace.engine.errors",

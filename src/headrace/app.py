@@ -6,7 +6,7 @@ The same app is run live, tested in virtual time and replayed.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
@@ -240,6 +240,7 @@ class App(Tasks):
         snapshot_every: int = SNAPSHOT_EVERY,
         control: bool = True,
         probe_s: float = PROBE_S,
+        resources: Mapping[str, Any] | None = None,
     ) -> Engine:
         """Return an engine to use with ``async with``.
 
@@ -252,6 +253,8 @@ class App(Tasks):
         With *control* the command line can ask the running engine, over a socket in the log's
         directory that only this user can open.
         A disk that is full is looked at again every *probe_s*.
+        *resources* replace those that are declared, by name: each a value, or a function that
+        returns one or a context manager.
         """
         if snapshot_every < 0:
             raise ValueError(f"snapshot_every must be at least 0, not {snapshot_every}")
@@ -259,6 +262,7 @@ class App(Tasks):
         from headrace.engine import commands
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
+        from headrace.engine.resources import OpenResources
         from headrace.reloading import EngineFiles
 
         if isinstance(log, (str, os.PathLike)):
@@ -279,6 +283,7 @@ class App(Tasks):
             probe_s=probe_s,
             version=__version__,
             declare=self._declared,
+            resources=OpenResources(self.resources, resources),
         )
         commands.register(engine.control, engine, version=__version__)
         files = self._opened[engine] = EngineFiles(self._files_loaded())
@@ -332,7 +337,9 @@ class App(Tasks):
         def spec(function: Action, task: str, **how: Any) -> TaskSpec:
             # In place of the rule's own code, but of nothing else.
             return (
-                spec_of(function, task, **how) if task in own else self._spec(function, task, **how)
+                spec_of(function, task, resources=self.resources, **how)
+                if task in own
+                else self._spec(function, task, **how)
             )
 
         return options_of(pattern, **options).declared(action, rule_name, spec)

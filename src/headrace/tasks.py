@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, TypeVar, overload
 
+from headrace.engine.resources import Resource
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
 from headrace.triggers.checks import Seconds, duration_ns
 
 F = TypeVar("F", bound=Callable[..., Any])
+R = TypeVar("R")
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
@@ -23,6 +26,39 @@ class Tasks:
         """Tasks and rules' actions by name: a run names its code by this."""
         self.actions: dict[str, TaskSpec] = {}
         """What `action` has declared, by name."""
+        self.resources: dict[str, Resource[Any]] = {}
+        """What `resource` has declared, by name, in that order."""
+
+    @overload
+    def resource(
+        self, name: str, factory: Callable[[], AbstractAsyncContextManager[R]]
+    ) -> Resource[R]: ...
+    @overload
+    def resource(
+        self, name: str, factory: Callable[[], AbstractContextManager[R]]
+    ) -> Resource[R]: ...
+    def resource(self, name: str, factory: Callable[[], Any]) -> Resource[Any]:
+        """Declare what tasks and actions take by annotation: ``pool: Annotated[Pool, db]``.
+
+        *factory* takes nothing and returns a context manager, async or not.  It is opened
+        with the engine, before any run starts, in the order of declaration, and closed after
+        the last run, in reverse; all runs share it.  Declare it before the tasks that take
+        it.  ``app.open(…, resources={name: fake})`` replaces it, as in tests.
+
+        Raises:
+            ValueError: *name* is no name, or is declared already.
+            TypeError: *factory* cannot be called.
+        """
+        check_name("resource", name)
+        if name in self.resources:
+            raise ValueError(f"resource {name!r} is declared twice; give one of them another name")
+        if not callable(factory):
+            raise TypeError(
+                f"resource {name!r}: expected a function that returns a context manager, found "
+                f"{factory!r}"
+            )
+        declared = self.resources[name] = Resource(name, factory)
+        return declared
 
     @overload
     def task(self, function: F) -> F: ...
@@ -97,7 +133,7 @@ class Tasks:
 
     def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
         """Return what is declared of *function*, under a name that is not taken."""
-        made = spec_of(function, name, **how)
+        made = spec_of(function, name, resources=self.resources, **how)
         taken = self.tasks.get(name) or self.actions.get(name)
         if taken is not None:
             raise ValueError(
@@ -115,6 +151,7 @@ def spec_of(
     timeout: Seconds | None = None,
     version: str | None = None,
     is_action: bool = False,
+    resources: Mapping[str, Resource[Any]] | None = None,
 ) -> TaskSpec:
     """Return what is declared of *function* as a task.
 
@@ -131,6 +168,7 @@ def spec_of(
         timeout_s=timeout_s,
         version=version,
         is_action=is_action,
+        resources=resources,
     )
 
 

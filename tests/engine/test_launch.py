@@ -267,7 +267,7 @@ async def test_wrong_calls_are_refused_before_anything_is_stored() -> None:
 
     async with opened(app, log) as engine:
         with pytest.raises(TypeError, match="no task"):
-            await engine.launch(quiet, 1)
+            await engine.launch(quiet, engine)
         with pytest.raises(TypeError, match="missing"):
             await engine.launch(bill)
         with pytest.raises(ValueError, match="1 to 500"):
