@@ -59,6 +59,8 @@ class Pipeline:
         self._open: _Group | None = None
         self._groups: deque[_Group] = deque()
         self._commit_is_due = False
+        self._has_turn_begun = False
+        """Whether a record was put in this turn of the loop: all others get its time."""
         self.is_committing = False
         """Whether the log is being asked to commit: `progress` follows without its asking."""
         self._is_paying = False
@@ -92,9 +94,11 @@ class Pipeline:
         return now_ns
 
     def now_ns(self) -> int:
-        """Return the log time, and fire nothing."""
-        at_ns = self.kernel.state.at_ns
-        return at_ns if self.by_input else max(self._time.now_ns(), at_ns)
+        """Return the log time, and fire nothing.  It stands still for a turn of the loop."""
+        state = self.kernel.state
+        if self._has_turn_begun or state.clock == "input":
+            return state.at_ns
+        return max(self._time.now_ns(), state.at_ns)
 
     def monotonic_due_ns(self) -> int | None:
         """Return when the next timer is due, as the clock's monotonic time."""
@@ -131,6 +135,7 @@ class Pipeline:
             # share one group.  Before the rest, which may fail for want of stack.
             self.backend.call_soon(self._commit)
             self._commit_is_due = True
+        self._has_turn_begun = True
         try:
             unit = kernel.submit(record)
             if len(unit) == 1:
@@ -183,7 +188,7 @@ class Pipeline:
     # ------------------------------------------------------------ durability
 
     def _commit(self) -> None:
-        self._commit_is_due = False
+        self._commit_is_due = self._has_turn_begun = False
         if self._is_broken and self.failure is not None:
             self._is_broken = False
             self.fail(self.failure)

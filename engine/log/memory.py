@@ -14,6 +14,7 @@ from headrace.engine.errors import (
     LogLocked,
     SnapshotUnusable,
 )
+from headrace.engine.log.blobs import MemoryBlobs
 from headrace.engine.log.frame import RECORD_BYTES_MAX
 
 READ_COUNT: Final = 1000
@@ -29,14 +30,16 @@ def check_sizes(unit: Sequence[bytes]) -> int:
     """
     if not unit:
         raise ValueError("a unit has at least one record")
-    sizes = list(map(len, unit))
-    longest = max(sizes)
+    size_bytes = longest = len(unit[0])
+    if len(unit) > 1:
+        sizes = list(map(len, unit))
+        size_bytes, longest = sum(sizes), max(sizes)
     if longest > RECORD_BYTES_MAX:
         raise EventRefused(
             f"expected a record of at most {RECORD_BYTES_MAX} bytes, found one of {longest}; "
             "store large data elsewhere and let the event name it"
         )
-    return sum(sizes)
+    return size_bytes
 
 
 class MemorySnapshot:
@@ -119,6 +122,8 @@ class MemoryLog:
         """See `EventLog`.  A test may set it to see what its loss does."""
         self.snapshots = MemorySnapshots()
         """See `EventLog`."""
+        self.blobs = MemoryBlobs()
+        """See `EventLog`."""
 
     @property
     def log_id(self) -> bytes:
@@ -157,6 +162,7 @@ class MemoryLog:
         made._records = self._records[:upto]
         made._committed = upto
         made.snapshots = self.snapshots.copy(upto)
+        made.blobs.stored = dict(self.blobs.stored)
         return made
 
     def open(self, notify: Callable[[], None]) -> None:
