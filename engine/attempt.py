@@ -16,7 +16,7 @@ from anyio import get_cancelled_exc_class
 from msgspec import Raw, Struct
 
 from headrace.engine.backend import is_cancelled_here
-from headrace.engine.errors import Diverged, EventRefused, StepFailed
+from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
@@ -158,7 +158,7 @@ def failure_record(
     state, spec = attempt.state, attempt.spec
     text, trace = error_text(error), traceback_text(error)
     wait_ns: int | None = None
-    if spec.retry is not None and not isinstance(error, (Diverged, EventRefused)):
+    if spec.retry is not None and not isinstance(error, (BlobUnusable, Diverged, EventRefused)):
         try:
             wait_ns = retry_after_ns(
                 spec.retry,

@@ -75,6 +75,15 @@ class DeadLetters:
         """Return all, not to be changed."""
         return [letter.run for letter in self._letters.values()]
 
+    def blobs(self) -> set[bytes]:
+        """Return the digests of the results of steps that are in files of their own."""
+        return {
+            step.blob
+            for letter in self._letters.values()
+            for step in letter.run.steps.values()
+            if step.blob is not None
+        }
+
     def dump(self) -> list[Any]:
         """Return the whole state as data that msgspec encodes."""
         return [

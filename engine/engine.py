@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, Final, Literal, ParamSpec, overload
 
+from msgspec import Raw
 from msgspec.structs import replace
 
 from headrace.engine.alarms import Alarm
@@ -158,15 +159,21 @@ class Engine(Life):
             TaskFailed: it was given up: a dead letter.
             TaskCancelled: it was cancelled.
             RunNotFound: it is not open, and its result is not kept.
+            BlobUnusable: its result was too large for a record, and its file is damaged.
             EngineClosed, DurabilityLost: the engine ended before the run.
         """
         while True:
             core = self.opened()
             try:
                 ending = await core.results.ending(run_id)
-                return result_of(run_id, ending, self._settings.specs.get(ending.task))
             except LogFull:
                 await self.ready()
+                continue
+            if ending.blob is not None:
+                read = partial(self.log.blobs.get, ending.blob)
+                stored = Raw(await in_own_thread(core.pipeline.backend, read))
+                ending = replace(ending, result=stored)
+            return result_of(run_id, ending, self._settings.specs.get(ending.task))
 
     async def redrive(self, run_id: int, *, from_start: bool = False) -> int:
         """Let a dead letter go on with another attempt; return the record's sequence.

@@ -188,6 +188,13 @@ class RunNotFound(HeadraceError):
     """No active run has this id."""
 
 
+class BlobUnusable(HeadraceError):
+    """A large result that was stored in a file of its own is missing, or damaged.
+
+    The run that asks for it is a dead letter; everything else goes on.
+    """
+
+
 class ResourceFailed(HeadraceError):
     """A resource could not be opened.  The engine has not started, and nothing was written."""
 

@@ -62,6 +62,9 @@ class RunCompleted(Struct, array_like=True, frozen=True, gc=False, tag=3):
     at_ns: int
     run: int
     result: Raw
+    blob: bytes | None = None
+    """Digest of the file that has the result, if it is too large for a record; see
+    `headrace.engine.log.blobs`.  `result` says nothing then."""
 
 
 class RunFailed(Struct, array_like=True, frozen=True, gc=False, tag=4):

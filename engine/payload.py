@@ -16,6 +16,10 @@ PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 4096
 ENCODE_ERRORS: Final = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 """What msgspec raises for data that it cannot encode."""
 
+BLOB_BYTES_MIN: Final = 64 * 1024
+"""Results that are larger are stored in files of their own, and a record has their digest."""
+RESULT_BYTES_MAX: Final = 256 * 1024 * 1024
+
 LABELS_CHARS_MAX: Final = 600
 """Characters of subject, id, source and key together: at most 2 400 bytes of what is left."""
 
@@ -100,7 +104,7 @@ def check_numbers(subject: str, *numbers: int | None) -> None:
                 )
 
 
-def encode_stable(data: Any, what: str) -> Raw:
+def encode_stable(data: Any, what: str, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> Raw:
     """Encode data that a resumed run is compared by: sets and dicts in a fixed order.
 
     Raises:
@@ -110,8 +114,8 @@ def encode_stable(data: Any, what: str) -> Raw:
         encoded = _in_order(data)
     except ENCODE_ERRORS as error:
         raise _refused(what, error) from error
-    if len(encoded) > PAYLOAD_BYTES_MAX:
-        raise _too_large(what, len(encoded))
+    if len(encoded) > bytes_max:
+        raise _too_large(what, len(encoded), bytes_max)
     return Raw(encoded)
 
 
@@ -143,8 +147,8 @@ def _refused(what: str, error: BaseException) -> EventRefused:
     )
 
 
-def _too_large(what: str, size: int) -> EventRefused:
+def _too_large(what: str, size: int, bytes_max: int = PAYLOAD_BYTES_MAX) -> EventRefused:
     return EventRefused(
-        f"{what}: expected at most {PAYLOAD_BYTES_MAX} bytes, found {size}; "
+        f"{what}: expected at most {bytes_max} bytes, found {size}; "
         f"store large data elsewhere and pass where it is"
     )

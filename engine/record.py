@@ -247,7 +247,7 @@ _CAUSED_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:12])
 
 
 def encode(record: Record) -> bytes:
-    """Return *record* as msgpack.  Trailing defaults of an event or a firing are left out."""
+    """Return *record* as msgpack.  Trailing defaults of what is frequent are left out."""
     if type(record) is EventStored:
         if record.offer:
             return _encode(record)
@@ -267,6 +267,8 @@ def encode(record: Record) -> bytes:
         return _encode((1, *_CAUSED_FIELDS(record)))
     if type(record) is RuleFired and record.details is None and not record.task:
         return _encode((64, *_FIRED_FIELDS(record)))
+    if type(record) is RunCompleted and record.blob is None:
+        return _encode((3, record.at_ns, record.run, record.result))
     if type(record) is UnknownRecord:
         return record.raw
     return _encode(record)

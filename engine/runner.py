@@ -29,7 +29,9 @@ from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
 from headrace.engine.lanes import Lanes
+from headrace.engine.large_results import NIL, store_result
 from headrace.engine.parking import Parking
+from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.record import RunCancelled, RunCompleted
 from headrace.engine.run import Run
 from headrace.engine.runs import RunState
@@ -254,11 +256,18 @@ class Runner:
                 await self._end_children([run_id for run_id in left if run_id in runs])
         if self.pipeline.failure is not None:
             return 0
-        if state.id not in runs:
+        blob = None
+        if outcome.result is not None and len(bytes(outcome.result)) > BLOB_BYTES_MIN:
+            blob = await store_result(self.pipeline, outcome.result)
+        if state.id not in runs or self.pipeline.failure is not None:
             return 0  # it was ended from outside, e.g. with its parent
         now_ns = self.pipeline.tick()
         if outcome.result is not None:
-            return self._end(RunCompleted(now_ns, state.id, outcome.result))
+            result = outcome.result if blob is None else NIL
+            sequence = self._end(RunCompleted(now_ns, state.id, result, blob))
+            if blob is not None:
+                self.pipeline.after(sequence, partial(self.pipeline.log.blobs.settle, blob))
+            return sequence
         if outcome.failure is None or state.cancelling is not None:
             reason = state.cancelling or attempt.reason or "its parent ended"
             if attempt.thread_left:

@@ -38,6 +38,8 @@ class Step(Struct, gc=False):
     """Log time of its last change."""
     result: Raw | None = None
     error: str | None = None
+    blob: bytes | None = None
+    """Digest of the file that has the result, if it is too large to be here."""
 
 
 class RunState(Struct, gc=False):
@@ -88,7 +90,7 @@ class RunState(Struct, gc=False):
     @property
     def is_asleep(self) -> bool:
         """Whether its code is at a wait that a record ends: it need not be invoked before."""
-        return any(
+        return bool(self.steps) and any(
             step.kind == "sleep" and step.status == "pending" for step in self.steps.values()
         )
 
@@ -283,6 +285,7 @@ class RunTable:
         at_ns: int,
         result: Raw | None = None,
         error: str | None = None,
+        blob: bytes | None = None,
     ) -> None:
         """Remove *run*, tell its parent, and count it.  Children that are left go with it."""
         self.touch(run.id)
@@ -300,13 +303,14 @@ class RunTable:
         by_status[status] = by_status.get(status, 0) + 1
         self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
         if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
-            tell(Ending(run.task, status, result, error))
+            tell(Ending(run.task, status, result, error, blob))
         parent = self.touch(run.parent) if run.parent else None
         if parent is not None:
             step = parent.steps.get(run.ordinal)
             if step is not None and step.sequence == run.id:
                 step.at_ns = at_ns
                 step.result = result.copy() if result is not None else None
+                step.blob = blob
                 step.error = error
                 step.status = (
                     "done"

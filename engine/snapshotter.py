@@ -17,6 +17,7 @@ from headrace.engine.clock import NS, SystemClock, seconds_to_ns
 from headrace.engine.commit import Pipeline
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError
+from headrace.engine.large_results import named_blobs
 from headrace.engine.log.protocol import EventLog, SnapshotWriter
 from headrace.engine.signal import Signal
 from headrace.engine.snapshot import Snapshot, check_rules
@@ -125,7 +126,9 @@ class Snapshotter:
             for file in begun:
                 await self._in_thread(file.abort)
             raise
-        await self._in_thread(partial(tidy_up, log))
+        state = pipeline.kernel.state
+        held = state.launches.blobs() | state.dead.blobs()
+        await self._in_thread(partial(tidy_up, log, held))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await in_own_thread(self._pipeline.backend, call)
@@ -168,10 +171,16 @@ class Snapshotter:
             await anyio.sleep(min(PAUSE_S_MAX, late_s * 4))
 
 
-def tidy_up(log: EventLog) -> None:
-    """Remove what is of no use any more: old snapshots, and what the log needs not keep."""
+def tidy_up(log: EventLog, held: set[bytes]) -> None:
+    """Remove what is of no use any more: old snapshots, and what the log needs not keep.
+
+    With old records go the results in files of their own that no other record names, but for
+    those that are *held* by the state.
+    """
     log.snapshots.prune()
     needs = log.snapshots.needs()
     # Not below the only one: were it damaged, nothing would be left to start from.
     if len(needs) > 1:
-        log.retain(min(needs.values()))
+        removed = log.retain(min(needs.values()))
+        if getattr(removed, "segments", 0):
+            log.blobs.sweep(lambda: held | named_blobs(log))

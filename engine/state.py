@@ -117,7 +117,7 @@ class EngineState(RuleState):
         return ()
 
     def _run_completed(self, _: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
-        return self._end(ended.run, "completed", result=ended.result)
+        return self._end(ended.run, "completed", result=ended.result, blob=ended.blob)
 
     def _run_failed(self, _: int, ended: r.RunFailed) -> Sequence[r.Decision]:
         run = self.runs.active.get(ended.run)
@@ -138,15 +138,23 @@ class EngineState(RuleState):
         *,
         result: msgspec.Raw | None = None,
         error: str | None = None,
+        blob: bytes | None = None,
     ) -> Sequence[r.Decision]:
         run = self.runs.active.get(run_id)
         if run is None:
             return ()  # a child whose parent ended without it
         self._disarm(run)
-        self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error)
+        self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error, blob=blob)
         if run.launch_key is not None:
             place = (run.task, run.launch_key)
-            self.launches.end(place, status, at_ns=self.at_ns, result=result, error=error)  # type: ignore[arg-type]
+            self.launches.end(
+                place,
+                status,  # type: ignore[arg-type]
+                at_ns=self.at_ns,
+                result=result,
+                error=error,
+                blob=blob,
+            )
         self.lifecycle.owe(
             f"run.{'failed' if status == 'dead' else status}.{run.task}",
             run=run.id,

@@ -12,7 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from headrace.engine.clock import NS
-from headrace.engine.errors import ConcurrentSteps, Diverged, StepCancelled, StepFailed
+from headrace.engine.errors import (
+    BlobUnusable,
+    ConcurrentSteps,
+    Diverged,
+    StepCancelled,
+    StepFailed,
+)
 from headrace.engine.executor import Executor, Rules
 from headrace.engine.parking import Parking
 from headrace.engine.record import StepKind, StepRequested
@@ -179,11 +185,19 @@ class Steps:
     def _outcome(self, step: Step, spec: TaskSpec) -> Any:
         self._now_ns = max(self._now_ns, step.at_ns)
         if step.status == "done":
+            if step.blob is not None:
+                return spec.decode_result(self._stored(step.blob))
             assert step.result is not None
             return spec.decode_result(step.result)
         self._shown[step.sequence] = self._ordinal
         kind = StepCancelled if step.status == "cancelled" else StepFailed
         raise kind(step.name, step.sequence, step.error or "unknown")
+
+    def _stored(self, blob: bytes) -> bytes:
+        try:
+            return self._pipeline.log.blobs.get(blob)
+        except BlobUnusable as error:
+            raise BlobUnusable(f"run {self.id}, call {self._ordinal}: {error}") from error
 
     def _parking(self) -> Parking:
         return Parking(self._pipeline.backend.waiter(), partial(self._executor.park, self))

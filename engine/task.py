@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from headrace.engine.event import Firing
-from headrace.engine.payload import encode_stable
+from headrace.engine.payload import RESULT_BYTES_MAX, encode_stable
 from headrace.engine.resources import Resource
 from headrace.engine.retry import check_policy
 
@@ -160,7 +160,7 @@ class TaskSpec:
         Raises:
             EventRefused: it cannot be stored.
         """
-        return encode_stable(value, f"task {self.name!r}, result")
+        return encode_stable(value, f"task {self.name!r}, result", bytes_max=RESULT_BYTES_MAX)
 
     def decode_result(self, raw: bytes | Raw) -> Any:
         """Return a stored result, as the type of the annotation.

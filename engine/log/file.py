@@ -11,6 +11,7 @@ from typing import Final
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import DurabilityLost, LogClosed, LogError, LogFull, LogUnusable
 from headrace.engine.log.background import Background
+from headrace.engine.log.blobs import FileBlobs
 from headrace.engine.log.catalog import Catalog
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import prepare, refuse_network
@@ -118,8 +119,7 @@ class FileLog:
         self._files = files or SystemFiles()
         self._clock = clock or SystemClock()
         self._new_id = new_id or draw_id
-        self._pid = 0
-        self._log_id = b""
+        self._pid, self._log_id = 0, b""
         self._next = 1
         self._appended_bytes = self._committed_bytes = self._written_bytes = 0
         self._records: list[bytes] = []
@@ -127,6 +127,7 @@ class FileLog:
         self._last_failure: LogError | None = None
         self.snapshots = FileSnapshots(self._files, self.path)
         """See `EventLog`."""
+        self.blobs = FileBlobs(self._files, self.path)
         self.recovery: Recovery | None = None
         """What the last `open` found."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
+from headrace.engine.log.blobs import Blobs
+
 Durability = Literal["memory", "flushed", "fsynced"]
 
 
@@ -111,6 +113,11 @@ class EventLog(Protocol):
     @property
     def snapshots(self) -> SnapshotStore:
         """The snapshots of the state that this log leads to."""
+        ...
+
+    @property
+    def blobs(self) -> Blobs:
+        """The results that are too large for a record."""
         ...
 
     def open(self, notify: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from headrace.engine.errors import LogUnusable, SegmentGone
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
+from headrace.engine.log.blobs import FileBlobs
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.folder import check_finished, check_unborn
 from headrace.engine.log.frame import (
@@ -64,6 +65,8 @@ class LogReader:
         self._lease = lease
         self.snapshots = FileSnapshots(self._files, self.path)
         """The snapshots of the state that the log leads to."""
+        self.blobs = FileBlobs(self._files, self.path)
+        """The results that are too large for a record."""
         self.manifest: Manifest = self._load_manifest()
         self._opened = OpenSegments(self._files, self.path)
         self._ahead = OpenSegments(self._files, self.path)

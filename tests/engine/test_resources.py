@@ -142,7 +142,7 @@ async def test_an_engine_does_not_start_without_its_resources() -> None:
         assert await engine.result(await engine.launch(pay, 6)) == "pool 6"
 
 
-async def test_what_is_no_context_manager_is_told_of() -> None:
+async def test_a_plain_function_is_no_factory() -> None:
     """A plain function as a factory is a mistake that is easily made."""
     plain = App("t")
     plain.resource("db", Pool)  # type: ignore[arg-type]

@@ -45,6 +45,8 @@ class Story(Struct):
     redriven: list[dict[str, Any]] = []
     """When it was given up and went on nevertheless."""
     result: Any = None
+    blob: str | None = None
+    """Digest of a result that is too large for the log: the name of its file."""
     error: str | None = None
     steps: dict[int, Any] = {}
     """By ordinal: the story of a task, or what else was asked for."""
@@ -205,6 +207,7 @@ class _Teller:
         if isinstance(record, r.RunCompleted):
             self._end(story, "completed")
             story.result = plain_raw(record.result)
+            story.blob = None if record.blob is None else record.blob.hex()
         elif isinstance(record, (r.RunFailed, r.AttemptFailed)):
             failure = {
                 "attempt": record.attempt,
@@ -264,6 +267,7 @@ def _document(story: Story) -> dict[str, Any]:
         "took": duration(story.ended_ns - story.created_ns) if story.ended_ns else None,
         "input": story.input,
         "result": story.result,
+        **({} if story.blob is None else {"blob": f"blobs/{story.blob[:2]}/{story.blob}"}),
         "error": story.error,
         "failures": story.failures,
         "redriven": story.redriven,
@@ -319,7 +323,9 @@ def _lines(story: dict[str, Any], indent: str) -> list[str]:
             lines.append(f"{inner}launch {safe(step['task'])} [{key}]  record {step['sequence']}")
         else:
             lines.append(f"{inner}sleep until {step['until']}  {step['status']}")
-    if story["result"] is not None:
+    if "blob" in story:
+        lines.append(f"{inner}result in {story['blob']}")
+    elif story["result"] is not None:
         lines.append(f"{inner}result {to_json(story['result'])}")
     elif story["error"] and not story["failures"]:
         lines.append(f"{inner}{story['status']}: {safe(story['error'])}")

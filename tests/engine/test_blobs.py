@@ -1,0 +1,264 @@
+"""Large results: in files of their own, there before the record that names them, and checked."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.engine.stand import StepClock, borders, check_live, of_kind, opened, quiet
+
+from headrace import (
+    App,
+    DurabilityLost,
+    FileLog,
+    Firing,
+    MemoryLog,
+    Retry,
+    Run,
+    on,
+)
+from headrace.engine.errors import BlobUnusable
+from headrace.engine.large_results import named_blobs
+from headrace.engine.log import LogReader
+from headrace.engine.log.blobs import KEPT_BYTES, FileBlobs, digest_of
+from headrace.engine.log.copying import copy
+from headrace.engine.log.files import SystemFiles
+from headrace.engine.log.fork import fork
+from headrace.engine.payload import BLOB_BYTES_MIN
+from headrace.engine.record import RunCompleted, decode
+
+SIZE = 100_000
+
+
+def making() -> tuple[App, list[str]]:
+    """Return an app whose tasks make a lot, and what they did."""
+    app, did = App("t"), list[str]()
+
+    @app.task(retry=Retry(attempts=3, wait_first=1, jitter=0))
+    async def make(letter: str) -> str:
+        did.append(letter)
+        return letter * SIZE
+
+    @app.task
+    async def both(run: Run, pause: float = 0.0) -> list[str]:
+        made = [await run.call(make, "a"), await run.call(make, "b")]
+        if pause:
+            await run.sleep(pause)
+        return [text[:2] for text in made]
+
+    return app, did
+
+
+def task(app: App, name: str) -> Any:
+    return app.tasks[name].function
+
+
+async def test_a_large_result_is_not_in_the_log() -> None:
+    """The log keeps its digest, and who asks gets all of it."""
+    app, _ = making()
+    log = MemoryLog()
+
+    async with opened(app, log) as engine:
+        run_id = await engine.launch(task(app, "make"), "x")
+        assert await engine.result(run_id) == "x" * SIZE
+        await check_live(engine)
+
+    (ended,) = of_kind(log, RunCompleted)
+    assert bytes(ended.result) == b"\xc0"
+    assert log.blobs.stored.keys() == {ended.blob} == named_blobs(log)
+
+
+async def test_what_fits_stays_in_its_record() -> None:
+    """Up to 64 KiB nothing is in another file."""
+    app, log = App("t"), MemoryLog()
+
+    @app.task
+    async def make(size: int) -> bytes:
+        return bytes(size)
+
+    async with opened(app, log) as engine:
+        for size in (BLOB_BYTES_MIN - 3, BLOB_BYTES_MIN + 1):
+            assert await engine.result(await engine.launch(make, size)) == bytes(size)
+    assert [ended.blob is None for ended in of_kind(log, RunCompleted)] == [True, False]
+
+
+async def test_steps_with_large_results_survive_a_crash() -> None:
+    """At each record: they are not executed again, and their results are what they were."""
+    app, _ = making()
+    log, clock = MemoryLog(), StepClock()
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(task(app, "both"))
+        assert await engine.result(run_id) == ["aa", "bb"]
+
+    for upto in borders(log):
+        app, did = making()
+        left = log.copy(upto)
+        done = sum(ended.blob is not None for ended in of_kind(left, RunCompleted))
+        async with opened(app, left, clock) as engine:
+            if run_id not in engine.kernel.state.runs.active:
+                continue
+            await engine.drain()
+            assert [view.error for view in engine.runs("dead")] == []
+            await check_live(engine)
+        assert len(did) == 2 - done, upto
+
+
+async def test_a_damaged_result_is_a_dead_letter_that_says_so(tmp_path: Path) -> None:
+    """It names the file, the run and the call; it is not tried again, and all else goes on."""
+    app, did = making()
+    clock, folder = StepClock(), tmp_path / "log"
+    async with opened(app, FileLog(folder), clock) as engine:
+        run_id = await engine.launch(task(app, "both"), 5.0)
+        while len(engine.kernel.state.runs.active[run_id].steps) < 3:
+            await quiet(engine)
+    (path,) = folder.glob(f"blobs/*/{digest_of(_packed('b')).hex()}")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+    async with opened(app, FileLog(folder), clock) as engine:
+        await clock.step(engine, 5)
+        while not (dead := engine.runs("dead")):
+            await quiet(engine)
+        assert f"run {run_id}, call 2: {path}: expected" in (dead[0].error or "")
+        assert await engine.result(await engine.launch(task(app, "make"), "c")) == "c" * SIZE
+    assert did == ["a", "b", "c"]
+
+
+def _packed(letter: str) -> bytes:
+    return msgspec.msgpack.encode(letter * SIZE)
+
+
+async def test_a_missing_result_is_told_to_who_asks(tmp_path: Path) -> None:
+    """Also of a run that was launched under a key."""
+    app, _ = making()
+    folder = tmp_path / "log"
+    async with opened(app, FileLog(folder)) as engine:
+        run_id = await engine.keyed("k", window=1e6).launch(task(app, "make"), "x")
+        await engine.result(run_id)
+    (path,) = folder.glob("blobs/*/*")
+    path.unlink()
+    async with opened(app, FileLog(folder)) as engine:
+        with pytest.raises(BlobUnusable, match="nothing there"):
+            await engine.result(run_id)
+
+
+async def test_copies_and_forks_have_them(tmp_path: Path) -> None:
+    """A log can be carried away whole."""
+    app, _ = making()
+    folder = tmp_path / "log"
+    async with opened(app, FileLog(folder)) as engine:
+        run_id = await engine.keyed("k", window=1e6).launch(task(app, "make"), "x")
+        await engine.result(run_id)
+    copy(folder, tmp_path / "copy")
+    fork(folder, None, tmp_path / "fork")
+
+    for name in ("copy", "fork"):
+        async with opened(app, FileLog(tmp_path / name)) as engine:
+            assert await engine.result(run_id) == "x" * SIZE
+
+
+def test_equal_data_is_stored_once(tmp_path: Path) -> None:
+    """And what is stored can be read by another process, and again after it is forgotten."""
+    blobs = FileBlobs(SystemFiles(), str(tmp_path))
+    first, second = blobs.put(b"x" * 9), blobs.put(b"x" * 9)
+    assert first == second
+    assert len(list(tmp_path.glob("blobs/*/*"))) == 1
+    assert FileBlobs(SystemFiles(), str(tmp_path)).get(first) == b"x" * 9
+    large = bytes(KEPT_BYTES + 1)
+    assert blobs.get(blobs.put(large)) == large
+
+
+def test_what_is_kept_in_memory_is_bounded(tmp_path: Path) -> None:
+    """What was written last is at hand, and no more than that."""
+    blobs = FileBlobs(SystemFiles(), str(tmp_path))
+    digests = [blobs.put(bytes([n]) * (KEPT_BYTES // 3)) for n in range(5)]
+    for path in tmp_path.glob("blobs/*/*"):
+        path.unlink()
+    assert [digest in blobs._kept for digest in digests] == [False, False, True, True, True]
+    with pytest.raises(BlobUnusable):
+        blobs.get(digests[0])
+
+
+def test_a_sweep_removes_what_nobody_names(tmp_path: Path) -> None:
+    """But not what is just being stored: its record comes after it."""
+    blobs = FileBlobs(SystemFiles(), str(tmp_path))
+    named, unnamed, coming, again = (blobs.put(letter * 9) for letter in (b"n", b"u", b"c", b"a"))
+    for digest in (named, unnamed, again):
+        blobs.settle(digest)
+
+    def names() -> set[bytes]:
+        blobs.put(b"a" * 9)  # while it is looked for
+        return {named}
+
+    assert blobs.sweep(names) == 1
+    for digest in (named, coming, again):
+        assert FileBlobs(SystemFiles(), str(tmp_path)).get(digest)
+    with pytest.raises(BlobUnusable, match="nothing there"):
+        blobs.get(unnamed)
+
+
+async def test_retention_removes_results_with_their_records(tmp_path: Path) -> None:
+    """And keeps those that a run, a key or a dead letter still needs."""
+    app, _ = making()
+    folder = tmp_path / "log"
+
+    @app.rule(on("fill"))
+    async def fill(firing: Firing[Any]) -> None: ...
+
+    def make_log() -> FileLog:
+        return FileLog(folder, segment_bytes_max=20_000, keep_bytes=1)
+
+    async with opened(app, make_log(), snapshot_every=0) as engine:
+        kept = await engine.keyed("k", window=1e6).launch(task(app, "make"), "k")
+        gone = await engine.launch(task(app, "make"), "g")
+        await engine.result(kept)
+        await engine.result(gone)
+        for _ in range(3):
+            await engine.emit_many([("fill", "x" * 500) for _ in range(100)])
+            await engine.drain()
+            await engine.snapshot()
+        assert engine.log.blobs.get(digest_of(_packed("k")))
+        assert await engine.result(kept) == "k" * SIZE
+    names = {path.name for path in folder.glob("blobs/*/*")}
+    assert names == {digest_of(_packed("k")).hex()}
+
+
+class _FullDisk(SystemFiles):
+    """A disk without room for blobs."""
+
+    def __init__(self, error: int) -> None:
+        self.error = error
+
+    def pwrite(self, fd: int, data: Any, offset_bytes: int) -> int:
+        """See `SystemFiles`."""
+        if self.error and len(data) == len(_packed("x")):
+            raise OSError(self.error, "the disk of the test")
+        return super().pwrite(fd, data, offset_bytes)
+
+
+async def test_a_full_disk_is_as_for_records(tmp_path: Path) -> None:
+    """The run goes on once there is room."""
+    app, did = making()
+    disk, clock = _FullDisk(errno.ENOSPC), StepClock()
+    async with opened(app, FileLog(tmp_path / "log", files=disk), clock) as engine:
+        run_id = await engine.launch(task(app, "make"), "x")
+        while engine.state().ready:
+            await quiet(engine)
+        disk.error = 0
+        while not engine.state().ready:
+            await clock.step(engine, 10)
+        assert await engine.result(run_id) == "x" * SIZE
+    assert did == ["x", "x"]
+
+
+async def test_a_failing_disk_ends_the_engine(tmp_path: Path) -> None:
+    """As it does for records: nothing is acknowledged that is not there."""
+    app, _ = making()
+    with pytest.raises(DurabilityLost, match="blobs"):
+        async with opened(app, FileLog(tmp_path / "log", files=_FullDisk(errno.EIO))) as engine:
+            await engine.result(await engine.launch(task(app, "make"), "x"))
+    with LogReader(tmp_path / "log") as reader:
+        kinds = [type(decode(raw)) for _, batch in reader.read() for raw in batch]
+    assert RunCompleted not in kinds
