@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 from anyio import get_cancelled_exc_class
 from msgspec import Raw, Struct
 
+from headrace.engine import stopwatch
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
@@ -26,6 +27,9 @@ from headrace.engine.task import TaskSpec
 
 TRACEBACK_CHARS_MAX: Final = 8000
 ERROR_CHARS_MAX: Final = 1000
+
+_OWN_FILES: Final = (__file__, stopwatch.__file__)
+"""Whose lines say nothing about a task's failure."""
 
 StopReason = Literal["cancel", "timeout", "shutdown"]
 
@@ -117,8 +121,16 @@ class Attempt:
             kwargs[parameter] = self.run._executor.resource(resource)
         call = spec.bind(args, kwargs)
         if spec.is_async:
-            return await call()
+            return await self.run._executor.stopwatch.watch(call(), self._tell_of_step)
         return await in_thread(self, call)
+
+    def _tell_of_step(self, took_ns: int) -> None:
+        """Warn of code that kept all else from its turn."""
+        self.run.logger.warning(
+            "loop_blocked",
+            ms=took_ns // 1_000_000,
+            hint="await something, or let a thread or a process do it: see docs/execution.md",
+        )
 
 
 def _ending_in(error: BaseException) -> BaseException | None:
@@ -142,7 +154,7 @@ def error_text(error: BaseException) -> str:
 def traceback_text(error: BaseException) -> str:
     """Return the traceback from the task's own first line on, shortened."""
     first = error.__traceback__
-    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+    while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
         first = first.tb_next
     lines = traceback.format_exception(type(error), error, first or error.__traceback__)
     return text_for_record("".join(lines)[-TRACEBACK_CHARS_MAX:], TRACEBACK_CHARS_MAX)

@@ -143,6 +143,13 @@ class Core:
 
     async def work(self) -> None:
         """Execute runs and fire timers; return after `end`, when no task's code executes."""
+        try:
+            await self._work()
+        finally:
+            with CancelScope(shield=True):
+                await self.runner.close()
+
+    async def _work(self) -> None:
         with self._scope:
             async with anyio.create_task_group() as workers:
                 self.runner.run_in(workers)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from headrace.engine.commit import Pipeline
+from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 
 
@@ -40,6 +41,8 @@ class Executor(Protocol):
     """Implemented by `headrace.engine.runner.Runner`."""
 
     pipeline: Pipeline
+    stopwatch: Stopwatch
+    """What finds out whose code blocks the event loop."""
     rules: Rules | None
     """What changes the engine's rules."""
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import heapq
 import math
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import anyio
-from anyio import CancelScope, to_thread
+from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_record
@@ -37,16 +36,15 @@ from headrace.engine.run import Run
 from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
+from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
+from headrace.engine.threads import Threads
 
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
 DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
-THREADS_MAX: Final = 64
 DEADLINES_SPARE: Final = 64
-CANCEL_GRACE_S: Final = 10.0
-"""How long a thread may go on after its run was cancelled before it is disowned."""
 
 
 class Runner:
@@ -68,6 +66,7 @@ class Runner:
         """What tasks are given by annotation, by name."""
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
+        self.stopwatch = Stopwatch()
         self._specs = specs
         self._by_function = {spec.function: spec for spec in specs.values()}
         self._clock = clock
@@ -87,7 +86,7 @@ class Runner:
         self._left = Signal()
         self._recruit = Signal()
         self._vacancies = 0
-        self._threads: anyio.CapacityLimiter | None = None
+        self._threads = Threads(pipeline.backend)
 
     def run_in(self, group: TaskGroup) -> None:
         """Let workers live in *group*."""
@@ -224,7 +223,7 @@ class Runner:
             self._set_deadline(attempt, spec.timeout_s)
         outcome = Outcome(stopped="shutdown")
         try:
-            outcome = await attempt.carry_out(self._load_firing, self._in_thread)
+            outcome = await attempt.carry_out(self._load_firing, self._threads.call)
             return await self._settle(attempt, outcome)
         except BaseException:
             # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
@@ -451,40 +450,13 @@ class Runner:
             _, _, attempt = heapq.heappop(self._deadlines)
             self._stop(attempt, "timeout", "timeout")
 
-    async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
-        """Run a sync task in a worker thread.
-
-        A thread cannot be stopped: if its run is, the run waits for it for a grace period
-        and then goes on without it.
-        """
-        if self._threads is None:
-            self._threads = anyio.CapacityLimiter(THREADS_MAX)
-        ended = anyio.Event()
-        claim = threading.Lock()  # taken by the thread, or by whoever gives up before it begins
-        wake = self.pipeline.backend.call_from_thread
-
-        def work() -> Any:
-            if not claim.acquire(blocking=False):
-                return None
-            try:
-                return call()
-            finally:
-                wake(ended.set)
-
-        try:
-            return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._threads)
-        except anyio.get_cancelled_exc_class():
-            with CancelScope(shield=True), anyio.move_on_after(CANCEL_GRACE_S) as grace:
-                if not claim.acquire(blocking=False):
-                    await ended.wait()
-            if grace.cancelled_caught:
-                attempt.thread_left = True
-                logger().warning("thread_disowned", run=attempt.state.id, task=attempt.spec.name)
-            raise
-
     def stop(self) -> None:
         """Interrupt all that executes; it stays open in the log, for the next start."""
         self.stopping = True
         for attempt in self._attempts.values():
             self._stop(attempt, "shutdown", "the engine stops")
         self._left.send()
+
+    async def close(self) -> None:
+        """End the threads and processes of tasks; after all attempts have ended."""
+        self._threads.close()

@@ -20,6 +20,7 @@ from tests.engine.stand import (
 )
 
 import headrace.engine.runner as runner_module
+import headrace.engine.threads as threads_module
 from headrace import App, Engine, EventRefused, MemoryLog, Retry, Run, StepCancelled, on
 from headrace.engine.record import (
     AttemptFailed,
@@ -234,7 +235,7 @@ async def test_run_that_waits_for_a_thread_can_be_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """At once: no thread of its own is running that one would have to wait for."""
-    monkeypatch.setattr(runner_module, "THREADS_MAX", 1)
+    monkeypatch.setattr(threads_module, "THREADS_MAX", 1)
     app, go, executed = App("t"), threading.Event(), list[int]()
 
     @app.rule(on("a"))
@@ -260,7 +261,7 @@ async def test_run_that_waits_for_a_thread_can_be_cancelled(
 
 async def test_thread_that_does_not_end_is_disowned(monkeypatch: pytest.MonkeyPatch) -> None:
     """After the grace period the engine goes on without it, and says so."""
-    monkeypatch.setattr(runner_module, "CANCEL_GRACE_S", 0.02)
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
     app, go, began = App("t"), threading.Event(), list[int]()
 
     @app.rule(on("a"))

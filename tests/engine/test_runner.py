@@ -23,6 +23,7 @@ from tests.engine.stand import (
 )
 
 import headrace.engine.runner as runner_module
+import headrace.engine.threads as threads_module
 from headrace import App, DurabilityLost, MemoryLog, Retry, Run, StepFailed, on
 from headrace.engine.record import RunCancelled, RunCompleted, RunFailed
 
@@ -129,15 +130,15 @@ async def test_sync_tasks_do_not_block_the_loop() -> None:
         return threading.get_ident()
 
     async with opened(app, log) as engine:
-        await engine.emit_many([("a", None)] * (runner_module.THREADS_MAX + 10))
-        await until(lambda: len(began) >= runner_module.THREADS_MAX)
+        await engine.emit_many([("a", None)] * (threads_module.THREADS_MAX + 10))
+        await until(lambda: len(began) >= threads_module.THREADS_MAX)
         await quiet(engine)
-        assert len(began) == runner_module.THREADS_MAX
+        assert len(began) == threads_module.THREADS_MAX
         assert await engine.emit("b") > 0
         go.set()
         await engine.drain()
 
-    assert completed(log) == runner_module.THREADS_MAX + 10
+    assert completed(log) == threads_module.THREADS_MAX + 10
 
 
 # ---------------------------------------------------------------- how long
@@ -233,35 +234,6 @@ async def test_step_ends_with_the_attempt_that_asked_for_it(where: str) -> None:
 
     assert now == 0
     assert most <= 1
-
-
-async def test_thread_that_takes_too_long_is_disowned_and_tried_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A thread cannot be stopped, but nobody waits for it for ever."""
-    monkeypatch.setattr(runner_module, "CANCEL_GRACE_S", 0.02)
-    app, clock, go, log = App("t"), StepClock(), threading.Event(), MemoryLog()
-    attempts = list[int]()
-
-    @app.rule(on("a"), timeout=5, retry=Retry(attempts=2, wait_first=1, jitter=0))
-    def act(run: Run) -> str:
-        attempts.append(run.attempt)
-        if run.attempt == 1:
-            go.wait()
-        return "second"
-
-    async with opened(app, log, clock) as engine:
-        try:
-            await engine.emit("a")
-            await until(lambda: attempts)
-            await clock.step(engine, 5)
-            await until(lambda: engine.runs("retrying"))
-            await clock.step(engine, 1)
-            await until(lambda: engine.runs("completed"))
-        finally:
-            go.set()
-
-    assert attempts == [1, 2]
 
 
 async def test_deadlines_of_ended_attempts_take_no_memory() -> None:
@@ -630,7 +602,7 @@ async def test_lost_disk_while_children_end_does_not_hang(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A parent that waits for its child's thread learns that nothing can be recorded any more."""
-    monkeypatch.setattr(runner_module, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.05)
     app, log, go, began = App("t"), FailingLog(), threading.Event(), list[int]()
 
     @app.task

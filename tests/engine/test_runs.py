@@ -18,7 +18,7 @@ from tests.engine.stand import (
     until,
 )
 
-import headrace.engine.runner as runner_module
+import headrace.engine.threads as threads_module
 from headrace import App, Firing, MemoryLog, Retry, Run, StepFailed, on
 from headrace.engine.kernel import Kernel
 from headrace.engine.record import (
@@ -121,7 +121,7 @@ async def test_restart_goes_on_without_a_thread_that_does_not_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After the grace period it is disowned, recorded, and the new run starts."""
-    monkeypatch.setattr(runner_module, "CANCEL_GRACE_S", 0.02)
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
     app, log, go, began = App("t"), MemoryLog(), threading.Event(), list[int]()
 
     @app.rule(on("a", int), mode="restart")

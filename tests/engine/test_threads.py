@@ -1,0 +1,140 @@
+"""Sync tasks run in threads that are the engine's own, and few."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+
+import pytest
+from tests.engine.stand import StepClock, of_kind, opened, quiet, until
+
+import headrace.engine.threads as threads_module
+from headrace import App, MemoryLog, Retry, Run, on
+from headrace.engine.record import AttemptFailed, RunCompleted
+
+
+async def test_a_retry_waits_for_the_thread_that_took_too_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two attempts of one run are never at work at once; what came too late is discarded."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    app, clock, go, log = App("t"), StepClock(), threading.Event(), MemoryLog()
+    attempts, at_work, most = list[int](), 0, 0
+
+    @app.rule(on("a"), timeout=5, retry=Retry(attempts=2, wait_first=1, jitter=0))
+    def act(run: Run) -> str:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        attempts.append(run.attempt)
+        if run.attempt == 1:
+            go.wait()
+        at_work -= 1
+        return f"attempt {run.attempt}"
+
+    async with opened(app, log, clock) as engine:
+        try:
+            await engine.emit("a")
+            await until(lambda: attempts)
+            await clock.step(engine, 5)
+            await until(lambda: engine.runs("retrying"))
+            await clock.step(engine, 1)
+            await quiet(engine)
+            assert attempts == [1]
+        finally:
+            go.set()
+        await until(lambda: engine.runs("completed"))
+
+    assert attempts == [1, 2]
+    assert most == 1
+    assert [failed.error for failed in of_kind(log, AttemptFailed)] == [
+        "TimeoutError: the attempt took over 5 s"
+    ]
+    assert [bytes(done.result) for done in of_kind(log, RunCompleted)] == [b"\xa9attempt 2"]
+    assert "thread_disowned" in caplog.text
+    assert "thread_ended_late" in caplog.text
+
+
+async def test_a_thread_that_never_ends_is_named_when_the_engine_closes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a daemon, and all that is left of the engine."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    caplog.set_level(logging.WARNING)
+    app, go, began = App("t"), threading.Event(), list[threading.Thread]()
+    before = set(threading.enumerate())
+
+    @app.rule(on("a"))
+    def stubborn() -> None:
+        began.append(threading.current_thread())
+        go.wait()
+
+    @app.rule(on("a"))
+    def obedient() -> None:
+        """End at once."""
+
+    try:
+        async with opened(app) as engine:
+            await engine.emit("a")
+            await until(lambda: began and engine.runs("completed"))
+        assert set(threading.enumerate()) - before == {began[0]}
+        assert began[0].daemon
+        assert "thread_left_behind" in caplog.text
+        assert "task='stubborn'" in caplog.text
+        assert "obedient" not in caplog.text
+    finally:
+        go.set()
+        began[0].join(10)
+
+    assert not began[0].is_alive()
+
+
+PROGRAM = """
+import anyio, threading
+import headrace.engine.threads as threads
+from headrace import App, MemoryLog, on
+
+threads.CANCEL_GRACE_S = 0.01
+app, began = App("t"), threading.Event()
+
+@app.rule(on("a"))
+def stubborn() -> None:
+    began.set()
+    threading.Event().wait()
+
+async def main() -> None:
+    async with app.open(MemoryLog(), grace_s=0) as engine:
+        await engine.emit("a")
+        while not began.is_set():
+            await anyio.sleep(0.001)
+    print("closed")
+
+anyio.run(main)
+"""
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_program_alive() -> None:
+    """Whoever embeds an engine can exit."""
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "closed\n"), ended.stderr
+
+
+async def test_threads_are_used_again() -> None:
+    """A thread for each call would cost more than most calls."""
+    app, used = App("t"), set[int]()
+
+    @app.rule(on("a"))
+    def act() -> None:
+        used.add(threading.get_ident())
+
+    async with opened(app) as engine:
+        for _ in range(20):
+            await engine.emit("a")
+            await engine.drain()
+
+    assert len(used) == 1
