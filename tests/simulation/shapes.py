@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -19,6 +20,7 @@ from headrace import (
     Engine,
     Firing,
     MemoryLog,
+    RedriveRefused,
     Retry,
     Run,
     RunNotFound,
@@ -59,6 +61,7 @@ def make_app(trail: Trail) -> App:
     _add_failures(app, trail)
     _add_modes(app, trail)
     _add_reactions(app, trail)
+    _add_launches(app, trail)
     return app
 
 
@@ -273,6 +276,58 @@ def _add_reactions(app: App, trail: Trail) -> None:
         return firing.at
 
 
+def _add_launches(app: App, trail: Trail) -> None:
+    @app.task
+    async def bill(run: Run, what: str) -> str:
+        trail.step(run)
+        await run.sleep(2)
+        return what
+
+    @app.rule(on("order"))
+    async def order(run: Run) -> None:
+        trail.step(run)
+        await run.keyed("of the day", window=20).launch(bill, "coal")
+
+    @app.task
+    async def bulk(run: Run, letter: str) -> str:
+        trail.step(run)
+        return letter * 70_000
+
+    @app.rule(on("bulky"))
+    async def bulky(run: Run) -> list[int]:
+        trail.step(run)
+        first = await run.call(bulk, "a")
+        await run.sleep(3)
+        second, third = await run.map(bulk, ["b", "a"])
+        return [len(first), len(second), int(first == third)]
+
+    @app.task
+    async def whole(run: Run) -> int:
+        trail.step(run)
+        return 1
+
+    @app.task
+    async def broken(run: Run, attempt: int) -> int:
+        trail.step(run)
+        if attempt == 1:
+            raise ValueError("broken")
+        return 2
+
+    @app.rule(on("break"))
+    async def breaks(run: Run) -> list[int]:
+        trail.step(run)
+        first = await run.call(whole)
+        await run.sleep(1)
+        return [first, await run.call(broken, run.attempt)]
+
+    @app.rule(on("run.failed.breaks"))
+    async def mend(run: Run, firing: Firing[dict[str, Any]]) -> None:
+        trail.step(run)
+        assert trail.engine is not None
+        with suppress(RunNotFound, RedriveRefused):  # it was done before the crash
+            await trail.engine.redrive(firing.events[0].data["run"])
+
+
 Input = list[tuple[float, str, Any]]
 """Seconds since the start, subject, data."""
 
@@ -303,7 +358,13 @@ INPUT: Input = [
     (30, "oldest.a", 3),
     (33, "heat.t2", "no reading"),
     (45, "stop.y", None),
+    (46, "order", None),
+    (47, "order", None),
+    (47, "bulky", None),
+    (48, "break", None),
     (60, "chain", 8),
+    (60, "order", None),
+    (70, "order", None),
 ]
 
 
@@ -380,6 +441,11 @@ def outcome_of(log: MemoryLog) -> Outcome:
         elif isinstance(record, r.StepRequested):
             args = msgspec.msgpack.decode(record.args)
             names[sequence] = f"{record.kind} {record.task}{args} of ({names[record.parent]})"
+        elif isinstance(record, r.RunLaunched):
+            args = msgspec.msgpack.decode(record.args)
+            names[sequence] = f"launch {record.task}{args} [{record.key}]"
+        elif isinstance(record, r.RunRedriven):
+            made.runs[_IDS.sub("run N", f"{names[record.run]}: redriven at {record.at_ns}")] += 1
         elif isinstance(record, r.AttemptFailed):
             attempts[record.run] += 1
             text = f"{names[record.run]}: {record.error} again at {record.retry_at_ns}"
@@ -399,7 +465,8 @@ def _event_text(event: r.EventStored) -> str:
 
 def _end_text(record: r.RunCompleted | r.RunFailed | r.RunCancelled) -> str:
     if isinstance(record, r.RunCompleted):
-        return f"result {msgspec.msgpack.decode(record.result)}"
+        stored = "" if record.blob is None else f" in {record.blob.hex()}"
+        return f"result {msgspec.msgpack.decode(record.result)}{stored}"
     if isinstance(record, r.RunFailed):
         return f"failed {record.error} in attempt {record.attempt}"
     return f"cancelled: {record.reason}"

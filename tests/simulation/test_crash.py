@@ -76,6 +76,8 @@ async def test_the_shapes_do_what_they_should() -> None:
         "AttemptFailed",
         "StepRequested",
         "SleepRequested",
+        "RunLaunched",
+        "RunRedriven",
         "CancelRequested",
         "RuleFired",
         "RunReleased",
@@ -91,6 +93,10 @@ async def test_the_shapes_do_what_they_should() -> None:
         "as it had to come",
         "result [3, 'OSError: attempt 3']",
         "result 4 ",
+        "launch bill{'what': 'coal'} [of the day]: result coal",
+        "result [70000, 70000, 1]",
+        "result [1, 2]",
+        "redriven at",
     ):
         assert said in runs, runs
     assert sum(outcome.events.values()) > len(INPUT) + 20
