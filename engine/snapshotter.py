@@ -126,8 +126,7 @@ class Snapshotter:
             for file in begun:
                 await self._in_thread(file.abort)
             raise
-        state = pipeline.kernel.state
-        held = state.launches.blobs() | state.dead.blobs()
+        held = pipeline.kernel.state.held_blobs()
         await self._in_thread(partial(tidy_up, log, held))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:

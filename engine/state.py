@@ -14,6 +14,8 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
+from headrace.engine.breakers import Breakers, BreakerView
+from headrace.engine.crashes import Crashes
 from headrace.engine.dead import DeadLetters
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.dedupe import Dedupe
@@ -41,8 +43,9 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 class Effect(Struct, frozen=True, gc=False):
     """What the shell has to carry out once the record that asks for it is durable."""
 
-    kind: Literal["start", "cancel", "wake"]
+    kind: Literal["start", "cancel", "wake", "circuit"]
     run: int
+    """0: none, for ``circuit``, after which attempts of tasks may begin that could not."""
     ordinal: int = 0
 
 
@@ -58,6 +61,8 @@ class EngineState(RuleState):
         self.runs = RunTable()
         self.launches = Launches()
         self.dead = DeadLetters()
+        self.breakers = Breakers()
+        self.crashes = Crashes()
         self.dedupe = Dedupe()
         self.offers = Offers()
         self.effects: list[Effect] = []
@@ -87,11 +92,13 @@ class EngineState(RuleState):
             if is_reserved(event.subject):
                 self.lifecycle.paid(event.subject)
         elif (run := self.runs.touch(event.run)) is not None:
+            if run.crashes:
+                self.crashes.note_progress(run)
             run.steps[event.ordinal] = Step(
                 "emit", event.subject, digest_of(event.data), sequence, "done", event.at_ns
             )
 
-    def _timer_fired(self, _: int, fired: r.TimerFired) -> Sequence[Verdict]:
+    def _timer_fired(self, sequence: int, fired: r.TimerFired) -> Sequence[Verdict]:
         key = r.thaw(fired.key)
         timer = (fired.owner, fired.slot, key)
         if self.timers.due_ns(timer) != fired.due_ns:
@@ -101,6 +108,9 @@ class EngineState(RuleState):
             return self.decider.on_timer(
                 fired.owner, fired.slot, key, due_ns=fired.due_ns, missed=fired.missed
             )
+        if not fired.slot:
+            self._half_open(key, sequence)
+            return ()
         run = self.runs.touch(fired.slot)
         assert run is not None
         if key == RETRY:
@@ -110,6 +120,8 @@ class EngineState(RuleState):
             run.retry_at_ns = None
             self.effects.append(Effect("start", run.id))
         else:
+            if run.crashes:
+                self.crashes.note_progress(run)
             step = run.steps[key]
             step.status = "done"
             step.at_ns = fired.at_ns
@@ -121,6 +133,8 @@ class EngineState(RuleState):
 
     def _run_failed(self, _: int, ended: r.RunFailed) -> Sequence[r.Decision]:
         run = self.runs.active.get(ended.run)
+        if run is not None:
+            self.breakers.note_failed(run.task, ended.at_ns)
         # A step's failure is for its parent to deal with; a run without one is given up.
         status: RunStatus = "failed" if run is not None and run.parent else "dead"
         decisions = self._end(ended.run, status, error=ended.error)
@@ -144,6 +158,8 @@ class EngineState(RuleState):
         if run is None:
             return ()  # a child whose parent ended without it
         self._disarm(run)
+        if run.crashes:
+            self.crashes.note_progress(run)
         self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error, blob=blob)
         if run.launch_key is not None:
             place = (run.task, run.launch_key)
@@ -199,12 +215,17 @@ class EngineState(RuleState):
         run.status = "retrying"
         run.error = failed.error
         run.retry_at_ns = failed.retry_at_ns
+        self.breakers.note_failed(run.task, failed.at_ns)
+        if run.crashes:
+            self.crashes.note_progress(run)
         self.runs.retries += 1
         self.timers.arm(("", run.id, RETRY), failed.retry_at_ns)
         return ()
 
     def _step_requested(self, sequence: int, asked: r.StepRequested) -> Sequence[Verdict]:
         run = self.runs.make_from_step(sequence, asked)
+        if run is not None and (parent := self.runs.active[asked.parent]).crashes:
+            self.crashes.note_progress(parent)
         if run is not None and asked.kind == "launch":
             self.effects.append(Effect("start", sequence))
         return ()
@@ -224,6 +245,8 @@ class EngineState(RuleState):
                 self.launches.hold(launch, self.at_ns)
             self.effects.append(Effect("start", sequence))
         if parent is not None:
+            if parent.crashes:
+                self.crashes.note_progress(parent)
             digest = digest_of(with_key(asked.args, key))
             parent.steps[asked.ordinal] = Step(
                 "launch", asked.task, digest, run_id, "done", asked.at_ns
@@ -246,6 +269,13 @@ class EngineState(RuleState):
         self.effects.append(Effect("start", run.id))
         return ()
 
+    def held_blobs(self) -> set[bytes]:
+        """Return the digests of the large results that are needed though the log may forget them.
+
+        Not those of open runs: they keep the log from that.
+        """
+        return self.launches.blobs() | self.dead.blobs()
+
     def holder_of(self, run: RunState, at_ns: int) -> int | None:
         """Return the other run that holds the key of *run*, which was given up; or ``None``."""
         if run.launch_key is None:
@@ -256,6 +286,8 @@ class EngineState(RuleState):
     def _sleep_requested(self, sequence: int, asked: r.SleepRequested) -> Sequence[Verdict]:
         run = self.runs.touch(asked.run)
         if run is not None:
+            if run.crashes:
+                self.crashes.note_progress(run)
             run.steps[asked.ordinal] = Step("sleep", "", b"", sequence, "pending", asked.at_ns)
             self.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
         return ()
@@ -270,12 +302,53 @@ class EngineState(RuleState):
         self.started_at_ns = started.at_ns
         self.decider.note_start(started.at_ns)
         self.clock = started.clock
+        self.crashes.is_running, self.crashes.trial = True, 0
         self.dedupe.window_ns = started.dedupe_window_ns
         self.put_in_force(sequence, started)
         return ()
 
     def _engine_stopped(self, _: int, stopped: r.EngineStopped) -> Sequence[Verdict]:
+        self.crashes.is_running, self.crashes.trial = False, 0
         return ()
+
+    def _crashes_counted(self, _: int, counted: r.CrashesCounted) -> Sequence[Verdict]:
+        if counted.trial:
+            self.crashes.trial = counted.trial
+        else:
+            self.crashes.count(self.runs)
+        return ()
+
+    def _breaker_moved(self, sequence: int, moved: r.BreakerMoved) -> Sequence[Verdict]:
+        timer = ("", 0, moved.task)
+        if moved.state == "open":
+            self.timers.arm(timer, moved.until_ns)
+        else:
+            self.timers.disarm(timer)
+        view = BreakerView(moved.task, moved.state, moved.failures, moved.until_ns)
+        self._move_breaker(view, sequence)
+        return ()
+
+    def _half_open(self, task: str, sequence: int) -> None:
+        opened = self.breakers.moved.get(task)
+        if opened is not None:
+            half = BreakerView(task, "half_open", opened.failures, opened.until_ns)
+            self._move_breaker(half, sequence)
+
+    def _move_breaker(self, view: BreakerView, sequence: int) -> None:
+        self.breakers.move(view)
+        self.effects.append(Effect("circuit", 0))
+        self.lifecycle.owe(
+            f"engine.breaker.{view.task}",
+            run=0,
+            trace=sequence,
+            hops=1,
+            data={
+                "task": view.task,
+                "state": view.state,
+                "failures": view.failures,
+                "until": view.until_ns,
+            },
+        )
 
     def _source_opened(self, _: int, opened: r.SourceOpened) -> Sequence[Verdict]:
         assert opened.number == len(self.sources) + 1, opened
@@ -352,6 +425,8 @@ class EngineState(RuleState):
             "runs": self.runs.dump(),
             "launches": self.launches.dump(),
             "dead": self.dead.dump(),
+            "breakers": self.breakers.dump(),
+            "crashes": self.crashes.dump(),
             "dedupe": self.dedupe.dump(),
             "lifecycle": self.lifecycle.dump(),
             "offers": self.offers.dump(),
@@ -383,4 +458,6 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.HistoryEnded: EngineState.history_ended,
     r.RunLaunched: EngineState._run_launched,
     r.RunRedriven: EngineState._run_redriven,
+    r.BreakerMoved: EngineState._breaker_moved,
+    r.CrashesCounted: EngineState._crashes_counted,
 }

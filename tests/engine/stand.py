@@ -191,7 +191,7 @@ def borders(log: MemoryLog) -> list[int]:
 @asynccontextmanager
 async def opened(
     app: App,
-    log: MemoryLog | None = None,
+    log: EventLog | None = None,
     clock: VirtualClock | Literal["input", "system"] | None = None,
     **options: Any,
 ) -> AsyncGenerator[Engine]:
