@@ -10,6 +10,7 @@ from typing import Any, Literal
 from msgspec import Raw, Struct
 
 StepKind = Literal["call", "spawn", "launch"]
+CircuitMove = Literal["open", "closed"]
 
 
 class EventStored(Struct, array_like=True, frozen=True, gc=False, tag=1):
@@ -284,6 +285,28 @@ class RunLaunched(Struct, array_like=True, frozen=True, gc=False, tag=28):
     """The run that asked; 0: it came from outside."""
     ordinal: int = 0
     """Which call of that run, from 1."""
+
+
+class BreakerMoved(Struct, array_like=True, frozen=True, tag=30):
+    """The circuit of a task was opened or closed; a timer half-opens one that is open."""
+
+    at_ns: int
+    task: str
+    state: CircuitMove
+    failures: int = 0
+    """Failed attempts that opened it."""
+    until_ns: int = 0
+    """Log time until which no attempt begins."""
+
+
+class CrashesCounted(Struct, array_like=True, frozen=True, tag=31):
+    """The process has died: each run whose code may have been executing is counted.
+
+    Or, with `trial`: the code of a run that was counted before begins now, alone among such.
+    """
+
+    at_ns: int
+    trial: int = 0
 
 
 class RunRedriven(Struct, array_like=True, frozen=True, tag=29):

@@ -35,8 +35,10 @@ from headrace.engine.decisions import (
 from headrace.engine.inputs import (
     AlarmAcknowledged,
     AttemptFailed,
+    BreakerMoved,
     CancelRequested,
     ClockStepped,
+    CrashesCounted,
     CursorMoved,
     EngineStarted,
     EngineStopped,
@@ -69,8 +71,10 @@ __all__ = [
     "UNTIMED",
     "AlarmAcknowledged",
     "AttemptFailed",
+    "BreakerMoved",
     "CancelRequested",
     "ClockStepped",
+    "CrashesCounted",
     "CursorMoved",
     "Decision",
     "Details",
@@ -152,6 +156,8 @@ Input = (
     | HistoryEnded
     | RunLaunched
     | RunRedriven
+    | BreakerMoved
+    | CrashesCounted
 )
 Decision = (
     RuleFired
@@ -191,6 +197,8 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     HistoryEnded: "history.ended",
     RunLaunched: "run.launched",
     RunRedriven: "run.redriven",
+    BreakerMoved: "breaker.moved",
+    CrashesCounted: "crashes.counted",
     RuleFired: "rule.fired",
     RunReleased: "run.released",
     RunReplaced: "run.replaced",
@@ -225,10 +233,12 @@ UNTIMED: Final = (
     RulePaused,
     AlarmAcknowledged,
     RunRedriven,
+    CrashesCounted,
 )
 """Records before which timers that are due need not have fired.
 
-The last five may be written while no engine runs, and so none that fires timers.
+Offers, what is asked for of runs, rules and alarms may be written while no engine runs, and so
+none that fires timers; the others belong to a start.
 """
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode

@@ -81,6 +81,8 @@ class RunState(Struct, gc=False):
     redriven_attempt: int = 0
     """Attempts before the last redrive: retries are counted from there."""
     redriven_at_ns: int = 0
+    crashes: int = 0
+    """How often the process died while it may have been executing; see `Crashes`."""
 
     @property
     def waits_for_time(self) -> bool:
@@ -274,6 +276,7 @@ class RunTable:
         run.redriven_at_ns = run.attempt_at_ns = at_ns
         run.attempt += 1
         run.cancelling = None
+        run.crashes = 0
         self._add(run)
         self.ended = deque((v for v in self.ended if v.id != run.id), maxlen=RUNS_ENDED_MAX)
 

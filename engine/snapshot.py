@@ -59,6 +59,8 @@ class Header(Struct):
     history_from: int = 0
     lifecycle_stored: int = 0
     listed: RulesListed | None = None
+    breakers: list[Any] | None = None
+    crashes: list[int] | None = None
 
 
 class Snapshot:
@@ -189,6 +191,8 @@ def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
         history_from=state.history_from,
         lifecycle_stored=state.lifecycle.stored,
         listed=state.listed if state.listed.rules else None,
+        breakers=state.breakers.dump(),
+        crashes=state.crashes.dump(),
     )
 
 
@@ -264,6 +268,10 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     state.lifecycle.stored = header.lifecycle_stored
     if header.listed is not None:
         state.listed = header.listed
+    if header.breakers is not None:
+        state.breakers.load(header.breakers)
+    if header.crashes is not None:
+        state.crashes.load(header.crashes)
     runs = state.runs
     for view in header.ended:
         runs.ended.append(msgspec.structs.replace(view, key=thaw(view.key)))

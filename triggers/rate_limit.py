@@ -1,9 +1,6 @@
 """`.rate_limit`: hits pass at a steady rate after a burst; the others wait for their turn.
 
-The generic cell rate algorithm (GCRA, ITU-T I.371, "virtual scheduling"): a key's theoretical
-arrival time (TAT) moves on by per/n with each hit that passes; one that comes more than
-(burst - 1) * per/n before it does not conform.  All is counted in n-ths of a nanosecond, so
-that nothing is rounded but the time at which a waiting hit passes.
+Each key has a meter of its own; `headrace.engine.gcra` has the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 
 from headrace.engine.decider import Verdict
+from headrace.engine.gcra import passed, tolerance, turn_ns
 from headrace.engine.record import RuleEvicted
 from headrace.triggers import nodes as n
 from headrace.triggers.hit import Hit, oldest_of, packed, retimed, slim, unpacked
@@ -34,7 +32,7 @@ class RateLimit(TimerStage[_Meter]):
         self._then = then
         self._n = node.n
         self._per_ns = node.per_ns
-        self._tolerance = (node.burst - 1) * node.per_ns
+        self._tolerance = tolerance(node.burst, node.per_ns)
         self._overflow = node.overflow
         self._waiting_max = 1 if node.overflow == "latest" else node.partials_max
         self.need = then.need
@@ -56,7 +54,7 @@ class RateLimit(TimerStage[_Meter]):
             self._wait(meter, hit, out)
 
     def _pass(self, meter: _Meter, at: int) -> None:
-        meter.tat = max(at, meter.tat) + self._per_ns
+        meter.tat = passed(meter.tat, at, self._per_ns)
 
     def _wait(self, meter: _Meter, hit: Hit, out: list[Verdict]) -> None:
         if len(meter.waiting) >= self._waiting_max:
@@ -71,7 +69,7 @@ class RateLimit(TimerStage[_Meter]):
 
     def _turn_ns(self, meter: _Meter) -> int:
         """Return the first nanosecond at which a hit conforms."""
-        return -(-(meter.tat - self._tolerance) // self._n)
+        return turn_ns(meter.tat, self._tolerance, self._n)
 
     def _forget(self, at: int) -> None:
         """Drop meters that say nothing any more (law L6), from the oldest on."""

@@ -83,6 +83,8 @@ def test_golden_snapshot_is_the_fold(golden: Path) -> None:
         for path in golden.glob("snap-*.hrs"):
             path.unlink()
         whole = restore(reader, make_app().decider(), clock=None)
+        # When attempts failed is not in snapshots from before that was kept.
+        whole.state.breakers.load([[], []])
         assert restored.dump() == whole.dump()
         assert all(decode(raw) for _, batch in reader.read() for raw in batch)
 

@@ -53,6 +53,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         "bytes | None": st.none() | st.binary(max_size=40),
         "Details | None": st.none() | DETAILS,
         "StepKind": st.sampled_from(get_args(r.StepKind)),
+        "CircuitMove": st.sampled_from(["open", "closed"]),
         "Outcome": st.sampled_from(get_args(r.Outcome)),
     }
     return known[kind.__annotations__[name]]
@@ -206,6 +207,8 @@ def test_tags_never_change() -> None:
         "history.ended": 22,
         "run.launched": 28,
         "run.redriven": 29,
+        "breaker.moved": 30,
+        "crashes.counted": 31,
         "rule.fired": 64,
         "run.released": 65,
         "run.replaced": 66,
@@ -250,6 +253,7 @@ def test_a_field_from_the_future_is_passed_over(kind: type[Any]) -> None:
         "dict[str, int]": {},
         "bool": True,
         "StepKind": "call",
+        "CircuitMove": "open",
         "Outcome": "run",
     }
     values = [sample.get(annotation) for annotation in kind.__annotations__.values()]

@@ -425,6 +425,10 @@ SECTIONS: dict[str, Callable[[Shell], object]] = {
     "history": lambda s: s.put(r.HistoryBegan(ns(1), "file:old")),
     "listed": lambda s: s.put(r.RulesListed(ns(1), {"r": "another"})),
     "alarms": lambda s: s.emit(ns(1), "alarm", 5),
+    "launches": lambda s: s.put(r.RunLaunched(ns(1), "t", raw({}), "key")),
+    "dead": lambda s: s.put(r.RunFailed(ns(1), s.emit(ns(1), "a") + 1, 1, "E: x", "", [])),
+    "breakers": lambda s: s.put(r.BreakerMoved(ns(1), "r", "open", 5, ns(9))),
+    "crashes": lambda s: s.put(r.EngineStopped(ns(1))),
 }
 
 
