@@ -109,6 +109,8 @@ class Attempt:
         in_thread: Callable[[Attempt, Callable[[], Any]], Any],
     ) -> Any:
         spec = self.spec
+        if spec.process_path is not None:
+            return await self.run._executor.processes.call(spec, self.state.args)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         if self.state.args is not None:

@@ -55,6 +55,7 @@ class Settings(Struct, frozen=True):
     dedupe_window_ns: int
     version: str
     snapshot_every: int
+    processes_max: int | None = None
 
 
 class Core:
@@ -66,7 +67,9 @@ class Core:
         loader = FiringLoader(kernel.state.decider, log)
         self.kernel = kernel
         self.pipeline = Pipeline(kernel, log, clock, backend)
-        self.runner = Runner(self.pipeline, settings.specs, clock, loader)
+        self.runner = Runner(
+            self.pipeline, settings.specs, clock, loader, processes_max=settings.processes_max
+        )
         self.on_failure: Callable[[], None] = lambda: None
         """Called once the log has failed: `end` is due."""
         self.start_is_due = False

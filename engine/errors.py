@@ -8,6 +8,7 @@ found and what to do; the parts are attributes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from signal import Signals
 
 from msgspec import Struct
 
@@ -155,6 +156,36 @@ class TaskFailed(HeadraceError):
 
 class TaskCancelled(TaskFailed):
     """A run whose result was asked for was cancelled."""
+
+
+class WorkerDied(HeadraceError):
+    """The process that executed a task ended in the middle of it.  The attempt has failed."""
+
+    def __init__(self, task: str, code: int) -> None:
+        """Say that the process of *task* ended with *code*, or less a signal's number."""
+        if code < 0:
+            try:
+                how = f"signal {Signals(-code).name}"
+            except ValueError:
+                how = f"signal {-code}"
+        else:
+            how = f"exit code {code}"
+        super().__init__(
+            f"task {task!r}: expected an answer of its worker process, found that it ended with "
+            f"{how}; its memory, its C code, or whoever killed it will tell why"
+        )
+        self.task = task
+        self.code = code
+
+
+class RemoteError(HeadraceError):
+    """A task in a worker process raised an exception that cannot be made again here."""
+
+    def __init__(self, task: str, error: str) -> None:
+        """Say that *task* raised *error* (``Type: message``)."""
+        super().__init__(error)
+        self.task = task
+        self.error = error
 
 
 class ConcurrentSteps(HeadraceError):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from headrace.engine.commit import Pipeline
+from headrace.engine.processes import Processes
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 
@@ -41,6 +42,8 @@ class Executor(Protocol):
     """Implemented by `headrace.engine.runner.Runner`."""
 
     pipeline: Pipeline
+    processes: Processes
+    """The worker processes of tasks that are declared with ``process=True``."""
     stopwatch: Stopwatch
     """What finds out whose code blocks the event loop."""
     rules: Rules | None

@@ -52,6 +52,7 @@ class Life:
         snapshot_every: int = SNAPSHOT_EVERY,
         control: bool = True,
         probe_s: float = PROBE_S,
+        processes_max: int | None = None,
         version: str,
         declare: Declare | None = None,
         resources: OpenResources | None = None,
@@ -70,8 +71,11 @@ class Life:
             seconds_to_ns(dedupe_window_s),
             version,
             snapshot_every,
+            processes_max,
         )
         self._grace_s = grace_s
+        if processes_max is not None and processes_max < 1:
+            raise ValueError(f"processes_max={processes_max!r}: expected at least 1")
         if not probe_s > 0:
             raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
         self._probe_ns = seconds_to_ns(probe_s)

@@ -31,6 +31,7 @@ from headrace.engine.lanes import Lanes
 from headrace.engine.large_results import NIL, store_result
 from headrace.engine.parking import Parking
 from headrace.engine.payload import BLOB_BYTES_MIN
+from headrace.engine.processes import Processes
 from headrace.engine.record import RunCancelled, RunCompleted
 from headrace.engine.run import Run
 from headrace.engine.runs import RunState
@@ -56,6 +57,8 @@ class Runner:
         specs: dict[str, TaskSpec],
         clock: Clock,
         load_firing: Callable[[RunState], Firing[Any]],
+        *,
+        processes_max: int | None = None,
     ) -> None:
         self.pipeline = pipeline
         self.on_settled: Callable[[], None] = lambda: None
@@ -66,7 +69,8 @@ class Runner:
         """What tasks are given by annotation, by name."""
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
-        self.stopwatch = Stopwatch()
+        self.stopwatch = Stopwatch(clock.monotonic_ns)
+        self.processes = Processes(processes_max)
         self._specs = specs
         self._by_function = {spec.function: spec for spec in specs.values()}
         self._clock = clock
@@ -460,3 +464,4 @@ class Runner:
     async def close(self) -> None:
         """End the threads and processes of tasks; after all attempts have ended."""
         self._threads.close()
+        await self.processes.close()

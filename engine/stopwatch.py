@@ -7,7 +7,6 @@ the step, with the name of the innermost task that took it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any, Final
 
@@ -20,9 +19,7 @@ class Stopwatch:
 
     __slots__ = ("_clock", "_limit_ns", "blamed_ns")
 
-    def __init__(
-        self, *, limit_ns: int = LIMIT_NS, clock: Callable[[], int] = time.perf_counter_ns
-    ) -> None:
+    def __init__(self, clock: Callable[[], int], *, limit_ns: int = LIMIT_NS) -> None:
         """Tell of steps over *limit_ns*, as *clock* measures it in nanoseconds."""
         self._clock = clock
         self._limit_ns = limit_ns

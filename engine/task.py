@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from headrace.engine.event import Firing
 from headrace.engine.payload import RESULT_BYTES_MAX, encode_stable
+from headrace.engine.process_wire import FunctionPath, path_of
 from headrace.engine.resources import Resource
 from headrace.engine.retry import check_policy
 
@@ -35,6 +36,7 @@ class TaskSpec:
         version: str | None = None,
         is_action: bool = False,
         resources: Mapping[str, Resource[Any]] | None = None,
+        process: bool = False,
     ) -> None:
         """Look at *function*; *run_type* is the class that marks the parameter for a run.
 
@@ -56,8 +58,25 @@ class TaskSpec:
             else repr(function)
         )
         hints = _hints_of(name, function)
+        self._read_parameters(hints, run_type, resources or {})
+        self.process_path: FunctionPath | None = path_of(name, function) if process else None
+        """Where a worker process finds the function, if it is for one."""
+        if process:
+            self._check_process()
+        if is_action:
+            self._check_action()
+        elif self.firing_name is not None:
+            raise TypeError(f"task {name!r} takes a Firing; only a rule's action gets one")
+        self._args_type = self._make_args_type(hints)
+        self._decode_args = _decoder(name, "its arguments", self._args_type).decode
+        self._decode_result = _decoder(name, "its result", hints.get("return", Any)).decode
+
+    def _read_parameters(
+        self, hints: dict[str, Any], run_type: type, resources: Mapping[str, Resource[Any]]
+    ) -> None:
+        name, function = self.name, self.function
         parameters = list(inspect.signature(function).parameters.values())
-        self.resources = _resources_of(name, function, parameters, resources or {})
+        self.resources = _resources_of(name, function, parameters, resources)
         """Which resource each of the parameters takes that are no arguments."""
         self.run_name = _name_of_type(parameters, hints, run_type)
         self.firing_name = _name_of_type(parameters, hints, Firing)
@@ -77,13 +96,22 @@ class TaskSpec:
         self._is_plain = len(self._names) == len(self.parameters)
         if self.run_name is not None and not self._run_is_first and self._is_variadic:
             raise TypeError(f"task {name!r} takes *args; it must take its Run first")
-        if is_action:
-            self._check_action()
-        elif self.firing_name is not None:
-            raise TypeError(f"task {name!r} takes a Firing; only a rule's action gets one")
-        self._args_type = self._make_args_type(hints)
-        self._decode_args = _decoder(name, "its arguments", self._args_type).decode
-        self._decode_result = _decoder(name, "its result", hints.get("return", Any)).decode
+
+    def _check_process(self) -> None:
+        found = (
+            "an async function"
+            if self.is_async
+            else f"a {'Run' if self.run_name else 'Firing'}"
+            if self.run_name or self.firing_name
+            else "a resource"
+            if self.resources
+            else None
+        )
+        if found is not None:
+            raise TypeError(
+                f"task {self.name!r}: process=True: expected a plain function of its arguments, "
+                f"since nothing else can be had in another process, found {found}"
+            )
 
     def _check_action(self) -> None:
         needed = [p for p in self.parameters if p.default is p.empty and p.kind not in _VARIADIC]

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         LogUnusable,
         LogVersion,
         RedriveRefused,
+        RemoteError,
         ResourceFailed,
         RuleNotFound,
         RulesFileError,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         StepFailed,
         TaskCancelled,
         TaskFailed,
+        WorkerDied,
     )
     from headrace.engine.event import Event, Firing
     from headrace.engine.log import FileLog, MemoryLog
@@ -89,6 +91,7 @@ __all__ = [
     "MemoryLog",
     "Pattern",
     "RedriveRefused",
+    "RemoteError",
     "Resource",
     "ResourceFailed",
     "Retry",
@@ -101,6 +104,7 @@ __all__ = [
     "StepFailed",
     "TaskCancelled",
     "TaskFailed",
+    "WorkerDied",
     "__version__",
     "absent",
     "all_of",
@@ -145,6 +149,7 @@ _HOMES = {
     "MemoryLog": "headrace.engine.log",
     "Pattern": "headrace.triggers.pattern",
     "RedriveRefused": "headrace.engine.errors",
+    "RemoteError": "headrace.engine.errors",
     "Resource": "headrace.engine.resources",
     "ResourceFailed": "headrace.engine.errors",
     "Retry": "headrace.engine.retry",
@@ -157,6 +162,7 @@ _HOMES = {
     "StepFailed": "headrace.engine.errors",
     "TaskCancelled": "headrace.engine.errors",
     "TaskFailed": "headrace.engine.errors",
+    "WorkerDied": "headrace.engine.errors",
     "absent": "headrace.triggers.combine",
     "all_of": "headrace.triggers.combine",
     "any_of": "headrace.triggers.combine",

@@ -16,6 +16,7 @@ from headrace.engine.decider import RunMode
 from headrace.engine.declared import Declared
 from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
 from headrace.engine.log.protocol import Durability, EventLog
+from headrace.engine.retry import seconds_of
 from headrace.engine.task import TaskSpec
 from headrace.tasks import Tasks, check_name, name_of, spec_of
 from headrace.triggers.checks import Seconds, duration_ns
@@ -240,6 +241,7 @@ class App(Tasks):
         snapshot_every: int = SNAPSHOT_EVERY,
         control: bool = True,
         probe_s: float = PROBE_S,
+        processes_max: int | None = None,
         resources: Mapping[str, Any] | None = None,
     ) -> Engine:
         """Return an engine to use with ``async with``.
@@ -252,7 +254,9 @@ class App(Tasks):
         that the next start has little to fold.
         With *control* the command line can ask the running engine, over a socket in the log's
         directory that only this user can open.
-        A disk that is full is looked at again every *probe_s*.
+        A disk that is full is looked at again every *probe_s*.  Tasks with ``process=True``
+        share *processes_max* worker processes (by default as many as there are processors),
+        which are started when they are needed first.
         *resources* replace those that are declared, by name: each a value, or a function that
         returns one or a context manager.
         """
@@ -263,13 +267,9 @@ class App(Tasks):
         from headrace.engine.engine import Engine
         from headrace.engine.log import FileLog
         from headrace.engine.resources import OpenResources
-        from headrace.reloading import EngineFiles
 
         if isinstance(log, (str, os.PathLike)):
             log = FileLog(log, durability=durability)
-        window_s = (
-            dedupe_window.total_seconds() if isinstance(dedupe_window, timedelta) else dedupe_window
-        )
         rules = list(self.rules.values())
         engine = Engine(
             lambda: RuleSet(rules),
@@ -277,18 +277,24 @@ class App(Tasks):
             log,
             clock=clock,
             grace_s=grace_s,
-            dedupe_window_s=window_s,
+            dedupe_window_s=seconds_of(dedupe_window),
             snapshot_every=snapshot_every,
             control=control,
             probe_s=probe_s,
+            processes_max=processes_max,
             version=__version__,
             declare=self._declared,
             resources=OpenResources(self.resources, resources),
         )
         commands.register(engine.control, engine, version=__version__)
+        self._let_files_reload(engine)
+        return engine
+
+    def _let_files_reload(self, engine: Engine) -> None:
+        from headrace.reloading import EngineFiles
+
         files = self._opened[engine] = EngineFiles(self._files_loaded())
         engine.control.register("reload", lambda _: files.reload_all(engine))
-        return engine
 
     def backfill(
         self,

@@ -70,6 +70,7 @@ class Tasks:
         timeout: Seconds | None = None,
         name: str | None = None,
         version: str | None = None,
+        process: bool = False,
     ) -> Callable[[F], F]: ...
     def task(
         self,
@@ -79,11 +80,16 @@ class Tasks:
         timeout: Seconds | None = None,
         name: str | None = None,
         version: str | None = None,
+        process: bool = False,
     ) -> F | Callable[[F], F]:
         """Declare a function as a task; it stays an ordinary function.
 
         *retry* is a `Retry` or a tenacity policy; without one a failure is final.
         *timeout* bounds one attempt, in seconds.  *name* is what the log knows it by.
+
+        An ``async def`` is executed in the event loop, a ``def`` in a thread, and with
+        *process* in a worker process: for what needs a processor for long.  It is found there
+        by its module and name, and takes nothing but its arguments.
 
         Raises:
             TypeError, ValueError: it cannot work; says which part and why.
@@ -91,7 +97,12 @@ class Tasks:
 
         def declare(function: F) -> F:
             self._declare(
-                function, name or name_of(function), retry=retry, timeout=timeout, version=version
+                function,
+                name or name_of(function),
+                retry=retry,
+                timeout=timeout,
+                version=version,
+                process=process,
             )
             return function
 
@@ -152,6 +163,7 @@ def spec_of(
     version: str | None = None,
     is_action: bool = False,
     resources: Mapping[str, Resource[Any]] | None = None,
+    process: bool = False,
 ) -> TaskSpec:
     """Return what is declared of *function* as a task.
 
@@ -169,6 +181,7 @@ def spec_of(
         version=version,
         is_action=is_action,
         resources=resources,
+        process=process,
     )
 
 

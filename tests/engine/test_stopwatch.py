@@ -64,7 +64,7 @@ def test_only_steps_over_the_limit_are_told(steps_ms: list[int], told_ms: list[i
             answers.append(await Ask())
         return answers
 
-    result = drive(Stopwatch(clock=clock).watch(work(), told.append))
+    result = drive(Stopwatch(clock).watch(work(), told.append))
 
     assert result == [*range(1, len(steps_ms) + 1)]
     assert [ns // 1_000_000 for ns in told] == told_ms
@@ -73,7 +73,7 @@ def test_only_steps_over_the_limit_are_told(steps_ms: list[int], told_ms: list[i
 def test_the_innermost_is_blamed_and_no_other() -> None:
     """A caller's step contains that of the task it calls; its own part counts apart."""
     clock, told = HandClock(), list[tuple[str, int]]()
-    stopwatch = Stopwatch(clock=clock)
+    stopwatch = Stopwatch(clock)
 
     def watched(name: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return stopwatch.watch(coroutine, lambda ns: told.append((name, ns // 1_000_000)))
@@ -108,7 +108,7 @@ async def test_what_is_thrown_in_arrives_as_before() -> None:
         return "never"
 
     with anyio.move_on_after(0) as scope:
-        await Stopwatch().watch(work(), lambda _: None)
+        await Stopwatch(HandClock()).watch(work(), lambda _: None)
 
     assert scope.cancelled_caught
     assert seen[0] in {"CancelledError", "Cancelled"}
@@ -123,7 +123,7 @@ async def test_an_exception_comes_out_as_it_is() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match=r"^mine$"):
-        await Stopwatch().watch(work(), lambda _: None)
+        await Stopwatch(HandClock()).watch(work(), lambda _: None)
 
 
 async def test_the_engine_names_run_and_task(
@@ -131,7 +131,7 @@ async def test_the_engine_names_run_and_task(
 ) -> None:
     """One line, with the milliseconds and what to do."""
     clock = HandClock()
-    monkeypatch.setattr(runner_module, "Stopwatch", lambda: Stopwatch(clock=clock))
+    monkeypatch.setattr(runner_module, "Stopwatch", lambda _: Stopwatch(clock))
     app = App("t")
 
     @app.task
