@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, assert_type
+from typing import Annotated, Any, Literal, assert_type
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ from headrace import (
     Match,
     MemoryLog,
     Pattern,
+    Resource,
     Retry,
     Run,
     absent,
@@ -179,6 +181,29 @@ async def unit_tests(run: Run) -> None:
     await beat(run=run)
 
 
+# ---------------------------------------------------------------- resources
+
+
+@asynccontextmanager
+async def open_db() -> AsyncGenerator[dict[int, str], None]:
+    yield {}
+
+
+@contextmanager
+def open_mail() -> Generator[str, None, None]:
+    yield "mail"
+
+
+db = app.resource("db", open_db)
+assert_type(db, Resource[dict[int, str]])
+assert_type(app.resource("mail", open_mail), Resource[str])
+
+
+@app.task
+async def stored(key: int, rows: Annotated[dict[int, str], db] = db.injected) -> str:
+    return rows[key]
+
+
 # ---------------------------------------------------------------- runs
 
 
@@ -214,6 +239,8 @@ async def cool_down(run: Run, firing: Firing[Reading]) -> None:
 
     assert_type(await run.launch(page, "t1"), int)
     assert_type(await run.launch(ask, "t1"), int)
+    assert_type(await run.keyed("t1", window=60).launch(page, "t1"), int)
+    assert_type(await run.call(stored, 3), str)
     assert_type(await run.emit("fans.start", {"speed": 1.0}), int)
     await run.sleep(5)
 
@@ -227,6 +254,10 @@ async def embed() -> None:
         assert_type(await engine.emit("sensors.t1.temperature", Reading(93.5)), int)
         assert_type(await engine.emit_many([("a", 1), ("b", Reading(1))]), list[int])
         assert_type(engine.cursor("feed"), int | None)
+        assert_type(await engine.launch(page, "t1", peak=2.5), int)
+        assert_type(await engine.launch(ask, "t1"), int)
+        assert_type(await engine.keyed("t1").launch(look, depth=3), int)
+        assert_type(await engine.redrive(17, from_start=True), int)
 
 
 fired = firings(hot, [(0, "sensors.t1.temperature", Reading(95))], until=60)

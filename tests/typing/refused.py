@@ -77,6 +77,9 @@ async def cool(run: Run, firing: Firing[Reading]) -> None:
     await run.call(page)  # type: ignore[call-overload]
     await run.call(page, "t1", 2.5, 3)  # type: ignore[call-overload]
     run.spawn(page, sensor="t1", peek=2.5)  # type: ignore[call-overload]
+    await run.launch(page, 5, 2.5)  # type: ignore[call-overload]
+    await run.keyed("t1").launch(page)  # type: ignore[call-overload]
+    run.keyed(17)  # type: ignore[arg-type]
     await run.map(page, ["t1"])  # type: ignore[arg-type]
     answer = await run.call(page, "t1", 2.5)
     answer += 1  # type: ignore[operator]
