@@ -50,7 +50,7 @@ class Children(Steps):
     def _spawn(self, task: Callable[..., Any], args: Any, kwargs: Any, ordinal: int) -> Handle[Any]:
         spec = self._executor.spec_of(task)
         step = self._request("spawn", spec, args, kwargs, ordinal)
-        handle: Handle[Any] = Handle(self, step, spec)
+        handle: Handle[Any] = Handle(self, step, spec, ordinal)
         self._handles.append(handle)
         if step.status == "pending":
             self._executor.when_ended(step.sequence, handle._ended)
@@ -152,7 +152,7 @@ class Children(Steps):
         failed = [handle for handle in handles if handle.status == "failed"] or [
             handle for handle in handles if handle.status == "cancelled"
         ]
-        min(failed, key=lambda handle: (handle._step.at_ns, handle.run_id))._outcome()
+        min(failed, key=lambda handle: (handle._step.ended, handle.run_id))._outcome()
 
     async def _join(self) -> None:
         """Wait for the children that nobody awaited; raise what the first of them raised."""
@@ -164,11 +164,12 @@ class Children(Steps):
 class Handle(Generic[R]):
     """A child that was spawned: ``await handle`` gives its result."""
 
-    def __init__(self, parent: Children, step: Step, spec: TaskSpec) -> None:
+    def __init__(self, parent: Children, step: Step, spec: TaskSpec, ordinal: int) -> None:
         """Made by `Run.spawn`."""
         self._parent = parent
         self._step = step
         self._spec = spec
+        self._step_ordinal = ordinal
         self._is_done = False
         self._wakes: list[Callable[[], None]] = []
         self._awaited = False

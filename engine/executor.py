@@ -73,6 +73,10 @@ class Executor(Protocol):
         """Note that the code of *run* waits for children or a timer (+1), or no more (-1)."""
         ...
 
+    def is_at_work(self, run: object) -> bool:
+        """Say whether the code of *run* executes, and nobody has asked for its end."""
+        ...
+
     def resource(self, name: str) -> Any:
         """Return the resource of this name, which is open."""
         ...

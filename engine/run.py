@@ -7,8 +7,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
-from headrace.engine.children import Children
 from headrace.engine.clock import seconds_to_ns
+from headrace.engine.completions import Completions
 from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, RunLaunched, SleepRequested
@@ -20,7 +20,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Run(Children):
+class Run(Completions):
     """One attempt of one run, for the code of its task.
 
     Call its methods from the task's own coroutine only; from another asyncio task they

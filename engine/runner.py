@@ -223,11 +223,11 @@ class Runner:
             attempt.stop("cancel", reason)
         elif self.stopping:
             attempt.stop("shutdown", "the engine stops")
-        if spec.timeout_s is not None:
+        if spec.timeout_s is not None and not self._threads.is_left(state.id):
             self._set_deadline(attempt, spec.timeout_s)
         outcome = Outcome(stopped="shutdown")
         try:
-            outcome = await attempt.carry_out(self._load_firing, self._threads.call)
+            outcome = await attempt.carry_out(self._load_firing, self._in_thread)
             return await self._settle(attempt, outcome)
         except BaseException:
             # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
@@ -389,6 +389,12 @@ class Runner:
         attempt.waits += change
         self._count(attempt, parked=attempt.waits > 0 and attempt.stopped is None)
 
+    def is_at_work(self, run: object) -> bool:
+        """See `Executor`."""
+        assert isinstance(run, Run)
+        attempt = self._attempts.get(run.id)
+        return attempt is not None and attempt.run is run and attempt.stopped is None
+
     def _count(self, attempt: Attempt, *, parked: bool) -> None:
         if parked == attempt.is_parked:
             return
@@ -453,6 +459,15 @@ class Runner:
         while (due_ns := self.next_deadline_ns()) is not None and due_ns <= now_ns:
             _, _, attempt = heapq.heappop(self._deadlines)
             self._stop(attempt, "timeout", "timeout")
+
+    async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
+        """Do *call* in a thread, once that of an earlier attempt has ended; time counts from then."""
+        run_id, timeout_s = attempt.state.id, attempt.spec.timeout_s
+        if self._threads.is_left(run_id):
+            await self._threads.ended(run_id)
+            if timeout_s is not None:
+                self._set_deadline(attempt, timeout_s)
+        return await self._threads.call(attempt, call)
 
     def stop(self) -> None:
         """Interrupt all that executes; it stays open in the log, for the next start."""

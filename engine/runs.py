@@ -40,6 +40,8 @@ class Step(Struct, gc=False):
     error: str | None = None
     blob: bytes | None = None
     """Digest of the file that has the result, if it is too large to be here."""
+    ended: int = 0
+    """Sequence of the record that ended the child run; 0: it has not, or an old log."""
 
 
 class RunState(Struct, gc=False):
@@ -289,6 +291,7 @@ class RunTable:
         result: Raw | None = None,
         error: str | None = None,
         blob: bytes | None = None,
+        sequence: int = 0,
     ) -> None:
         """Remove *run*, tell its parent, and count it.  Children that are left go with it."""
         self.touch(run.id)
@@ -312,6 +315,7 @@ class RunTable:
             step = parent.steps.get(run.ordinal)
             if step is not None and step.sequence == run.id:
                 step.at_ns = at_ns
+                step.ended = sequence
                 step.result = result.copy() if result is not None else None
                 step.blob = blob
                 step.error = error

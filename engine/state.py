@@ -128,25 +128,26 @@ class EngineState(RuleState):
             self.effects.append(Effect("wake", run.id, key))
         return ()
 
-    def _run_completed(self, _: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
-        return self._end(ended.run, "completed", result=ended.result, blob=ended.blob)
+    def _run_completed(self, sequence: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
+        return self._end(sequence, ended.run, "completed", result=ended.result, blob=ended.blob)
 
-    def _run_failed(self, _: int, ended: r.RunFailed) -> Sequence[r.Decision]:
+    def _run_failed(self, sequence: int, ended: r.RunFailed) -> Sequence[r.Decision]:
         run = self.runs.active.get(ended.run)
         if run is not None:
             self.breakers.note_failed(run.task, ended.at_ns)
         # A step's failure is for its parent to deal with; a run without one is given up.
         status: RunStatus = "failed" if run is not None and run.parent else "dead"
-        decisions = self._end(ended.run, status, error=ended.error)
+        decisions = self._end(sequence, ended.run, status, error=ended.error)
         if run is not None and status == "dead":
             self.dead.keep(run, ended.forget, at_ns=self.at_ns)
         return decisions
 
-    def _run_cancelled(self, _: int, ended: r.RunCancelled) -> Sequence[r.Decision]:
-        return self._end(ended.run, "cancelled", error=ended.reason)
+    def _run_cancelled(self, sequence: int, ended: r.RunCancelled) -> Sequence[r.Decision]:
+        return self._end(sequence, ended.run, "cancelled", error=ended.reason)
 
     def _end(
         self,
+        sequence: int,
         run_id: int,
         status: RunStatus,
         *,
@@ -160,7 +161,15 @@ class EngineState(RuleState):
         self._disarm(run)
         if run.crashes:
             self.crashes.note_progress(run)
-        self.runs.end(run, status, at_ns=self.at_ns, result=result, error=error, blob=blob)
+        self.runs.end(
+            run,
+            status,
+            at_ns=self.at_ns,
+            result=result,
+            error=error,
+            blob=blob,
+            sequence=sequence,
+        )
         if run.launch_key is not None:
             place = (run.task, run.launch_key)
             self.launches.end(

@@ -136,6 +136,15 @@ class Steps:
         except RuntimeError:  # in a worker thread
             return None
 
+    def _is_at_work(self) -> bool:
+        """Whether this is the code of the run, and nobody wants it to end."""
+        executor = self._executor
+        return (
+            executor.is_at_work(self)
+            and executor.pipeline.failure is None
+            and self._current_task() is self._host
+        )
+
     def _check_host(self) -> None:
         if self._current_task() is not self._host:
             raise ConcurrentSteps(
