@@ -461,7 +461,7 @@ class Runner:
             self._stop(attempt, "timeout", "timeout")
 
     async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
-        """Do *call* in a thread, once that of an earlier attempt has ended; time counts from then."""
+        """Do *call* in a thread; its time begins when that of an earlier attempt has ended."""
         run_id, timeout_s = attempt.state.id, attempt.spec.timeout_s
         if self._threads.is_left(run_id):
             await self._threads.ended(run_id)

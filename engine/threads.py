@@ -56,11 +56,17 @@ class Threads:
         self._left: dict[int, Event] = {}
         """By run: set once the thread has ended that the run has left behind."""
 
-    async def call(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
-        """Return what *function* returns, or raise what it raises, in a thread of the pool."""
-        run_id = attempt.state.id
+    def is_left(self, run_id: int) -> bool:
+        """Whether a thread still runs that an earlier attempt of the run has left behind."""
+        return run_id in self._left
+
+    async def ended(self, run_id: int) -> None:
+        """Return once no such thread runs."""
         while (left := self._left.get(run_id)) is not None:
             await left.wait()
+
+    async def call(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        """Return what *function* returns, or raise what it raises, in a thread of the pool."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(THREADS_MAX)
         borrower = object()

@@ -57,6 +57,98 @@ async def test_a_retry_waits_for_the_thread_that_took_too_long(
     assert "thread_ended_late" in caplog.text
 
 
+async def test_waiting_for_that_thread_takes_no_time_of_the_next_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or a thread that is late would use up all attempts of its run."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    app, clock, go, log = App("t"), StepClock(), threading.Event(), MemoryLog()
+    attempts = list[int]()
+
+    @app.rule(on("a"), timeout=5, retry=Retry(attempts=3, wait_first=1, jitter=0))
+    def act(run: Run) -> None:
+        attempts.append(run.attempt)
+        if run.attempt < 3:
+            go.wait()
+
+    async with opened(app, log, clock) as engine:
+        try:
+            await engine.emit("a")
+            await until(lambda: attempts)
+            await clock.step(engine, 5)
+            await until(lambda: engine.runs("retrying"))
+            await clock.step(engine, 1)
+            await clock.step(engine, 500)
+            assert attempts == [1]
+            assert len(of_kind(log, AttemptFailed)) == 1
+        finally:
+            go.set()
+        await until(lambda: attempts == [1, 2])
+        await engine.drain()
+
+    assert attempts == [1, 2]
+
+
+async def test_an_attempt_that_waited_for_that_thread_has_its_timeout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From when its own code begins."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    app, clock, log = App("t"), StepClock(), MemoryLog()
+    first, second = threading.Event(), threading.Event()
+    attempts = list[int]()
+
+    @app.rule(on("a"), timeout=5, retry=Retry(attempts=2, wait_first=1, jitter=0))
+    def act(run: Run) -> None:
+        attempts.append(run.attempt)
+        (first if run.attempt == 1 else second).wait()
+
+    async with opened(app, log, clock) as engine:
+        try:
+            await engine.emit("a")
+            await until(lambda: attempts)
+            await clock.step(engine, 5)
+            await until(lambda: engine.runs("retrying"))
+            await clock.step(engine, 7)
+            first.set()
+            await until(lambda: attempts == [1, 2])
+            await clock.step(engine, 4.9)
+            assert engine.runs("dead") == []
+            await clock.step(engine, 0.2)
+            await until(lambda: engine.runs("dead"))
+        finally:
+            first.set()
+            second.set()
+
+
+async def test_a_run_that_waits_for_its_thread_can_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has nothing under way itself."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    app, clock, go = App("t"), StepClock(), threading.Event()
+    attempts = list[int]()
+
+    @app.rule(on("a"), timeout=5, retry=Retry(attempts=2, wait_first=1, jitter=0))
+    def act(run: Run) -> None:
+        attempts.append(run.attempt)
+        go.wait()
+
+    async with opened(app, clock=clock) as engine:
+        try:
+            await engine.emit("a")
+            await until(lambda: attempts)
+            await clock.step(engine, 5)
+            await until(lambda: engine.runs("retrying"))
+            await clock.step(engine, 1)
+            await engine.cancel(engine.runs("active")[0].id)
+            await engine.drain()
+        finally:
+            go.set()
+
+    assert attempts == [1]
+
+
 async def test_a_thread_that_never_ends_is_named_when_the_engine_closes(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
