@@ -17,6 +17,7 @@ from headrace.cli.logs import decoded, opened
 from headrace.cli.records import View
 from headrace.cli.text import rfc3339, rfc3339_exact, safe, to_json
 from headrace.engine import record as r
+from headrace.engine.errors import BlobUnusable
 
 if TYPE_CHECKING:
     from headrace.cli.log import Selection
@@ -29,6 +30,9 @@ HEADER: Final = "log"
 """The kind of the first line of an export of all records …"""
 FOOTER: Final = "end"
 """… and of the last."""
+PART: Final = "part"
+"""The kind of a line with a part of a large result, before the record that names it."""
+PART_BYTES: Final = 1024 * 1024
 FETCH_COUNT: Final = 1000
 """Offers that are read at once: to look for each alone takes a hundred times as long."""
 
@@ -124,9 +128,22 @@ class _Rows:
             rows = self._view.rows([(first, batch)])
             for (sequence, record, at_ns), raw in zip(rows, batch, strict=True):
                 row = self._view.row_of(sequence, record, at_ns)
+                if isinstance(record, r.RunCompleted) and record.blob is not None:
+                    yield from self._blob(sequence, record.blob)
                 yield {**row, "record": b64encode(raw).decode()}
                 self.count += 1
         yield {"kind": FOOTER, "records": self.count}
+
+    def _blob(self, sequence: int, digest: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the large result that the next record names, in parts."""
+        try:
+            data = self._reader.blobs.get(digest)
+        except BlobUnusable as error:
+            sys.stderr.write(f"headrace: record {sequence} without its result: {error}\n")
+            return
+        for start in range(0, len(data), PART_BYTES):
+            part = data[start : start + PART_BYTES]
+            yield {"kind": PART, "part": b64encode(part).decode()}
 
     def of_events(self, wanted: Selection, form: Format) -> Iterator[dict[str, Any]]:
         """Yield the events, and at the end those that were offered and not stored yet."""

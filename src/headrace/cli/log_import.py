@@ -6,7 +6,7 @@ import re
 import sys
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 
@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 from headrace.cli import cloudevents as ce
 from headrace.cli.door import Door, door
 from headrace.cli.errors import OK, BadInput, Usage
-from headrace.cli.log_export import FOOTER, HEADER, STDOUT
+from headrace.cli.log_export import FOOTER, HEADER, PART, STDOUT
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.text import safe
 from headrace.engine import record as r
@@ -336,6 +336,8 @@ class RecordLine(Struct):
     log_id: str = ""
     first_sequence: int = 0
     records: int | None = None
+    part: str = ""
+    """Of a large result, which the next record names."""
 
 
 def import_recorded(file: str, log: Path, output: Output) -> int:
@@ -361,7 +363,7 @@ def import_recorded(file: str, log: Path, output: Output) -> int:
                 f"the first on, found another; `headrace log export --kinds all` writes them"
             )
         with OfflineLog(FileLog(log, new_id=lambda: log_id)) as new:
-            for sequence, unit in _units(file, lines):
+            for sequence, unit in _units(file, lines, new.log.blobs.put):
                 new.append(unit)
                 counts.imported = counts.last_sequence = sequence
             new.flush()
@@ -392,11 +394,17 @@ def _stopped(file: str, number: int, bad: _Bad) -> BadInput:
     )
 
 
-def _units(file: str, lines: Iterator[tuple[int, RecordLine]]) -> Iterator[tuple[int, list[bytes]]]:
-    """Yield the units, each with the sequence of its last record, up to the last line."""
+def _units(
+    file: str, lines: Iterator[tuple[int, RecordLine]], store: Callable[[bytes], bytes]
+) -> Iterator[tuple[int, list[bytes]]]:
+    """Yield the units, each with the sequence of its last record, up to the last line.
+
+    Large results go to *store* before the record that names them.
+    """
     from headrace.engine.log.index import begins_unit
 
     unit: list[bytes] = []
+    parts: list[str] = []
     sequence, number = 0, 1
     for number, line in lines:
         if line.kind == FOOTER:
@@ -406,9 +414,12 @@ def _units(file: str, lines: Iterator[tuple[int, RecordLine]]) -> Iterator[tuple
             if unit:
                 yield sequence, unit
             return
+        if line.kind == PART:
+            parts.append(line.part)
+            continue
         try:
             raw = b64decode(line.record, validate=True)
-            r.decode(raw)
+            _store_result(r.decode(raw), parts, store)
         except (ValueError, *_DECODE_ERRORS) as error:
             bad = _Bad("a record in base64", f"{line.record[:FOUND_CHARS_MAX]} ({error})")
             raise _stopped(file, number, bad) from error
@@ -421,6 +432,20 @@ def _units(file: str, lines: Iterator[tuple[int, RecordLine]]) -> Iterator[tuple
         sequence = line.sequence
         unit.append(raw)
     raise _stopped(file, number, _Bad(f"a line of the kind {FOOTER!r}", "the end of the file"))
+
+
+def _store_result(record: r.Record, parts: list[str], store: Callable[[bytes], bytes]) -> None:
+    """Store the large result that *parts* are, if *record* is the one that names it.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if not parts:
+        return
+    data = b"".join(b64decode(part, validate=True) for part in parts)
+    parts.clear()
+    if not isinstance(record, r.RunCompleted) or store(data) != record.blob:
+        raise ValueError("the large result before it is another's")
 
 
 def _report(log: Path, output: Output, counts: Counts, state: str) -> None:
