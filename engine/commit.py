@@ -298,13 +298,13 @@ class Pipeline:
         return self.failure or EngineClosed("the engine stopped before the record was durable")
 
     async def room(self, *, runs_max: int = 0) -> None:
-        """Return once the log's queue has room and no more than *runs_max* runs (0: any) are open.
+        """Return once the log's queue has room and at most *runs_max* runs (0: any) are pending.
 
         If cancelled, nothing was stored.
         """
         while self.failure is None and (
             self.log.pending_bytes > PENDING_BYTES_MAX
-            or (runs_max and len(self.kernel.state.runs.active) > runs_max)
+            or (runs_max and self.kernel.state.runs.pending > runs_max)
         ):
             await self._freed.wait()
 

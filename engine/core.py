@@ -19,6 +19,7 @@ from msgspec import Struct
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
+from headrace.engine.defaults import PENDING_RUNS_MAX
 from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.errors import LogFull
 from headrace.engine.firings import FiringLoader
@@ -40,8 +41,6 @@ from headrace.engine.starting import start_records
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
 
-RUNS_OPEN_MAX: Final = 50_000
-"""While more runs than this are open, `Core.store` waits."""
 EMIT_BATCH: Final = 2000
 """Events that are stored before other tasks get their turn."""
 
@@ -56,6 +55,7 @@ class Settings(Struct, frozen=True):
     version: str
     snapshot_every: int
     processes_max: int | None = None
+    pending_runs_max: int = PENDING_RUNS_MAX
 
 
 class Core:
@@ -211,13 +211,13 @@ class Core:
                     sequences.append(self._put(event, at_ns, repeated))
                 last = self._move_cursors(repeated)
         else:
-            await pipeline.room(runs_max=RUNS_OPEN_MAX)
+            await pipeline.room(runs_max=self._settings.pending_runs_max)
             at_ns = pipeline.tick()
             for number, event in enumerate(todo, 1):
                 sequences.append(self._put(event, at_ns, repeated))
                 if number % EMIT_BATCH == 0:
                     await checkpoint()
-                    await pipeline.room(runs_max=RUNS_OPEN_MAX)
+                    await pipeline.room(runs_max=self._settings.pending_runs_max)
                     at_ns = pipeline.tick()
             last = self._move_cursors(repeated)
         if sequences:
@@ -281,7 +281,7 @@ class Core:
         if self._settings.clock_kind == "input":
             await self.pipeline.room()
             return await self._let_time_come(time_ns)
-        await self.pipeline.room(runs_max=RUNS_OPEN_MAX)
+        await self.pipeline.room(runs_max=self._settings.pending_runs_max)
         return self.pipeline.tick()
 
     # ------------------------------------------------------------ runs
@@ -298,7 +298,7 @@ class Core:
             await self.pipeline.room()
         else:
             await self._payer.paid()  # what was offered before comes before
-            await self.pipeline.room(runs_max=RUNS_OPEN_MAX)
+            await self.pipeline.room(runs_max=self._settings.pending_runs_max)
         return self.pipeline.tick()
 
     async def cancel(self, run_id: int, reason: str) -> int:

@@ -12,3 +12,5 @@ SNAPSHOT_EVERY: Final = 100_000
 """After how many records the state is written to a snapshot."""
 PROBE_S: Final = 5.0
 """How often a full disk is looked at for room."""
+PENDING_RUNS_MAX: Final = 50_000
+"""While more runs than this are open that wait for no time, whoever emits from outside waits."""

@@ -21,7 +21,13 @@ from headrace.engine.clock import NS, Clock, SystemClock, seconds_to_ns
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
+from headrace.engine.defaults import (
+    DEDUPE_WINDOW_S,
+    GRACE_S,
+    PENDING_RUNS_MAX,
+    PROBE_S,
+    SNAPSHOT_EVERY,
+)
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFull
 from headrace.engine.kernel import Kernel
@@ -53,6 +59,7 @@ class Life:
         control: bool = True,
         probe_s: float = PROBE_S,
         processes_max: int | None = None,
+        pending_runs_max: int = PENDING_RUNS_MAX,
         version: str,
         declare: Declare | None = None,
         resources: OpenResources | None = None,
@@ -72,10 +79,13 @@ class Life:
             version,
             snapshot_every,
             processes_max,
+            pending_runs_max,
         )
         self._grace_s = grace_s
         if processes_max is not None and processes_max < 1:
             raise ValueError(f"processes_max={processes_max!r}: expected at least 1")
+        if pending_runs_max < 1:
+            raise ValueError(f"pending_runs_max={pending_runs_max!r}: expected at least 1")
         if not probe_s > 0:
             raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
         self._probe_ns = seconds_to_ns(probe_s)

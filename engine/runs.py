@@ -19,14 +19,23 @@ from headrace.engine.table import ENCODE
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
 
-RunStatus = Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"]
+RunStatus = Literal[
+    "waiting",
+    "active",
+    "retrying",
+    "compensating",
+    "completed",
+    "failed",
+    "dead",
+    "cancelled",
+]
 StepStatus = Literal["pending", "done", "failed", "cancelled"]
 
 
 class Step(Struct, gc=False):
     """One call of a run, by its ordinal: what was asked and what came of it."""
 
-    kind: Literal["call", "spawn", "launch", "sleep", "emit"]
+    kind: Literal["call", "spawn", "launch", "sleep", "emit", "compensate"]
     name: str
     """The task, or for an emit the subject."""
     digest: bytes
@@ -42,6 +51,14 @@ class Step(Struct, gc=False):
     """Digest of the file that has the result, if it is too large to be here."""
     ended: int = 0
     """Sequence of the record that ended the child run; 0: it has not, or an old log."""
+
+
+class Failing(Struct, array_like=True, frozen=True, gc=False):
+    """How a run ends once all is undone: what `RunFailing` says."""
+
+    error: str
+    traceback: str
+    is_cancelled: bool
 
 
 class RunState(Struct, gc=False):
@@ -85,6 +102,30 @@ class RunState(Struct, gc=False):
     redriven_at_ns: int = 0
     crashes: int = 0
     """How often the process died while it may have been executing; see `Crashes`."""
+
+    version: str = ""
+    """Of the task, in force when the run was made; empty: it had none."""
+    patches: dict[str, bool] = {}
+    """Whether it takes the way of a patch, by name, once that was asked for."""
+    failing: Failing | None = None
+    """What it will end with, while what it registered to undo is executed."""
+
+    @property
+    def is_startable(self) -> bool:
+        """Whether something of it is to be executed now: its code, or what undoes it."""
+        return self.status == "active" or self.status == "compensating"
+
+    @property
+    def undos(self) -> list[int]:
+        """The ordinals of what is registered to undo, and still to be executed, newest first."""
+        if not self.steps:
+            return []
+        return [
+            ordinal
+            for ordinal in sorted(self.steps, reverse=True)
+            if self.steps[ordinal].kind == "compensate"
+            and ((undo := self.steps.get(-ordinal)) is None or undo.status == "pending")
+        ]
 
     @property
     def waits_for_time(self) -> bool:
@@ -167,6 +208,8 @@ class RunTable:
         self.counts: dict[str, dict[str, int]] = {}
         """How many runs ended how, by task and status."""
         self.retries = 0
+        self.dormant: set[int] = set()
+        """Which of them wait for a time, and so are none that need to be got through."""
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
         self._writing: RunsWriting | None = None
         self.watched: dict[int, Callable[[Ending], None]] = {}
@@ -178,6 +221,11 @@ class RunTable:
         if run is not None and self._writing is not None:
             self._writing.save(run)
         return run
+
+    @property
+    def pending(self) -> int:
+        """How many runs are open and do not wait for a time."""
+        return len(self.active) - len(self.dormant)
 
     def of_rule(self, task: str, key: Any) -> list[int]:
         """Return the ids of the runs of *task* for *key* that firings made, oldest first.
@@ -298,6 +346,7 @@ class RunTable:
         if run.steps:
             self._end_children(run, at_ns=at_ns)
         del self.active[run.id]
+        self.dormant.discard(run.id)
         if run.rule:
             place = (run.task, run.key)
             ids = self._by_rule[place]
@@ -358,7 +407,10 @@ class RunTable:
     def load(self, entries: list[Raw]) -> None:
         """Take in runs that were written out."""
         for raw in entries:
-            self._add(unpacked_run(raw))
+            run = unpacked_run(raw)
+            self._add(run)
+            if run.waits_for_time:
+                self.dormant.add(run.id)
 
 
 _decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, bytes]]).decode

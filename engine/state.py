@@ -126,6 +126,7 @@ class EngineState(RuleState):
             step.status = "done"
             step.at_ns = fired.at_ns
             self.effects.append(Effect("wake", run.id, key))
+        self.runs.dormant.discard(run.id)
         return ()
 
     def _run_completed(self, sequence: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
@@ -229,6 +230,7 @@ class EngineState(RuleState):
             self.crashes.note_progress(run)
         self.runs.retries += 1
         self.timers.arm(("", run.id, RETRY), failed.retry_at_ns)
+        self.runs.dormant.add(run.id)
         return ()
 
     def _step_requested(self, sequence: int, asked: r.StepRequested) -> Sequence[Verdict]:
@@ -299,6 +301,7 @@ class EngineState(RuleState):
                 self.crashes.note_progress(run)
             run.steps[asked.ordinal] = Step("sleep", "", b"", sequence, "pending", asked.at_ns)
             self.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
+            self.runs.dormant.add(run.id)
         return ()
 
     def _cancel_requested(self, _: int, asked: r.CancelRequested) -> Sequence[r.Decision]:

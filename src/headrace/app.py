@@ -14,7 +14,13 @@ from weakref import WeakKeyDictionary
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
 from headrace.engine.declared import Declared
-from headrace.engine.defaults import DEDUPE_WINDOW_S, GRACE_S, PROBE_S, SNAPSHOT_EVERY
+from headrace.engine.defaults import (
+    DEDUPE_WINDOW_S,
+    GRACE_S,
+    PENDING_RUNS_MAX,
+    PROBE_S,
+    SNAPSHOT_EVERY,
+)
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.retry import seconds_of
 from headrace.engine.task import TaskSpec
@@ -242,6 +248,7 @@ class App(Tasks):
         control: bool = True,
         probe_s: float = PROBE_S,
         processes_max: int | None = None,
+        pending_runs_max: int = PENDING_RUNS_MAX,
         resources: Mapping[str, Any] | None = None,
     ) -> Engine:
         """Return an engine to use with ``async with``.
@@ -256,7 +263,8 @@ class App(Tasks):
         directory that only this user can open.
         A disk that is full is looked at again every *probe_s*.  Tasks with ``process=True``
         share *processes_max* worker processes (by default as many as there are processors),
-        which are started when they are needed first.
+        which are started when they are needed first.  While more than *pending_runs_max* runs
+        are open that do not wait for a time, `Engine.emit` waits; `Run.emit` never does.
         *resources* replace those that are declared, by name: each a value, or a function that
         returns one or a context manager.
         """
@@ -282,6 +290,7 @@ class App(Tasks):
             control=control,
             probe_s=probe_s,
             processes_max=processes_max,
+            pending_runs_max=pending_runs_max,
             version=__version__,
             declare=self._declared,
             resources=OpenResources(self.resources, resources),

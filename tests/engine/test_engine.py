@@ -20,7 +20,6 @@ from tests.engine.stand import (
 )
 
 import headrace.engine.commit as commit_module
-import headrace.engine.core as core_module
 from headrace import (
     App,
     Emission,
@@ -32,6 +31,7 @@ from headrace import (
     LogLocked,
     LogMismatch,
     MemoryLog,
+    Retry,
     Run,
     RunNotFound,
     on,
@@ -325,16 +325,18 @@ async def test_emit_cancelled_after_it_was_stored_stays_stored() -> None:
     assert subjects(log) == ["a", "b"]
 
 
-async def test_too_many_open_runs_make_emit_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_pending_runs_make_emit_wait() -> None:
     """Events that only pile up runs are not let in."""
-    monkeypatch.setattr(core_module, "RUNS_OPEN_MAX", 3)
     app, gate, got = App("t"), Gate(), list[Any]()
 
     @app.rule(on("a"))
     async def act() -> None:
         await gate.wait()
 
-    async with opened(app) as engine, anyio.create_task_group() as group:
+    async with (
+        opened(app, pending_runs_max=3) as engine,
+        anyio.create_task_group() as group,
+    ):
         await engine.emit_many([("a", None)] * 4)
         group.start_soon(collect, engine, "a", got)
         await quiet(engine)
@@ -344,6 +346,49 @@ async def test_too_many_open_runs_make_emit_wait(monkeypatch: pytest.MonkeyPatch
         await quiet(engine)
 
         assert len(got) == 1
+
+
+async def test_runs_that_wait_for_a_time_are_not_pending() -> None:
+    """Nobody could get through them earlier, so events are let in beside them; also restored."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.rule(on("a"), retry=Retry(attempts=2, wait_first=100, wait_max=100, jitter=0))
+    async def act(run: Run, firing: Firing[bool]) -> None:
+        if firing.events[0].data:
+            raise OSError
+        await run.sleep(100)
+
+    for _ in range(2):
+        async with opened(app, log, clock, pending_runs_max=2) as engine:
+            for number in range(10):
+                await engine.emit("a", number % 2 == 0)
+                await quiet(engine)
+            assert engine.kernel.state.runs.pending == 0
+    async with opened(app, log, clock, pending_runs_max=2) as engine:
+        assert engine.kernel.state.runs.pending == 0
+        await clock.step(engine, 300)
+        assert engine.kernel.state.runs.dormant == set()
+        assert engine.state().runs_ended == {"completed": 10, "dead": 10}
+
+
+async def test_a_run_may_always_emit() -> None:
+    """Else runs would wait for each other."""
+    app, seen = App("t"), list[int]()
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        for number in range(20):
+            seen.append(await run.emit("b", number))
+
+    @app.rule(on("b"))
+    async def consequence(run: Run) -> None:
+        await run.sleep(0)
+
+    async with opened(app, pending_runs_max=1) as engine:
+        await engine.emit_many([("a", None)] * 3)
+        await engine.drain()
+
+    assert len(seen) == 60
 
 
 # ---------------------------------------------------------------- open and close
