@@ -97,7 +97,7 @@ class Engine(Life):
     # ------------------------------------------------------------ runs
 
     def runs(self, status: str | None = None) -> list[RunView]:
-        """Return the open runs and the last 1 000 that ended, newest first.
+        """Return the open runs, the last 1 000 that ended and all dead letters, newest first.
 
         *status* picks ``active``, ``waiting``, ``retrying``, ``completed``, ``failed`` (a
         step), ``dead`` (a dead letter) or ``cancelled``.

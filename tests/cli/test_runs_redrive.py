@@ -9,7 +9,7 @@ import anyio
 import pytest
 from tests.cli.command import Call, Start, await_engine, records
 
-from headrace import App, Run
+from headrace import App, FileLog, Run
 from headrace.engine.record import RunRedriven
 
 SHOP = """
@@ -209,3 +209,40 @@ def test_many_runs_are_cancelled(headrace: Call, shop: Path) -> None:
 async def stay(run: Run) -> None:
     """Wait for longer than any test."""
     await run.sleep(1e6)
+
+
+def fail() -> None:
+    """Fail as long as there is no bank."""
+    if not Path("bank").exists():
+        raise OSError("the bank is closed")
+
+
+def test_a_dead_letter_outlives_its_records(headrace: Call, tmp_path: Path) -> None:
+    """Retention has removed what made it; it is listed and redriven all the same."""
+    app, folder = App("t"), tmp_path / "old.log"
+    app.task(fail)
+
+    def log() -> FileLog:
+        return FileLog(folder, segment_bytes_max=20_000, keep_bytes=1)
+
+    async def age() -> int:
+        async with app.open(log(), snapshot_every=0) as engine:
+            run = await engine.launch(fail)
+            await engine.drain()
+            for _ in range(3):
+                await engine.emit_many([("fill", "x" * 500) for _ in range(100)])
+                await engine.snapshot()
+            return run
+
+    async def go_on() -> list[int]:
+        async with app.open(log()) as engine:
+            await engine.drain()
+            return [view.id for view in engine.runs("completed")]
+
+    run = anyio.run(age)
+    assert headrace("log", "info", folder, "-o", "json").json["first_sequence"] > run
+    assert dead(headrace, folder) == [run]
+    (tmp_path / "bank").touch()
+    assert headrace("runs", "redrive", folder, run).code == 0
+    assert anyio.run(go_on) == [run]
+    assert dead(headrace, folder) == []

@@ -46,6 +46,7 @@ def list_runs(
 
     with opened(log) as reader:
         kernel = folded(reader, on_ended=take)
+    take(kernel.state.dead.views())  # also those that retention has removed from the log
     take(view_of(run) for run in kernel.state.runs.active.values())
     rows = [_row(view) for view in _newest(newest.values(), limit)]
     write_rows(rows, output, COLUMNS, empty="no runs" if status is None else f"no {status} runs")
