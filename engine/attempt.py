@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 
 from headrace.engine import stopwatch
 from headrace.engine.backend import is_cancelled_here
+from headrace.engine.clock import NS
 from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
@@ -31,7 +32,10 @@ ERROR_CHARS_MAX: Final = 1000
 _OWN_FILES: Final = (__file__, stopwatch.__file__)
 """Whose lines say nothing about a task's failure."""
 
-StopReason = Literal["cancel", "timeout", "shutdown"]
+_FINAL: Final = (BlobUnusable, Diverged, EventRefused)
+"""What another attempt would not change."""
+
+StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "shutdown"]
 
 
 class Outcome(Struct, frozen=True):
@@ -40,6 +44,11 @@ class Outcome(Struct, frozen=True):
     result: Raw | None = None
     failure: BaseException | None = None
     stopped: StopReason | None = None
+
+    @property
+    def succeeded(self) -> bool | None:
+        """Whether it went well; ``None``: it was stopped, which says nothing."""
+        return None if self.stopped is not None else self.failure is None
 
 
 class Attempt:
@@ -59,6 +68,10 @@ class Attempt:
         """Whether the runner counts it as waiting: not from the moment it is stopped."""
         self.depth = 0
         """How many callers are on the stack of the same worker."""
+        self.refused: Exception | None = None
+        """What it fails of at once, if it is not to begin."""
+        self.is_late = False
+        """Whether its run is past its deadline: no attempt follows."""
         self.thread_left = False
         """Its thread did not end within the grace period and was disowned."""
 
@@ -96,10 +109,13 @@ class Attempt:
                 ending = _ending_in(error)
                 if ending is not None:
                     raise ending from None
+            finally:
+                self.run.is_over = True
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":
-                limit_s = self.spec.timeout_s
-                return Outcome(failure=TimeoutError(f"the attempt took over {limit_s:g} s"))
+                return Outcome(failure=TimeoutError(self.reason))
+            if self.stopped in ("heartbeat", "deadline"):
+                return Outcome(failure=TimeoutError(self.reason))
             return Outcome(stopped=self.stopped or "shutdown")
         return Outcome(result=result, failure=failure)
 
@@ -109,6 +125,8 @@ class Attempt:
         in_thread: Callable[[Attempt, Callable[[], Any]], Any],
     ) -> Any:
         spec = self.spec
+        if self.refused is not None:
+            raise self.refused
         if spec.process_path is not None:
             return await self.run._executor.processes.call(spec, self.state.args)
         args: list[Any] = []
@@ -172,7 +190,8 @@ def failure_record(
     state, spec = attempt.state, attempt.spec
     text, trace = error_text(error), traceback_text(error)
     wait_ns: int | None = None
-    if spec.retry is not None and not isinstance(error, (BlobUnusable, Diverged, EventRefused)):
+    is_final = attempt.stopped == "deadline" or isinstance(error, _FINAL)
+    if spec.retry is not None and not is_final:
         try:
             wait_ns = retry_after_ns(
                 spec.retry,
@@ -184,12 +203,34 @@ def failure_record(
             )
         except Exception as broken:  # noqa: BLE001 (user code: a policy of theirs)
             text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
+    limits = spec.limits
+    if wait_ns is not None and limits is not None and limits.deadline_ns is not None:
+        began_ns = state.redriven_at_ns or state.created_at_ns
+        if now_ns + wait_ns >= began_ns + limits.deadline_ns:
+            wait_ns = None
+            limit_s = limits.deadline_ns / NS
+            why = f" (not tried again: the deadline of {limit_s:g} s would come first)"
+            text = text[: ERROR_CHARS_MAX - len(why)] + why
+    if wait_ns is not None and spec.limits is not None and spec.limits.deadline_ns is not None:
+        due_ns = (state.redriven_at_ns or state.created_at_ns) + spec.limits.deadline_ns
+        if now_ns + wait_ns >= due_ns:
+            wait_ns = None
+            text = f"{text} (the next attempt would come after its deadline)"[:ERROR_CHARS_MAX]
     if wait_ns is None and state.parent:
         return RunFailed(now_ns, state.id, state.attempt, text, trace)
     forget = steps_to_forget(state, error, attempt.run._shown)
     if wait_ns is None:
         return RunFailed(now_ns, state.id, state.attempt, text, trace, forget)
     return AttemptFailed(now_ns, state.id, state.attempt, text, trace, now_ns + wait_ns, forget)
+
+
+def failure_of_late(state: RunState, reason: str, now_ns: int) -> RunFailed:
+    """Return what to record of a run whose deadline has come while no attempt of it was on."""
+    text = error_text(TimeoutError(reason))
+    if state.parent:
+        return RunFailed(now_ns, state.id, state.attempt, text, "")
+    forget = [ordinal for ordinal, step in state.steps.items() if step.status != "done"]
+    return RunFailed(now_ns, state.id, state.attempt, text, "", forget)
 
 
 def steps_to_forget(state: RunState, error: BaseException, shown: dict[int, int]) -> list[int]:

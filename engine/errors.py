@@ -181,15 +181,35 @@ class WorkerDied(HeadraceError):
 class RemoteError(HeadraceError):
     """A task in a worker process raised an exception that cannot be made again here."""
 
-    def __init__(self, task: str, error: str) -> None:
-        """Say that *task* raised *error* (``Type: message``)."""
+    def __init__(self, task: str, error: str, *, kind: str = "") -> None:
+        """Say that *task* raised *error* (``Type: message``), of the type *kind*."""
         super().__init__(error)
         self.task = task
         self.error = error
+        self.kind = kind
+        """The exception's type with its module, such as ``plant.driver.SensorGone``."""
+
+
+class CircuitOpen(HeadraceError):
+    """An attempt was not begun, since too many of its task have failed lately."""
+
+    def __init__(self, task: str, failures: int, until_ns: int) -> None:
+        """Say that *failures* attempts of *task* have failed, and that one is tried when."""
+        super().__init__(
+            f"task {task!r}: expected that its circuit is closed, found it open after {failures} "
+            f"failed attempts; it is tried again at {until_ns / 1e9:.3f} (log time)"
+        )
+        self.task = task
+        self.failures = failures
+        self.until_ns = until_ns
 
 
 class ConcurrentSteps(HeadraceError):
     """A step was requested from another task than the run's own."""
+
+
+class RunEnded(HeadraceError):
+    """A step was asked of a run whose code has returned.  Nothing was recorded."""
 
 
 class Diverged(HeadraceError):
@@ -228,6 +248,14 @@ class BlobUnusable(HeadraceError):
 
 class ResourceFailed(HeadraceError):
     """A resource could not be opened.  The engine has not started, and nothing was written."""
+
+
+class SignalRefused(HeadraceError):
+    """A run has too many signals that it has not received.  Nothing was stored."""
+
+
+class SignalMismatch(HeadraceError):
+    """A signal is not what its `receive` expects.  The signal is received, and recorded."""
 
 
 class RedriveRefused(HeadraceError):

@@ -9,8 +9,11 @@ from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
-StepKind = Literal["call", "spawn", "launch"]
+from headrace.engine.decisions import Details
+
+StepKind = Literal["call", "spawn", "launch", "compensate"]
 CircuitMove = Literal["open", "closed"]
+WaitKind = Literal["receive", "wait"]
 
 
 class EventStored(Struct, array_like=True, frozen=True, gc=False, tag=1):
@@ -268,6 +271,28 @@ class HistoryEnded(Struct, array_like=True, frozen=True, tag=22):
     at_ns: int
 
 
+class PatchMarked(Struct, array_like=True, frozen=True, gc=False, tag=26):
+    """A run asked whether it takes the way of a patch; the answer stays."""
+
+    at_ns: int
+    run: int
+    name: str
+    is_patched: bool
+    """False: it had passed the place before there was the patch."""
+
+
+class RunFailing(Struct, array_like=True, frozen=True, gc=False, tag=27):
+    """A run will end without success; what it registered to undo is executed before that."""
+
+    at_ns: int
+    run: int
+    attempt: int
+    error: str
+    """``Type: message`` of the last attempt; of one that is cancelled, the reason."""
+    traceback: str = ""
+    is_cancelled: bool = False
+
+
 class RunLaunched(Struct, array_like=True, frozen=True, gc=False, tag=28):
     """Somebody asked for an independent run.  Its sequence is the id of the run, if it makes one.
 
@@ -318,3 +343,61 @@ class RunRedriven(Struct, array_like=True, frozen=True, tag=29):
     """Whether all its steps are forgotten; else only what its last failure made of it."""
     made: bytes | None = None
     """The run as its making record says, if the state did not have it any more."""
+
+
+class TasksListed(Struct, array_like=True, frozen=True, tag=32):
+    """From here on runs of these tasks are of these versions; all others of none."""
+
+    at_ns: int
+    versions: dict[str, str]
+    """By task."""
+
+
+class Met(Struct, array_like=True, frozen=True, gc=False):
+    """How the pattern was met that a run waited for."""
+
+    key: Any
+    events: list[int]
+    """Sequences of the events that met it, oldest first."""
+    due_ns: int | None = None
+    """If a timer of the pattern met it: the time that it was scheduled for."""
+    branches: list[int] | None = None
+    details: Details | None = None
+
+
+class WaitRequested(Struct, array_like=True, frozen=True, gc=False, tag=23):
+    """A run asked to go on with a signal, or when a pattern is met."""
+
+    at_ns: int
+    run: int
+    ordinal: int
+    kind: WaitKind
+    name: str
+    """The signal's, or the pattern as text."""
+    due_ns: int | None = None
+    """When it goes on without; ``None``: never."""
+    since: int | None = None
+    """For a pattern: it is met by events after this sequence; ``None``: after this record."""
+    digest: bytes = b""
+    """Stands for the pattern when a resumed run asks again."""
+
+
+class WaitEnded(Struct, array_like=True, frozen=True, gc=False, tag=24):
+    """A run's wait for a pattern is over.  (That for a signal ends with the signal.)"""
+
+    at_ns: int
+    run: int
+    ordinal: int
+    met: Met | None = None
+    """``None``: its time has run out."""
+    error: str | None = None
+    """Why it was met and that cannot be recorded."""
+
+
+class SignalSent(Struct, array_like=True, frozen=True, gc=False, tag=25):
+    """Somebody sent a signal to an open run."""
+
+    at_ns: int
+    run: int
+    name: str
+    data: Raw

@@ -46,20 +46,28 @@ from headrace.engine.inputs import (
     EventStored,
     HistoryBegan,
     HistoryEnded,
+    Met,
     RuleChanged,
     RuleDiverged,
     RulePaused,
+    PatchMarked,
     RulesListed,
     RunCancelled,
     RunCompleted,
     RunFailed,
+    RunFailing,
     RunLaunched,
     RunRedriven,
+    SignalSent,
     SleepRequested,
     SourceOpened,
     StepKind,
     StepRequested,
+    TasksListed,
     TimerFired,
+    WaitEnded,
+    WaitKind,
+    WaitRequested,
 )
 
 __all__ = [
@@ -85,7 +93,9 @@ __all__ = [
     "HistoryBegan",
     "HistoryEnded",
     "Input",
+    "Met",
     "Outcome",
+    "PatchMarked",
     "Record",
     "RuleChanged",
     "RuleDiverged",
@@ -101,16 +111,22 @@ __all__ = [
     "RunCancelling",
     "RunCompleted",
     "RunFailed",
+    "RunFailing",
     "RunLaunched",
     "RunRedriven",
     "RunReleased",
     "RunReplaced",
+    "SignalSent",
     "SleepRequested",
     "SourceOpened",
     "StepKind",
     "StepRequested",
+    "TasksListed",
     "TimerFired",
     "UnknownRecord",
+    "WaitEnded",
+    "WaitKind",
+    "WaitRequested",
     "as_stored",
     "decode",
     "encode",
@@ -158,6 +174,12 @@ Input = (
     | RunRedriven
     | BreakerMoved
     | CrashesCounted
+    | PatchMarked
+    | RunFailing
+    | TasksListed
+    | WaitRequested
+    | WaitEnded
+    | SignalSent
 )
 Decision = (
     RuleFired
@@ -199,6 +221,12 @@ KIND_BY_TYPE: Final[dict[type[Any], str]] = {
     RunRedriven: "run.redriven",
     BreakerMoved: "breaker.moved",
     CrashesCounted: "crashes.counted",
+    PatchMarked: "patch.marked",
+    RunFailing: "run.failing",
+    TasksListed: "tasks.listed",
+    WaitRequested: "wait.requested",
+    WaitEnded: "wait.ended",
+    SignalSent: "signal.sent",
     RuleFired: "rule.fired",
     RunReleased: "run.released",
     RunReplaced: "run.replaced",
@@ -234,6 +262,9 @@ UNTIMED: Final = (
     AlarmAcknowledged,
     RunRedriven,
     CrashesCounted,
+    TasksListed,
+    WaitEnded,
+    SignalSent,
 )
 """Records before which timers that are due need not have fired.
 

@@ -11,9 +11,8 @@ from headrace.engine.clock import seconds_to_ns
 from headrace.engine.completions import Completions
 from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
-from headrace.engine.record import EventStored, RunLaunched, SleepRequested
+from headrace.engine.record import EventStored, PatchMarked, RunLaunched, SleepRequested
 from headrace.engine.retry import seconds_of
-from headrace.engine.runs import with_key
 from headrace.engine.subject import check_emit
 
 P = ParamSpec("P")
@@ -89,7 +88,7 @@ class Run(Completions):
     ) -> int:
         spec = self._executor.spec_of(task)
         raw, ordinal = spec.encode_args(args, kwargs), self._next_ordinal()
-        step = self._recorded(ordinal, "launch", spec.name, with_key(raw, key))
+        step = self._recorded(ordinal, "launch", spec.name, raw, key)
         sequence = 0
         if step is None:
             at_ns = self._pipeline.tick()
@@ -143,6 +142,40 @@ class Run(Completions):
             self._sleeping = (ordinal, parking.wake)
             await parking.wait()
         self._now_ns = max(self._now_ns, step.at_ns)
+
+    def patched(self, name: str) -> bool:
+        """Say whether this run takes the way of a patch of its code.
+
+        True for a run that reaches this place for the first time with the patched code,
+        False for one that had passed it before: ``if run.patched("tax"): … else: …`` lets
+        that go on as it began.  The answer is recorded, and stays for all attempts.
+        """
+        self._check_host()
+        known = self._state.patches.get(name)
+        if known is None:
+            known = all(ordinal <= self._ordinal for ordinal in self._state.steps)
+            self._pipeline.put(PatchMarked(self._pipeline.tick(), self.id, name, known))
+        return known
+
+    @overload
+    async def compensate(
+        self, task: Callable[Concatenate[Run, P], Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+    @overload
+    async def compensate(
+        self, task: Callable[P, Any], *args: P.args, **kwargs: P.kwargs
+    ) -> None: ...
+    async def compensate(self, task: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Let *task* undo what was done, should this run fail for good or be cancelled.
+
+        What is registered is executed newest first, each as a step with its own retries,
+        before the end of the run is recorded.  One that is given up does not stop the others,
+        and is named in the run's error.  Neither a crash nor a cancellation interrupts it.
+        The registration is durable when this returns.
+        """
+        spec = self._executor.spec_of(task)
+        step = self._request("compensate", spec, args, kwargs, self._next_ordinal())
+        await self._pipeline.committed(step.sequence)
 
     def wake(self, ordinal: int) -> None:
         """Let the sleep at *ordinal* look again.  For the executor."""

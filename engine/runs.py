@@ -19,6 +19,9 @@ from headrace.engine.table import ENCODE
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
 
+ASLEEP: Final = ("sleep", "receive")
+"""The calls that records end, whether the run's code is there or not."""
+
 RunStatus = Literal[
     "waiting",
     "active",
@@ -32,10 +35,21 @@ RunStatus = Literal[
 StepStatus = Literal["pending", "done", "failed", "cancelled"]
 
 
+class Waiting(Struct, gc=False):
+    """What ends a wait for a signal or for a pattern, besides the signal and the events."""
+
+    due_ns: int | None
+    """When it ends in any case."""
+    since: int
+    """A pattern is met by events after this sequence."""
+    until: int = 0
+    """Sequence of the timer by which its time has run out; 0: it has not."""
+
+
 class Step(Struct, gc=False):
     """One call of a run, by its ordinal: what was asked and what came of it."""
 
-    kind: Literal["call", "spawn", "launch", "sleep", "emit", "compensate"]
+    kind: Literal["call", "spawn", "launch", "sleep", "emit", "receive", "wait", "compensate"]
     name: str
     """The task, or for an emit the subject."""
     digest: bytes
@@ -51,6 +65,18 @@ class Step(Struct, gc=False):
     """Digest of the file that has the result, if it is too large to be here."""
     ended: int = 0
     """Sequence of the record that ended the child run; 0: it has not, or an old log."""
+    wait: Waiting | None = None
+    """Of a wait that is open: what ends it."""
+
+
+class Undo(Struct, array_like=True, frozen=True, gc=False):
+    """A task that undoes what a run has done, if that fails."""
+
+    task: str
+    args: bytes
+    is_forgotten: bool = False
+    """The attempt that registered it has failed, and the next may not come that way; it is
+    executed nevertheless, unless it is registered again."""
 
 
 class Failing(Struct, array_like=True, frozen=True, gc=False):
@@ -102,11 +128,16 @@ class RunState(Struct, gc=False):
     redriven_at_ns: int = 0
     crashes: int = 0
     """How often the process died while it may have been executing; see `Crashes`."""
+    signals: dict[str, list[tuple[int, bytes]]] | None = None
+    """Signals that it has not received yet, by name: ``(sequence, data)``, oldest first."""
 
     version: str = ""
     """Of the task, in force when the run was made; empty: it had none."""
     patches: dict[str, bool] = {}
     """Whether it takes the way of a patch, by name, once that was asked for."""
+    undos: dict[int, Undo] = {}
+    """What `Run.compensate` has registered, by the sequence of that; the step that executes
+    it has that number, negative, as its ordinal."""
     failing: Failing | None = None
     """What it will end with, while what it registered to undo is executed."""
 
@@ -116,27 +147,36 @@ class RunState(Struct, gc=False):
         return self.status == "active" or self.status == "compensating"
 
     @property
-    def undos(self) -> list[int]:
-        """The ordinals of what is registered to undo, and still to be executed, newest first."""
-        if not self.steps:
-            return []
+    def to_undo(self) -> list[int]:
+        """What is still to be undone, by the sequence of what registered it, newest first."""
         return [
-            ordinal
-            for ordinal in sorted(self.steps, reverse=True)
-            if self.steps[ordinal].kind == "compensate"
-            and ((undo := self.steps.get(-ordinal)) is None or undo.status == "pending")
+            number
+            for number in sorted(self.undos, reverse=True)
+            if (step := self.steps.get(-number)) is None or step.status == "pending"
         ]
 
     @property
     def waits_for_time(self) -> bool:
-        """Whether a timer of its own will make it go on: a retry or a sleep."""
-        return self.status == "retrying" or self.is_asleep
+        """Whether a timer of its own will make it go on: a retry, a sleep or a time-out."""
+        return self.status == "retrying" or any(
+            step.kind == "sleep" if step.wait is None else step.wait.due_ns is not None
+            for step in self.steps.values()
+            if step.status == "pending" and not (step.wait is not None and step.wait.until)
+        )
+
+    @property
+    def is_dormant(self) -> bool:
+        """Whether it waits for a time, a signal or a pattern: nobody can get it through."""
+        return self.status == "retrying" or any(
+            step.status == "pending" and (step.kind == "sleep" or step.wait is not None)
+            for step in self.steps.values()
+        )
 
     @property
     def is_asleep(self) -> bool:
         """Whether its code is at a wait that a record ends: it need not be invoked before."""
         return bool(self.steps) and any(
-            step.kind == "sleep" and step.status == "pending" for step in self.steps.values()
+            step.status == "pending" and step.kind in ASLEEP for step in self.steps.values()
         )
 
 
@@ -154,6 +194,7 @@ class RunView(Struct, frozen=True, gc=False):
     parent: int = 0
     events: list[int] = []
     error: str | None = None
+    version: str = ""
 
 
 class Ending(Struct, frozen=True):
@@ -179,6 +220,28 @@ def with_key(args: bytes | Raw, key: str | None) -> bytes | Raw:
     return args if key is None else bytes(args) + key.encode()
 
 
+def register_undo(run: RunState, sequence: int, asked: StepRequested) -> None:
+    """Note what *run* wants to be executed should it fail."""
+    args, digest = bytes(asked.args), digest_of(asked.args)
+    for number, undo in run.undos.items():
+        if undo.is_forgotten and (undo.task, undo.args) == (asked.task, args):
+            del run.undos[number]
+            break
+    run.undos[sequence] = Undo(asked.task, args)
+    run.steps[asked.ordinal] = Step(
+        "compensate", asked.task, digest, sequence, "done", asked.at_ns
+    )
+
+
+def forget_undos(run: RunState, ordinals: list[int]) -> None:
+    """Note that the next attempt may not register the undos at *ordinals*."""
+    for ordinal in ordinals:
+        step = run.steps.get(ordinal)
+        if step is not None and step.kind == "compensate":
+            undo = run.undos[step.sequence]
+            run.undos[step.sequence] = msgspec.structs.replace(undo, is_forgotten=True)
+
+
 def view_of(
     run: RunState, *, status: RunStatus | None = None, ended_at_ns: int | None = None
 ) -> RunView:
@@ -195,6 +258,7 @@ def view_of(
         run.parent,
         run.events,
         run.error,
+        run.version,
     )
 
 
@@ -208,6 +272,8 @@ class RunTable:
         self.counts: dict[str, dict[str, int]] = {}
         """How many runs ended how, by task and status."""
         self.retries = 0
+        self.versions: dict[str, str] = {}
+        """The versions in force, by task."""
         self.dormant: set[int] = set()
         """Which of them wait for a time, and so are none that need to be got through."""
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
@@ -271,6 +337,9 @@ class RunTable:
         parent = self.touch(asked.parent)
         if parent is None:
             return None
+        if asked.kind == "compensate":
+            register_undo(parent, run_id, asked)
+            return None
         launched = asked.kind == "launch"
         args = asked.args.copy()
         run = RunState(
@@ -286,6 +355,7 @@ class RunTable:
             kind=asked.kind,
             trace=parent.trace,
             hops=parent.hops + (1 if launched else 0),
+            version=self.versions.get(asked.task, ""),
         )
         self._add(run)
         parent.steps[asked.ordinal] = Step(
@@ -315,6 +385,7 @@ class RunTable:
             hops=0 if parent is None else parent.hops + 1,
             launch_key=asked.key,
             window_ns=asked.window_ns,
+            version=self.versions.get(asked.task, ""),
         )
         self._add(run)
         return run
@@ -326,6 +397,8 @@ class RunTable:
         run.redriven_at_ns = run.attempt_at_ns = at_ns
         run.attempt += 1
         run.cancelling = None
+        run.failing = None
+        run.undos = {}
         run.crashes = 0
         self._add(run)
         self.ended = deque((v for v in self.ended if v.id != run.id), maxlen=RUNS_ENDED_MAX)
@@ -386,12 +459,17 @@ class RunTable:
         return {
             # Lists of pairs, since only dicts by text have a fixed order as msgpack.
             "active": [
-                {**msgspec.structs.asdict(run), "steps": sorted(run.steps.items())}
+                {
+                    **msgspec.structs.asdict(run),
+                    "steps": sorted(run.steps.items()),
+                    "undos": sorted(run.undos.items()),
+                }
                 for run in self.active.values()
             ],
             "ended": list(self.ended),
             "counts": self.counts,
             "retries": self.retries,
+            "versions": sorted(self.versions.items()),
         }
 
     def write_out(self) -> RunsWriting:
@@ -409,7 +487,7 @@ class RunTable:
         for raw in entries:
             run = unpacked_run(raw)
             self._add(run)
-            if run.waits_for_time:
+            if run.is_dormant:
                 self.dormant.add(run.id)
 
 
@@ -455,7 +533,8 @@ class RunsWriting:
             self._note(run)
 
     def _note(self, run: RunState) -> None:
-        oldest = min([run.id, *run.events])
+        since = [step.wait.since + 1 for step in run.steps.values() if step.wait is not None]
+        oldest = min([run.id, *run.events, *since])
         if self.oldest is None or oldest < self.oldest:
             self.oldest = oldest
 

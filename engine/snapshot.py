@@ -61,6 +61,7 @@ class Header(Struct):
     listed: RulesListed | None = None
     breakers: list[Any] | None = None
     crashes: list[int] | None = None
+    versions: dict[str, str] = {}
 
 
 class Snapshot:
@@ -193,6 +194,7 @@ def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
         listed=state.listed if state.listed.rules else None,
         breakers=state.breakers.dump(),
         crashes=state.crashes.dump(),
+        versions=state.runs.versions,
     )
 
 
@@ -277,6 +279,7 @@ def _load_header(kernel: Kernel, header: Header) -> None:
         runs.ended.append(msgspec.structs.replace(view, key=thaw(view.key)))
     runs.counts = header.counts
     runs.retries = header.retries
+    runs.versions = header.versions
     state.dedupe.window_ns = header.dedupe_window_ns
     state.dedupe.evicted = header.dedupe_evicted
     for rule, unkeyed in header.automata.items():

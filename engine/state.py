@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
+from headrace.engine import waiting
 from headrace.engine.breakers import Breakers, BreakerView
 from headrace.engine.crashes import Crashes
 from headrace.engine.dead import DeadLetters
@@ -23,11 +24,13 @@ from headrace.engine.launches import Launch, Launches
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
 from headrace.engine.runs import (
+    Failing,
     RunState,
     RunStatus,
     RunTable,
     Step,
     digest_of,
+    forget_undos,
     unpacked_run,
     with_key,
 )
@@ -120,12 +123,7 @@ class EngineState(RuleState):
             run.retry_at_ns = None
             self.effects.append(Effect("start", run.id))
         else:
-            if run.crashes:
-                self.crashes.note_progress(run)
-            step = run.steps[key]
-            step.status = "done"
-            step.at_ns = fired.at_ns
-            self.effects.append(Effect("wake", run.id, key))
+            waiting.timed_out(self, run, key, at_ns=fired.at_ns, timer=sequence)
         self.runs.dormant.discard(run.id)
         return ()
 
@@ -207,7 +205,7 @@ class EngineState(RuleState):
         if run.retry_at_ns is not None:
             self.timers.disarm(("", run.id, RETRY))
         for ordinal, step in run.steps.items():
-            if step.kind == "sleep":
+            if step.kind in waiting.TIMED:
                 self.timers.disarm(("", run.id, ordinal))
             elif step.status == "pending":
                 child = self.runs.active.get(step.sequence)
@@ -218,10 +216,10 @@ class EngineState(RuleState):
         run = self.runs.touch(failed.run)
         if run is None:
             return ()
+        if run.undos:
+            forget_undos(run, failed.forget)
         for ordinal in failed.forget:
-            step = run.steps.pop(ordinal, None)
-            if step is not None and step.kind == "sleep":
-                self.timers.disarm(("", run.id, ordinal))
+            waiting.forget(self, run, ordinal)
         run.status = "retrying"
         run.error = failed.error
         run.retry_at_ns = failed.retry_at_ns
@@ -272,6 +270,7 @@ class EngineState(RuleState):
             return ()  # it goes on already, or another run holds its key
         run = self.dead.take(asked.run) or run
         if asked.from_start:
+            waiting.give_back(run, run.steps.values())
             run.steps = {}
         self.runs.redrive(run, at_ns=asked.at_ns)
         if run.launch_key is not None:
@@ -361,6 +360,29 @@ class EngineState(RuleState):
                 "until": view.until_ns,
             },
         )
+
+    def _patch_marked(self, _: int, marked: r.PatchMarked) -> Sequence[Verdict]:
+        run = self.runs.touch(marked.run)
+        if run is not None:
+            run.patches[marked.name] = marked.is_patched
+        return ()
+
+    def _run_failing(self, _: int, failing: r.RunFailing) -> Sequence[Verdict]:
+        run = self.runs.touch(failing.run)
+        if run is not None:
+            self._disarm(run)
+            run.status = "compensating"
+            run.retry_at_ns = None
+            run.failing = Failing(failing.error, failing.traceback, failing.is_cancelled)
+            # What it waited for is of no use any more; its children have ended.
+            for ordinal in [n for n, step in run.steps.items() if step.status == "pending"]:
+                waiting.forget(self, run, ordinal)
+            self.runs.dormant.discard(run.id)
+        return ()
+
+    def _tasks_listed(self, _: int, listed: r.TasksListed) -> Sequence[Verdict]:
+        self.runs.versions = dict(listed.versions)
+        return ()
 
     def _source_opened(self, _: int, opened: r.SourceOpened) -> Sequence[Verdict]:
         assert opened.number == len(self.sources) + 1, opened
@@ -472,4 +494,10 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.RunRedriven: EngineState._run_redriven,
     r.BreakerMoved: EngineState._breaker_moved,
     r.CrashesCounted: EngineState._crashes_counted,
+    r.PatchMarked: EngineState._patch_marked,
+    r.RunFailing: EngineState._run_failing,
+    r.TasksListed: EngineState._tasks_listed,
+    r.WaitRequested: waiting.requested,
+    r.WaitEnded: waiting.ended,
+    r.SignalSent: waiting.sent,
 }

@@ -11,18 +11,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from headrace.engine.backend import Event
 from headrace.engine.clock import NS
+from headrace.engine.divergence import both_sides
 from headrace.engine.errors import (
     BlobUnusable,
     ConcurrentSteps,
     Diverged,
+    RunEnded,
     StepCancelled,
     StepFailed,
 )
 from headrace.engine.executor import Executor, Rules
 from headrace.engine.parking import Parking
 from headrace.engine.record import StepKind, StepRequested
-from headrace.engine.runs import RunState, Step, digest_of
+from headrace.engine.runs import RunState, Step, digest_of, with_key
 from headrace.engine.task import TaskSpec
 
 if TYPE_CHECKING:
@@ -50,6 +53,13 @@ class Steps:
         self._shown: dict[int, int] = {}
         """The failed steps that the code knows of, each with the last ordinal by then."""
         self._sleeping: tuple[int, Callable[[], None]] | None = None
+        self._again: Callable[[], Event | None] | None = None
+        """For a task with limits: says what has to come before its code goes on after a wait."""
+        self._beat_ns: int | None = None
+        """For a task with a heartbeat: when it was heard of last, as monotonic time."""
+        self._progress: tuple[float, float | None] | None = None
+        self.is_over = False
+        """Whether the attempt has ended: nothing can be asked for any more."""
 
     def __repr__(self) -> str:
         """Name the run."""
@@ -128,6 +138,17 @@ class Steps:
             self._random = Random(self.idempotency_key)  # noqa: S311 (no secret)
         return self._random.random()
 
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the attempt has come, for `Engine.runs`: *done* of *total*.
+
+        It is not recorded, and may be called from any thread.  A task that is declared with
+        ``heartbeat=`` has to call it that often, but for the times when it waits for steps,
+        sleeps or signals.
+        """
+        self._progress = (done, total)
+        if self._beat_ns is not None:
+            self._beat_ns = self._pipeline.monotonic_ns()
+
     # ------------------------------------------------------------ inside
 
     def _current_task(self) -> Any:
@@ -140,12 +161,18 @@ class Steps:
         """Whether this is the code of the run, and nobody wants it to end."""
         executor = self._executor
         return (
-            executor.is_at_work(self)
+            not self.is_over
+            and executor.is_at_work(self)
             and executor.pipeline.failure is None
             and self._current_task() is self._host
         )
 
     def _check_host(self) -> None:
+        if self.is_over:
+            raise RunEnded(
+                f"{self!r}, call {self._ordinal + 1}: expected a call while its code executes, found "
+                f"that it has ended; do not keep a Run for longer, or launch a run for what is left"
+            )
         if self._current_task() is not self._host:
             raise ConcurrentSteps(
                 f"{self!r}: a step was asked for outside of the run's own coroutine, so its "
@@ -157,26 +184,19 @@ class Steps:
         self._ordinal += 1
         return self._ordinal
 
-    def _recorded(self, ordinal: int, kind: str, name: str, raw: Any) -> Step | None:
+    def _recorded(
+        self, ordinal: int, kind: str, name: str, raw: Any, key: str | None = None
+    ) -> Step | None:
         """Return what the log holds at *ordinal*, if that is what is asked for now."""
         step = self._state.steps.get(ordinal)
         if step is None:
             return None
-        if (step.kind, step.name) != (kind, name):
-            raise Diverged(
-                self.id,
-                ordinal,
-                recorded=f"{step.kind} {step.name}".strip(),
-                asked=f"{kind} {name}".strip(),
-            )
-        if raw is not None and step.digest != digest_of(raw):
-            what = "data" if kind == "emit" else "arguments"
-            raise Diverged(
-                self.id,
-                ordinal,
-                recorded=f"{kind} {name} with {what} of digest {step.digest.hex()}",
-                asked=f"the same with {what} of digest {digest_of(raw).hex()}",
-            )
+        if (step.kind, step.name) != (kind, name) or (
+            raw is not None and step.digest != digest_of(with_key(raw, key))
+        ):
+            log, steps = self._pipeline.log, self._state.steps
+            recorded, asked = both_sides(log, steps, step, (kind, name, raw, key))
+            raise Diverged(self.id, ordinal, recorded=recorded, asked=asked)
         return step
 
     def _request(
@@ -209,4 +229,10 @@ class Steps:
             raise BlobUnusable(f"run {self.id}, call {self._ordinal}: {error}") from error
 
     def _parking(self) -> Parking:
-        return Parking(self._pipeline.backend.waiter(), partial(self._executor.park, self))
+        go_on = None if self._again is None else self._go_on
+        return Parking(self._pipeline.backend.waiter(), partial(self._executor.park, self), go_on)
+
+    async def _go_on(self) -> None:
+        """Return once its code may go on after a wait."""
+        while self._again is not None and (event := self._again()) is not None:
+            await event.wait()

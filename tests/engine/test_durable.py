@@ -364,10 +364,10 @@ async def _sleep(run: Run, one: Any, two: Any) -> None:
     ("first", "second", "words"),
     [
         (_call_one, _call_two, ["call one", "call two"]),
-        (_call_one, _call_with_other, ["call one", "digest"]),
+        (_call_one, _call_with_other, ["recorded call one(x=1)", "asked for call one(x=2)"]),
         (_call_one, _spawn_one, ["call one", "spawn one"]),
         (_emit, _emit_elsewhere, ["emit x.y", "emit x.z"]),
-        (_emit, _emit_other, ["emit x.y", "digest"]),
+        (_emit, _emit_other, ["recorded emit x.y with 1", "asked for emit x.y with 2"]),
         (_sleep, _call_one, ["sleep", "call one"]),
         (_call_one, _emit, ["call one", "emit x.y"]),
     ],
