@@ -51,6 +51,9 @@ RECORDS: list[r.Record] = [
     r.RuleFired("rule", "key", [1, 2, 3], "run", None, [0], 1, 1),
     r.RunFailed(5, 3, 1, "OSError: no", "Traceback"),
     r.StepRequested(5, 3, 1, "call", "task", Raw(b"\x92\x01\x02")),
+    r.RunLaunched(5, "task", Raw(b"\x81\xa1x\x01"), "key", 60 * 10**9, 3, 1),
+    r.RunRedriven(5, 3, True, b"\x90"),
+    r.RunCompleted(5, 3, Raw(b"\xc0"), b"d" * 32),
 ]
 ENCODED = [encode(record) for record in RECORDS]
 
