@@ -70,8 +70,6 @@ class Attempt:
         """How many callers are on the stack of the same worker."""
         self.refused: Exception | None = None
         """What it fails of at once, if it is not to begin."""
-        self.is_late = False
-        """Whether its run is past its deadline: no attempt follows."""
         self.thread_left = False
         """Its thread did not end within the grace period and was disowned."""
 
@@ -91,6 +89,11 @@ class Attempt:
 
         A cancellation from outside (the parent's, or the host's) goes through.
         """
+        if self.state.undos and (self.state.failing is not None or self.stopped is not None):
+            # Its code is not to go on: what that has done is to be undone.
+            if self.stopped == "deadline":
+                return Outcome(failure=TimeoutError(self.reason))
+            return Outcome(stopped=self.stopped or "cancel")
         failure: BaseException | None = None
         result: Raw | None = None
         with self.scope:
@@ -113,7 +116,8 @@ class Attempt:
                 self.run.is_over = True
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":
-                return Outcome(failure=TimeoutError(self.reason))
+                limit_s = self.spec.timeout_s
+                return Outcome(failure=TimeoutError(f"the attempt took over {limit_s:g} s"))
             if self.stopped in ("heartbeat", "deadline"):
                 return Outcome(failure=TimeoutError(self.reason))
             return Outcome(stopped=self.stopped or "shutdown")
@@ -211,11 +215,6 @@ def failure_record(
             limit_s = limits.deadline_ns / NS
             why = f" (not tried again: the deadline of {limit_s:g} s would come first)"
             text = text[: ERROR_CHARS_MAX - len(why)] + why
-    if wait_ns is not None and spec.limits is not None and spec.limits.deadline_ns is not None:
-        due_ns = (state.redriven_at_ns or state.created_at_ns) + spec.limits.deadline_ns
-        if now_ns + wait_ns >= due_ns:
-            wait_ns = None
-            text = f"{text} (the next attempt would come after its deadline)"[:ERROR_CHARS_MAX]
     if wait_ns is None and state.parent:
         return RunFailed(now_ns, state.id, state.attempt, text, trace)
     forget = steps_to_forget(state, error, attempt.run._shown)

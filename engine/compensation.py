@@ -48,9 +48,7 @@ async def undo_all(
         if step is None:
             undo = state.undos[number]
             pipeline.put(
-                StepRequested(
-                    pipeline.tick(), state.id, -number, "call", undo.task, Raw(undo.args)
-                )
+                StepRequested(pipeline.tick(), state.id, -number, "call", undo.task, Raw(undo.args))
             )
             step = state.steps[-number]
         if not await finish(step.sequence):

@@ -8,7 +8,6 @@ all of it is made anew from the run table.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,20 +18,22 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_record
+from headrace.engine.admission import Admission
+from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_of_late, failure_record
 from headrace.engine.backend import Event
-from headrace.engine.clock import NS, Clock
+from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
+from headrace.engine.compensation import failing_record, undo_all
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
-from headrace.engine.lanes import Lanes
 from headrace.engine.large_results import NIL, store_result
+from headrace.engine.limits import Limits
 from headrace.engine.parking import Parking
 from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.processes import Processes
-from headrace.engine.record import RunCancelled, RunCompleted
+from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
 from headrace.engine.run import Run
 from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
@@ -40,12 +41,12 @@ from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 from headrace.engine.threads import Threads
+from headrace.engine.watch import Watch
 
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
 DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
-DEADLINES_SPARE: Final = 64
 
 
 class Runner:
@@ -59,6 +60,8 @@ class Runner:
         load_firing: Callable[[RunState], Firing[Any]],
         *,
         processes_max: int | None = None,
+        concurrency: int | None = None,
+        crash_attempts_max: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.on_settled: Callable[[], None] = lambda: None
@@ -70,23 +73,31 @@ class Runner:
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
         self.stopwatch = Stopwatch(clock.monotonic_ns)
-        self.processes = Processes(processes_max)
+        self.processes = Processes(pipeline.backend, processes_max)
         self._specs = specs
         self._by_function = {spec.function: spec for spec in specs.values()}
         self._clock = clock
         self._load_firing = load_firing
         self._group: TaskGroup | None = None
-        self._queue = Lanes()
+        self._active_max = concurrency
+        self._queue = Admission(
+            pipeline, clock, let_work=self._let_work, crash_attempts_max=crash_attempts_max
+        )
+        for spec in specs.values():
+            self._queue.declare(spec)
         self._queued: set[int] = set()
         self._attempts: dict[int, Attempt] = {}
-        self._doomed: dict[int, str] = {}
-        """Why runs that are queued are only to be cancelled."""
+        self._undoing: dict[int, Parking] = {}
+        """Waits of runs for what undoes what they have done."""
+        self._doomed: dict[int, tuple[StopReason, str]] = {}
+        """Why runs that are queued are only to be ended."""
         self._parked = 0  # attempts that only wait for children or timers
         self._idle: list[Event] = []
         self._hired = 0  # workers that have not begun yet
         self._ended: dict[int, list[Callable[[], None]]] = {}
-        self._deadlines: list[tuple[int, int, Attempt]] = []
-        self._tickets = 0  # keep equal deadlines in the order in which they were asked for
+        self._watch = Watch(
+            pipeline, clock, self._attempts, end_attempt=self._stop, end_run=self._end_late
+        )
         self._left = Signal()
         self._recruit = Signal()
         self._vacancies = 0
@@ -111,7 +122,14 @@ class Runner:
     @property
     def is_settled(self) -> bool:
         """Whether no code executes but what waits for timers, and none is about to."""
-        return not self._queued and len(self._attempts) <= self._parked
+        if self._queued and len(self._queued) > self._queue.held_for_time:
+            return False
+        return len(self._attempts) <= self._parked
+
+    @property
+    def waits_for_circuit(self) -> bool:
+        """Whether runs wait for the timer of a circuit."""
+        return self._queue.waits_for_circuit
 
     @property
     def has_open_runs(self) -> bool:
@@ -135,25 +153,29 @@ class Runner:
                     attempt.run.wake(effect.ordinal)
                 else:  # it slept when the engine started
                     self.start(effect.run)
+            elif effect.kind == "circuit":
+                self._queue.admit_all()
             else:
                 self._cancel(effect.run)
+        self._watch.end_late_runs()  # by input, time has moved on only now
 
     def start(self, run_id: int) -> None:
         """See `Executor`."""
         state = self.pipeline.kernel.state.runs.active.get(run_id)
         if state is None or run_id in self._attempts or run_id in self._queued:
             return
-        if state.status != "active" or state.is_asleep:
+        if (spec := self._specs.get(state.task)) is not None:
+            self._watch.watch(state, spec)
+        if not state.is_startable or state.is_asleep:
             return  # a timer starts it
-        if state.task not in self._specs:
+        if spec is None:
             logger().warning("task_missing", run=run_id, task=state.task)
             return
         self._enqueue(state)
 
     def _enqueue(self, state: RunState) -> None:
         self._queued.add(state.id)
-        self._queue.push((state.rule, state.key), state.id)
-        self._let_work()
+        self._queue.push(state, at_once=state.id in self._doomed)
 
     def resume(self, task: str | None = None) -> None:
         """Start every run that the log holds open, or those of *task* only.
@@ -162,6 +184,7 @@ class Runner:
         parents, but for those of a parent that sleeps.
         """
         runs = self.pipeline.kernel.state.runs.active
+        self._queue.resume()
         for state in list(runs.values()):
             if task is not None and state.task != task:
                 continue
@@ -171,7 +194,7 @@ class Runner:
                 self.start(state.id)
 
     def _let_work(self) -> None:
-        if self._executing + self._hired >= ACTIVE_MAX:
+        if self._executing + self._hired >= (self._active_max or ACTIVE_MAX):
             return  # whoever ends or waits next lets others work
         if self._idle:
             self._idle.pop().set()
@@ -182,20 +205,23 @@ class Runner:
 
     @property
     def _executing(self) -> int:
-        return len(self._attempts) - self._parked
+        return len(self._attempts) - self._parked - self._queue.returning
 
     async def _work(self) -> None:
         """Execute one run after the other, for ever."""
         runs = self.pipeline.kernel.state.runs.active
         self._hired -= 1
         while True:
-            if not self._queued or self._executing >= ACTIVE_MAX or self.stopping:
+            active_max = self._active_max or ACTIVE_MAX
+            if not self._queue or self._executing >= active_max or self.stopping:
                 wake = self.pipeline.backend.waiter()
                 self._idle.append(wake)
                 await wake.wait()
                 del wake  # a run that sleeps long would keep it
                 continue
             run_id = self._queue.pop()
+            if not run_id:
+                continue
             self._queued.discard(run_id)
             state = runs.get(run_id)
             if state is not None:
@@ -218,13 +244,17 @@ class Runner:
         self._attempts[state.id] = attempt
         if parent is not None:
             self.park(parent, +1)
-        reason = state.cancelling or self._doomed.pop(state.id, None)
-        if reason is not None:
-            attempt.stop("cancel", reason)
+        doom = self._doomed.pop(state.id, None)
+        if state.cancelling is not None:
+            attempt.stop("cancel", state.cancelling)
+        elif doom is not None:
+            attempt.stop(*doom)
         elif self.stopping:
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None and not self._threads.is_left(state.id):
-            self._set_deadline(attempt, spec.timeout_s)
+            self._watch.set_timeout(attempt, spec.timeout_s)
+        if spec.limits is not None:
+            self._limit(attempt, spec.limits)
         outcome = Outcome(stopped="shutdown")
         try:
             outcome = await attempt.carry_out(self._load_firing, self._in_thread)
@@ -238,11 +268,20 @@ class Runner:
                     await self._settle(attempt, Outcome(stopped="cancel"))
             raise
         finally:
-            self._forget(attempt)
+            self._forget(attempt, outcome)
 
-    def _forget(self, attempt: Attempt) -> None:
+    def _limit(self, attempt: Attempt, limits: Limits) -> None:
+        """Let the limits of its task hold for *attempt*, which begins."""
+        attempt.refused = self._queue.begin(attempt.state)
+        if limits.holds_back:
+            attempt.run._again = partial(self._queue.come_back, attempt.state)
+        if limits.heartbeat_ns is not None:
+            self._watch.set_heartbeat(attempt, limits.heartbeat_ns)
+
+    def _forget(self, attempt: Attempt, outcome: Outcome) -> None:
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
+            self._queue.end(attempt.state, succeeded=outcome.succeeded)
             self._count(attempt, parked=False)
             self._left.send()
 
@@ -254,9 +293,12 @@ class Runner:
         runs = self.pipeline.kernel.state.runs.active
         # Also those that this attempt has not asked for, because it went another way.
         left = [step.sequence for step in state.steps.values() if step.status == "pending"]
-        if left:
+        if left and state.failing is None:
+            left = [run_id for run_id in left if run_id in runs]
             with CancelScope(shield=True):
-                await self._end_children([run_id for run_id in left if run_id in runs])
+                await self._end_children(left)
+            if self.stopping and any(run_id in runs for run_id in left):
+                return 0
         if self.pipeline.failure is not None:
             return 0
         blob = None
@@ -275,10 +317,40 @@ class Runner:
             reason = state.cancelling or attempt.reason or "its parent ended"
             if attempt.thread_left:
                 reason += " (its thread did not end in time and was disowned)"
-            return self._end(RunCancelled(now_ns, state.id, reason))
+            return await self._give_up(attempt, RunCancelled(now_ns, state.id, reason))
         seed = attempt.run.idempotency_key
         record = failure_record(attempt, outcome.failure, now_ns=now_ns, seed=seed)
+        return await self._give_up(attempt, record)
+
+    async def _give_up(
+        self, attempt: Attempt, record: RunCancelled | RunFailed | AttemptFailed
+    ) -> int:
+        """Record how an attempt ended; before the end of its run, undo what that has done."""
+        state = attempt.state
+        if state.undos and not isinstance(record, AttemptFailed):
+            if state.failing is None:
+                self.pipeline.put(failing_record(record, state.attempt))
+            with CancelScope(shield=True):
+                end = await undo_all(self.pipeline, state, partial(self._finish_undo, attempt))
+            if end is None:
+                return 0
+            record = end
         return self._end(record)
+
+    async def _finish_undo(self, attempt: Attempt, run_id: int) -> bool:
+        """Let a child be executed that nothing interrupts; say whether it has ended."""
+        runs, run = self.pipeline.kernel.state.runs.active, attempt.state
+        if run_id in runs and not self.stopping:
+            parking = Parking(
+                self.pipeline.backend.waiter(),
+                lambda change: self._count(attempt, parked=change > 0),
+            )
+            self._undoing[run.id] = parking
+            self.when_ended(run_id, parking.wake)
+            self.start(run_id)
+            await parking.wait()
+            del self._undoing[run.id]
+        return run_id not in runs and self.pipeline.failure is None
 
     def _end(self, record: Any) -> int:
         """Record the end of an attempt; tell who waits once that is committed."""
@@ -297,6 +369,8 @@ class Runner:
             self.cancel_child(run_id, "its parent ended")
         for run_id in left:
             while run_id in runs and self.pipeline.failure is None:
+                if self.stopping and run_id not in self._attempts:
+                    break  # it undoes something, and the next start goes on with that
                 await self._left.wait()
 
     # ------------------------------------------------------------ what runs ask for
@@ -304,6 +378,7 @@ class Runner:
     def declare(self, spec: TaskSpec) -> None:
         """Take the code of a task, in place of what had its name."""
         is_new = spec.name not in self._specs
+        self._queue.declare(spec)
         self._specs[spec.name] = spec
         self._by_function[spec.function] = spec
         if is_new:  # runs of before that nobody could go on with
@@ -326,18 +401,20 @@ class Runner:
         assert isinstance(parent, Run)
         caller = self._attempts.get(parent.id)
         depth = 1 if caller is None else caller.depth + 1
-        if state.status == "active" and depth > DEPTH_MAX:
+        self._watch.watch(state, self._specs[state.task])
+        if state.is_startable and (depth > DEPTH_MAX or self._queue.holds(state)):
             self.start(run_id)
-        elif state.status == "active" and run_id not in self._attempts and not state.is_asleep:
+        elif state.is_startable and run_id not in self._attempts and not state.is_asleep:
             if run_id in self._queued:
-                self._queue.discard((state.rule, state.key), run_id)
+                self._queue.discard(state)
                 self._queued.discard(run_id)
             try:
                 sequence = await self._execute(state, depth, parent)
             finally:
                 self.park(parent, -1)
+            await parent._go_on()
         if run_id in runs:
-            parking = Parking(self.pipeline.backend.waiter(), partial(self.park, parent))
+            parking = parent._parking()
             self.when_ended(run_id, parking.wake)
             await parking.wait()
         else:
@@ -349,23 +426,34 @@ class Runner:
 
     def cancel_child(self, run_id: int, reason: str) -> None:
         """See `Executor`."""
+        state = self._doom(run_id, "cancel", reason)
+        if state is not None:
+            self._end(RunCancelled(self.pipeline.tick(), run_id, reason))
+
+    def _end_late(self, run_id: int, reason: str) -> None:
+        """End a run whose deadline has come: it has failed for good."""
+        state = self._doom(run_id, "deadline", reason)
+        if state is not None:
+            self._end(failure_of_late(state, reason, self.pipeline.tick()))
+
+    def _doom(self, run_id: int, kind: StopReason, reason: str) -> RunState | None:
+        """Stop the attempt of a run; if that leaves nothing to be stopped, return the run."""
         attempt = self._attempts.get(run_id)
         if attempt is not None:
-            self._stop(attempt, "cancel", reason)
-            return
-        runs = self.pipeline.kernel.state.runs.active
-        state = runs.get(run_id)
+            self._stop(attempt, kind, reason)
+            return None
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
         if state is None:
-            return
+            return None
         if run_id in self._queued:
-            self._queue.discard((state.rule, state.key), run_id)
+            self._queue.discard(state)
             self._queued.discard(run_id)
-        if self._has_children_at_work(state):
-            # It sleeps since the start, and its children do not: an attempt ends them first.
-            self._doomed[run_id] = reason
-            self._enqueue(state)
-        else:
-            self._end(RunCancelled(self.pipeline.tick(), run_id, reason))
+        if not self._has_children_at_work(state) and not state.undos:
+            return state
+        # It sleeps since the start, and its children do not: an attempt ends them first.
+        self._doomed[run_id] = (kind, reason)
+        self._enqueue(state)
+        return None
 
     def _has_children_at_work(self, state: RunState) -> bool:
         runs = self.pipeline.kernel.state.runs.active
@@ -387,6 +475,11 @@ class Runner:
         if attempt is None or attempt.run is not run:
             return
         attempt.waits += change
+        if change > 0:
+            if run._again is not None or attempt.state.crashes:
+                self._queue.leave(attempt.state)
+        elif run._beat_ns is not None:
+            run._beat_ns = self._clock.monotonic_ns()
         self._count(attempt, parked=attempt.waits > 0 and attempt.stopped is None)
 
     def is_at_work(self, run: object) -> bool:
@@ -401,15 +494,16 @@ class Runner:
         attempt.is_parked = parked
         self._parked += 1 if parked else -1
         if parked:
-            if self._queued:
+            if self._queue:
                 self._let_work()
             if self.is_settled:
                 self.on_settled()
 
     def _stop(self, attempt: Attempt, kind: StopReason, reason: str) -> None:
         """Stop *attempt*; it has something to do from now on, though its code has no turn yet."""
-        attempt.stop(kind, reason)
-        self._count(attempt, parked=False)
+        if attempt.state.failing is None:  # else it only undoes what it has done
+            attempt.stop(kind, reason)
+            self._count(attempt, parked=False)
 
     def resource(self, name: str) -> Any:
         """See `Executor`.
@@ -432,33 +526,18 @@ class Runner:
 
     # ------------------------------------------------------------ time and threads
 
-    def _set_deadline(self, attempt: Attempt, timeout_s: float) -> None:
-        due_ns = self._clock.monotonic_ns() + round(timeout_s * NS)
-        self._tickets += 1
-        heapq.heappush(self._deadlines, (due_ns, self._tickets, attempt))
-        if len(self._deadlines) > 2 * len(self._attempts) + DEADLINES_SPARE:
-            # Most are of attempts that have ended; one that lives long hides them from the top.
-            self._deadlines = [entry for entry in self._deadlines if self._is_live(entry[2])]
-            heapq.heapify(self._deadlines)
-        self.pipeline.on_change()
-
-    def _is_live(self, attempt: Attempt) -> bool:
-        return self._attempts.get(attempt.state.id) is attempt
-
     def next_deadline_ns(self) -> int | None:
-        """Return when the next attempt times out, as monotonic time."""
-        while self._deadlines:
-            due_ns, _, attempt = self._deadlines[0]
-            if self._is_live(attempt):
-                return due_ns
-            heapq.heappop(self._deadlines)
-        return None
+        """Return when to call `expire`, as monotonic time."""
+        late_ns, turn_ns = self._watch.next_due_ns(), self._queue.next_due_ns()
+        if late_ns is None or turn_ns is None:
+            return turn_ns if late_ns is None else late_ns
+        return min(late_ns, turn_ns)
 
     def expire(self, now_ns: int) -> None:
-        """Stop the attempts whose time is over at monotonic time *now_ns*."""
-        while (due_ns := self.next_deadline_ns()) is not None and due_ns <= now_ns:
-            _, _, attempt = heapq.heappop(self._deadlines)
-            self._stop(attempt, "timeout", "timeout")
+        """Stop what is late at monotonic time *now_ns*; begin what had to wait for its time."""
+        with suppress(LogError):  # of a record: whoever waits knows it
+            self._watch.expire(now_ns)
+            self._queue.expire(now_ns)
 
     async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
         """Do *call* in a thread; its time begins when that of an earlier attempt has ended."""
@@ -466,7 +545,7 @@ class Runner:
         if self._threads.is_left(run_id):
             await self._threads.ended(run_id)
             if timeout_s is not None:
-                self._set_deadline(attempt, timeout_s)
+                self._watch.set_timeout(attempt, timeout_s)
         return await self._threads.call(attempt, call)
 
     def stop(self) -> None:
@@ -474,6 +553,8 @@ class Runner:
         self.stopping = True
         for attempt in self._attempts.values():
             self._stop(attempt, "shutdown", "the engine stops")
+        for parking in list(self._undoing.values()):
+            parking.wake()
         self._left.send()
 
     async def close(self) -> None:
