@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
@@ -24,9 +24,13 @@ from headrace.engine.errors import EngineClosed, LogError
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
-from headrace.engine.record import ClockStepped, Input, SourceOpened, TimerFired, encode
+from headrace.engine.record import ClockStepped, EventStored, Input, SourceOpened, TimerFired, encode
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
+from headrace.engine.timers import NEVER_NS
+
+if TYPE_CHECKING:
+    from headrace.engine.waits import Waits
 
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 
@@ -66,6 +70,8 @@ class Pipeline:
         self._is_paying = False
         self._is_broken = False
         self._freed = Signal()
+        self.waits: Waits | None = None
+        """The patterns that runs wait for, once one does."""
         self._last: int | None = None
 
     # ------------------------------------------------------------ time
@@ -87,6 +93,8 @@ class Pipeline:
         now_ns = self.now_ns()
         while (fired := self.kernel.due_timer(now_ns)) is not None:
             self.put(fired)
+        if self.waits is not None and self.waits.due_ns <= now_ns:
+            self.waits.fire(now_ns)
         if self._time.stepped_ns:
             step_ns, self._time.stepped_ns = self._time.stepped_ns, 0
             if not self.by_input:
@@ -105,7 +113,18 @@ class Pipeline:
         if self.by_input:
             return None
         first = self.kernel.state.timers.first()
-        return None if first is None else self._time.monotonic_at(first[0])
+        due_ns = NEVER_NS if first is None else first[0]
+        if self.waits is not None:
+            due_ns = min(due_ns, self.waits.first_ns())
+        return None if due_ns == NEVER_NS else self._time.monotonic_at(due_ns)
+
+    def monotonic_ns(self) -> int:
+        """Return the clock's monotonic time; from any thread."""
+        return self._clock.monotonic_ns()
+
+    def monotonic_at(self, due_ns: int) -> int | None:
+        """Return the monotonic time at which log time is *due_ns*; ``None``: that is not known."""
+        return None if self.by_input else self._time.monotonic_at(due_ns)
 
     def next_timer(self, upto_ns: int) -> TimerFired | None:
         """Return the next timer up to *upto_ns*, stamped with its own due time.
@@ -159,6 +178,8 @@ class Pipeline:
         if kernel.state.timers.moved:
             kernel.state.timers.moved = False
             self.on_change()
+        if self.waits is not None and type(record) is EventStored:
+            self.waits.feed(sequence, record)
         if kernel.state.lifecycle.owed:
             self._pay()
         return sequence

@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 from headrace.engine.listing import ListWriting
 from headrace.engine.runs import RunState, RunView, packed_run, unpacked_run, view_of
 from headrace.engine.table import ENCODE
+from headrace.engine.waiting import give_back
 
 DEAD_MAX: Final = 10_000
 """Dead letters that are kept: those that died last."""
@@ -50,6 +51,7 @@ class DeadLetters:
             forget = [n for n, step in run.steps.items() if step.status != "done"]
         gone = set(forget)
         steps = {n: step for n, step in run.steps.items() if n not in gone}
+        give_back(run, (step for n, step in run.steps.items() if n in gone))
         self._letters[run.id] = DeadLetter(
             msgspec.structs.replace(run, status="dead", steps=steps), at_ns
         )
@@ -63,7 +65,8 @@ class DeadLetters:
             return None
         # A copy: the old one may be about to be written to a snapshot.
         steps = {n: msgspec.structs.replace(step) for n, step in letter.run.steps.items()}
-        return msgspec.structs.replace(letter.run, steps=steps)
+        signals = {name: [*queue] for name, queue in (letter.run.signals or {}).items()} or None
+        return msgspec.structs.replace(letter.run, steps=steps, signals=signals)
 
     def views(self) -> list[RunView]:
         """Return them as people see them, those that died last at the end."""

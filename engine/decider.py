@@ -63,6 +63,20 @@ class Matched(Struct, frozen=True, gc=False):
 Verdict = Matched | RuleMismatch | RuleError | RuleEvicted | RuleLate
 
 
+class Watched(Struct, frozen=True):
+    """A pattern that a run waits for, ready to be used once."""
+
+    decider: Decider
+    """Has it as its only rule, not active yet."""
+    rule: str
+    subjects: list[str]
+    """Of the events that it has to see; empty: only time meets it."""
+    text: str
+    """As the user wrote it, as far as that can be said."""
+    digest: bytes
+    """Stands for all that decides when it is met."""
+
+
 class Decider(Protocol):
     """The automata of all rules: pure over what they are told, with no clock of their own.
 
@@ -94,6 +108,14 @@ class Decider(Protocol):
 
     def retract(self, rule: str) -> None:
         """Forget the declaration of *rule*, which is not active."""
+        ...
+
+    def watched(self, pattern: Any) -> Watched:
+        """Return *pattern* for a run that waits for it.
+
+        Raises:
+            TypeError: it is none.
+        """
         ...
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
@@ -191,6 +213,10 @@ class NoRules:
 
     def retract(self, rule: str) -> None:
         """See `Decider`."""
+
+    def watched(self, pattern: Any) -> Watched:
+        """See `Decider`."""
+        raise TypeError(f"no pattern can be waited for here: {pattern!r}")
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """See `Decider`."""

@@ -24,6 +24,7 @@ from headrace.engine.payload import check_text
 from headrace.engine.redriving import redrive_of
 from headrace.engine.run import Run
 from headrace.engine.runs import RunView
+from headrace.engine.waiting import encoded_signal, signal_of
 from headrace.engine.views import StateView, runs_of, state_of
 
 P = ParamSpec("P")
@@ -218,6 +219,31 @@ class Engine(Life):
         if run_id not in self.kernel.state.runs.active:
             raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")
         return await self._core.cancel(run_id, reason)
+
+    async def signal(self, run_id: int, name: str, data: Any = None) -> int:
+        """Send a signal to an open run; return its sequence once it is durable.
+
+        The run gets it from ``run.receive(name)``, now or when it comes to that.  Signals of
+        one name are received in the order in which they were sent.
+
+        Raises:
+            RunNotFound: no run with this id is open.
+            SignalRefused: the run has 1 000 signals, or 4 MiB, that it has not received.
+            TypeError, ValueError: *name* is none.
+            EventRefused: *data* cannot be stored or is too large.
+            LogFull, DurabilityLost, EngineClosed: as `emit`.
+        """
+        self._check_taking()
+        raw = data if type(data) is Raw else encoded_signal(name, data)
+        pipeline = self._core.pipeline
+        # However many runs are open: this is what lets one of them go on.
+        await pipeline.room()
+        at_ns = pipeline.tick()
+        sequence = pipeline.put(
+            signal_of(pipeline.kernel.state, run_id, name, raw, at_ns=at_ns)
+        )
+        await pipeline.committed(sequence)
+        return sequence
 
     # ------------------------------------------------------------ rules
 

@@ -46,6 +46,15 @@ class Event(Struct, Generic[T_co], frozen=True):
         return self.recorded_at_ns / 1_000_000_000
 
 
+class Awaited(Generic[T_co]):
+    """What a run can wait for: a pattern over events whose data is of this type.
+
+    The engine does not know patterns; `headrace.triggers.pattern.Pattern` is one.
+    """
+
+    __slots__ = ()
+
+
 class Firing(Struct, Generic[T_co], frozen=True):
     """The recorded moment at which a rule's pattern was met."""
 

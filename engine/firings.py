@@ -9,7 +9,6 @@ from headrace.engine.errors import LogMismatch
 from headrace.engine.event import Event, Firing
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import Details, EventStored, decode
-from headrace.engine.runs import RunState
 
 
 class FiringLoader:
@@ -19,7 +18,7 @@ class FiringLoader:
         self._decider = decider
         self._log = log
 
-    def __call__(self, run: RunState) -> Firing[Any]:
+    def __call__(self, run: Made) -> Firing[Any]:
         """Return the firing of *run*.
 
         Raises:
@@ -79,6 +78,30 @@ class Fired(Protocol):
     @property
     def details(self) -> Details | None:
         """What only some patterns have to say."""
+        ...
+
+
+class Made(Fired, Protocol):
+    """A run that a firing made, or a wait that one ended."""
+
+    @property
+    def id(self) -> int:
+        """The sequence of the firing, or of what ended the wait."""
+        ...
+
+    @property
+    def rule(self) -> str:
+        """The rule whose firing it is."""
+        ...
+
+    @property
+    def created_at_ns(self) -> int:
+        """Log time of the firing."""
+        ...
+
+    @property
+    def missed(self) -> int:
+        """See `Firing`."""
         ...
 
 

@@ -13,13 +13,14 @@ from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, PatchMarked, RunLaunched, SleepRequested
 from headrace.engine.retry import seconds_of
+from headrace.engine.run_waits import RunWaits
 from headrace.engine.subject import check_emit
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class Run(Completions):
+class Run(Completions, RunWaits):
     """One attempt of one run, for the code of its task.
 
     Call its methods from the task's own coroutine only; from another asyncio task they

@@ -21,6 +21,7 @@ from headrace.engine.dead import DeadLetters
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.dedupe import Dedupe
 from headrace.engine.launches import Launch, Launches
+from headrace.engine.lifecycle import data_of_end
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
 from headrace.engine.runs import (
@@ -179,21 +180,11 @@ class EngineState(RuleState):
                 error=error,
                 blob=blob,
             )
-        self.lifecycle.owe(
-            f"run.{'failed' if status == 'dead' else status}.{run.task}",
-            run=run.id,
-            trace=run.trace or run.id,
-            hops=run.hops,
-            data={
-                "run": run.id,
-                "task": run.task,
-                "status": status,
-                "rule": run.rule,
-                "key": run.key,
-                "attempt": run.attempt,
-                "error": run.error,
-            },
-        )
+        subject = f"run.{'failed' if status == 'dead' else status}.{run.task}"
+        if self.lifecycle.wants(subject):
+            data = data_of_end(run, status, result, blob)
+            trace = run.trace or run.id
+            self.lifecycle.owe(subject, run=run.id, trace=trace, hops=run.hops, data=data)
         if run.rule:
             left = self.runs.of_rule(run.task, run.key)
             # The oldest is the next; while one is active, it is older than those that wait.

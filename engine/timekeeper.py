@@ -14,6 +14,7 @@ from headrace.engine.errors import LogError
 from headrace.engine.runner import Runner
 from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
+from headrace.engine.timers import NEVER_NS
 
 
 class Timekeeper:
@@ -99,7 +100,7 @@ class InputTime:
         if not self.is_settled:
             return True
         first = self._pipeline.kernel.state.timers.first()
-        return first is not None and first[0] <= at_ns
+        return (first is not None and first[0] <= at_ns) or self._first_wait_ns() <= at_ns
 
     async def advance(self, upto_ns: int) -> None:
         """Fire all timers up to *upto_ns*, each at its own time; then runs have settled.
@@ -110,10 +111,30 @@ class InputTime:
             await self.settled()
             if self._pipeline.failure is not None:
                 raise self._pipeline.failure
+            if self._fire_waits(upto_ns):
+                continue
             fired = self._pipeline.next_timer(upto_ns)
             if fired is None:
                 return
             self._pipeline.put(fired)
+
+    def _first_wait_ns(self) -> int:
+        waits = self._pipeline.waits
+        return NEVER_NS if waits is None else waits.first_ns()
+
+    def _timed_waits(self) -> set[int]:
+        waits = self._pipeline.waits
+        return set() if waits is None else waits.timed_runs()
+
+    def _fire_waits(self, upto_ns: int) -> bool:
+        """Fire a timer of a pattern that a run waits for, if one comes before all others."""
+        due_ns = self._first_wait_ns()
+        first = self._pipeline.kernel.state.timers.first()
+        if due_ns > upto_ns or (first is not None and first[0] <= due_ns):
+            return False
+        assert self._pipeline.waits is not None
+        self._pipeline.waits.fire(due_ns)
+        return True
 
     async def finish_runs(self) -> None:
         """Move time on until no run that is open now, or follows from one, waits for it.
@@ -128,8 +149,14 @@ class InputTime:
             await self.settled()
             if self._pipeline.failure is not None:
                 raise self._pipeline.failure
-            if not any(run.waits_for_time for run in runs.values() if run.id not in others):
+            if not self._runner.waits_for_circuit and not any(
+                run.waits_for_time or run.id in self._timed_waits()
+                for run in runs.values()
+                if run.id not in others
+            ):
                 return
+            if self._fire_waits(NEVER_NS - 1):
+                continue
             first = state.timers.first()
             assert first is not None, "a run that waits has a timer"
             fired = self._pipeline.next_timer(first[0])

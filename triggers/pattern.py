@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import datetime
 from math import isfinite
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import msgspec
 
-from headrace.engine.event import Event
+from headrace.engine.event import Awaited, Event
 from headrace.engine.subject import check_pattern
 from headrace.triggers import nodes
 from headrace.triggers.checks import (
@@ -45,7 +45,7 @@ Match = Mapping[str, Sequence[Event[Any]]]
 """The events that a sequence has taken so far, by the name of the step; oldest first."""
 
 
-class Pattern(Generic[T_co]):
+class Pattern(Awaited[T_co]):
     """What a rule waits for.  Made by `on`, `any_of`, `sequence` …; never changed.
 
     Operators apply in the order in which they are written.  Each hands on hits: a key, a

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from headrace.engine.decider import Policy, Queue, RunMode, Verdict
+from headrace.engine.decider import Policy, Queue, RunMode, Verdict, Watched
 from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleMismatch
 from headrace.engine.subject import matches
@@ -21,9 +22,11 @@ from headrace.engine.timers import Timers
 from headrace.triggers.automaton import Automaton
 from headrace.triggers.entry import Entry
 from headrace.triggers.hit import last_line
-from headrace.triggers.pattern import Pattern
+from headrace.triggers.pattern import Pattern, pattern_in
 from headrace.triggers.stage import Moments
 
+WAIT: Final = "wait"
+"""The name of the rule that a pattern is while a run waits for it."""
 RECENT_MAX: Final = 16_384
 """Matched events that are kept in memory for the runs that they lead to."""
 
@@ -142,6 +145,18 @@ class RuleSet:
             self._retired[rule] = automaton.entries
             for entry in automaton.entries:
                 self._index.remove(entry)
+
+    def watched(self, pattern: Any) -> Watched:
+        """See `Decider`."""
+        rule = Rule(WAIT, Pattern(pattern_in("wait", pattern)), "parallel")
+        try:
+            digest = rule.fingerprint()
+        except TypeError:  # then what it says has to do
+            digest = replace(rule, version=WAIT).fingerprint()
+        found = RuleSet([rule])
+        found.attach(Timers(), [])
+        subjects = [entry.subject for entry in found._automata[WAIT].entries]
+        return Watched(found, WAIT, subjects, pattern.node.text(), bytes.fromhex(digest))
 
     def activate(self, rule: str, at_ns: int) -> None:
         """See `Decider`."""

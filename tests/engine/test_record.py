@@ -36,6 +36,16 @@ DETAILS = st.builds(
 )
 
 
+METS = st.builds(
+    r.Met,
+    KEYS,
+    st.lists(NUMBERS, max_size=5),
+    st.none() | INT64,
+    st.none() | st.lists(NUMBERS, max_size=5),
+    st.none() | DETAILS,
+)
+
+
 def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
     """What a field of a record may hold, by its annotation."""
     known: dict[str, st.SearchStrategy[Any]] = {
@@ -52,6 +62,9 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         "bool": st.booleans(),
         "bytes | None": st.none() | st.binary(max_size=40),
         "Details | None": st.none() | DETAILS,
+        "Met | None": st.none() | METS,
+        "bytes": st.binary(max_size=40),
+        "WaitKind": st.sampled_from(get_args(r.WaitKind)),
         "StepKind": st.sampled_from(get_args(r.StepKind)),
         "CircuitMove": st.sampled_from(["open", "closed"]),
         "Outcome": st.sampled_from(get_args(r.Outcome)),

@@ -1,0 +1,223 @@
+"""What a run's code waits for: signals, and patterns over events."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+from msgspec import Struct
+
+from headrace.engine.clock import seconds_to_ns
+from headrace.engine.decider import Watched
+from headrace.engine.errors import EventRefused, SignalMismatch
+from headrace.engine.event import Awaited, Firing
+from headrace.engine.firings import FiringLoader
+from headrace.engine.record import Details, Met, WaitKind, WaitRequested, text_for_record, thaw
+from headrace.engine.retry import seconds_of
+from headrace.engine.runs import Step, digest_of
+from headrace.engine.steps import Steps
+from headrace.engine.timers import Timers
+from headrace.engine.waiting import check_name
+from headrace.engine.waits import Waits
+
+T = TypeVar("T")
+
+TEXT_CHARS_MAX: Final = 500
+_decode_met = msgspec.msgpack.Decoder(Met).decode
+
+
+class _Ended(Struct, frozen=True):
+    """A wait that is over, as `FiringLoader` takes it."""
+
+    id: int
+    rule: str
+    key: Any
+    events: list[int]
+    created_at_ns: int
+    due_ns: int | None
+    branches: list[int] | None
+    details: Details | None
+    missed: int = 0
+
+
+class RunWaits(Steps):
+    """A run's calls that wait for what comes from outside."""
+
+    @overload
+    async def receive(self, name: str, /, *, timeout: float | timedelta | None = None) -> Any: ...
+    @overload
+    async def receive(self, name: str, type: type[T], /, *, timeout: None = None) -> T: ...
+    @overload
+    async def receive(
+        self, name: str, type: type[T], /, *, timeout: float | timedelta
+    ) -> T | None: ...
+    async def receive(
+        self, name: str, type: Any = Any, /, *, timeout: float | timedelta | None = None
+    ) -> Any:
+        """Wait for the signal *name* to this run; return its data, as *type*.
+
+        Signals of one name are received in the order in which they were sent, each once;
+        one that was sent before this was called is received at once.  Without a signal
+        within *timeout* seconds of log time it returns ``None``.  A crash neither loses the
+        signal nor begins the time again.
+
+        Raises:
+            SignalMismatch: the data is of another type.  The signal is received all the same,
+                and the next attempt gets the same error; catch it to wait for another.
+            TypeError, ValueError: the call cannot work; nothing was recorded.
+            Diverged: the log holds another call at this place.
+        """
+        check_name("receive", name)
+        try:
+            decode = msgspec.msgpack.Decoder(type).decode
+        except TypeError as error:
+            raise TypeError(
+                f"receive({name!r}, {type!r}): msgspec cannot decode it: {error}"
+            ) from error
+        timeout_ns = _timeout_ns("receive", timeout)
+        ordinal = self._next_ordinal()
+        step = self._recorded(ordinal, "receive", name, None)
+        if step is None:
+            step = self._wait_requested(ordinal, "receive", name, timeout_ns)
+        if step.status == "pending":
+            await self._woken(step, ordinal)
+        await self._pipeline.committed(step.sequence)
+        self._now_ns = max(self._now_ns, step.at_ns)
+        if step.result is None:
+            return None
+        try:
+            return decode(step.result)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            found = text_for_record(repr(msgspec.msgpack.decode(step.result)), 100)
+            raise SignalMismatch(
+                f"run {self.id}, call {ordinal}: signal {name!r} (record {step.ended}): expected "
+                f"{_name_of(type)}, found {found}: {error}; catch this to wait for another signal"
+            ) from error
+
+    @overload
+    async def wait(
+        self, pattern: Awaited[T], /, *, timeout: None = None, since: int | None = None
+    ) -> Firing[T]: ...
+    @overload
+    async def wait(
+        self, pattern: Awaited[T], /, *, timeout: float | timedelta, since: int | None = None
+    ) -> Firing[T] | None: ...
+    async def wait(
+        self,
+        pattern: Awaited[Any],
+        /,
+        *,
+        timeout: float | timedelta | None = None,
+        since: int | None = None,
+    ) -> Firing[Any] | None:
+        """Wait until *pattern* is met; return how it was, or ``None`` after *timeout* seconds.
+
+        It sees the events that come from now on, or with *since* all after that sequence:
+        ``seq = await run.emit("fan.start")`` and then ``wait(on("fan.runs"), since=seq)``
+        also sees an answer that came before the wait.  So does ``since=run.cause``.  It
+        begins empty, and is over with its first firing.  Operators with times go by log
+        time, and a crash changes nothing.
+
+        Raises:
+            TypeError, ValueError: the call cannot work; nothing was recorded.
+            Diverged: the log holds another call, or another pattern, at this place.
+            SegmentGone: retention has removed what came after *since*.
+            EventRefused: what it came to is too large for a record.
+        """
+        self._check_host()
+        state = self._pipeline.kernel.state
+        watched = state.decider.watched(pattern)
+        timeout_ns = _timeout_ns("wait", timeout)
+        if since is not None:
+            self._check_since(since)
+        name = text_for_record(watched.text, TEXT_CHARS_MAX)
+        ordinal = self._next_ordinal()
+        step = self._recorded(ordinal, "wait", name, watched.digest)
+        if step is None:
+            step = self._wait_requested(ordinal, "wait", name, timeout_ns, since, watched.digest)
+        if step.status == "pending":
+            await self._watch(step, ordinal, watched)
+        await self._pipeline.committed(max(step.sequence, step.ended))
+        self._now_ns = max(self._now_ns, step.at_ns)
+        if step.error is not None:
+            raise EventRefused(step.error)
+        if step.result is None:
+            return None
+        watched.decider.attach(Timers(), state.sources)
+        return FiringLoader(watched.decider, self._pipeline.log)(_ended(step, watched.rule))
+
+    def _check_since(self, since: object) -> None:
+        if type(since) is not int:
+            raise TypeError(f"wait(since={since!r}): expected a sequence, as `run.emit` returns it")
+        last = self._pipeline.kernel.sequence
+        if not 0 <= since <= last:
+            raise ValueError(
+                f"wait(since={since}): expected a sequence of the log, from 0 to {last}"
+            )
+
+    def _wait_requested(
+        self,
+        ordinal: int,
+        kind: WaitKind,
+        name: str,
+        timeout_ns: int | None,
+        since: int | None = None,
+        digest: bytes = b"",
+    ) -> Step:
+        at_ns = self._pipeline.tick()
+        due_ns = None if timeout_ns is None else at_ns + timeout_ns
+        digest = digest and digest_of(digest)
+        record = WaitRequested(at_ns, self.id, ordinal, kind, name, due_ns, since, digest)
+        self._pipeline.put(record)
+        return self._state.steps[ordinal]
+
+    async def _woken(self, step: Step, ordinal: int) -> None:
+        while step.status == "pending" and not (step.wait is not None and step.wait.until):
+            parking = self._parking()
+            self._sleeping = (ordinal, parking.wake)
+            await parking.wait()
+
+    async def _watch(self, step: Step, ordinal: int, watched: Watched) -> None:
+        pipeline = self._pipeline
+        if pipeline.waits is None:
+            pipeline.waits = Waits(pipeline)
+        waits = pipeline.waits
+        watch = waits.open(self.id, ordinal, step, watched)
+        try:
+            await waits.catch_up(watch)
+            await self._woken(step, ordinal)
+            if step.status == "pending":
+                waits.expire(watch)
+        finally:
+            waits.close(watch)
+
+
+def _ended(step: Step, rule: str) -> _Ended:
+    assert step.result is not None
+    met = _decode_met(step.result)
+    return _Ended(
+        step.ended,
+        rule,
+        thaw(met.key),
+        met.events,
+        step.at_ns,
+        met.due_ns,
+        met.branches,
+        met.details,
+    )
+
+
+def _timeout_ns(place: str, timeout: float | timedelta | None) -> int | None:
+    if timeout is None:
+        return None
+    seconds = seconds_of(timeout)
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{place}(timeout={timeout!r}): expected seconds or a timedelta")
+    if not 0 <= seconds < 1e9:
+        raise ValueError(f"{place}(timeout={timeout!r}): expected 0 to 1e9 seconds")
+    return seconds_to_ns(seconds)
+
+
+def _name_of(type: Any) -> str:
+    return type.__name__ if hasattr(type, "__name__") else repr(type)
