@@ -9,7 +9,7 @@ from typing import Final
 
 from headrace.engine import record as r
 from headrace.engine.errors import RedriveRefused, RunNotFound
-from headrace.engine.restore import ReadableLog, first_sequence, read_back
+from headrace.engine.restore import ReadableLog
 from headrace.engine.runs import RunState, packed_run
 from headrace.engine.state import EngineState
 
@@ -65,23 +65,26 @@ def _from_log(log: ReadableLog, run_id: int) -> RunState:
     Raises:
         RunNotFound: there is none of this id.
     """
-    first, last = first_sequence(log), log.committed_sequence
-    if not first <= run_id <= last:
-        raise RunNotFound(f"run {run_id}: expected records {first} to {last}; there is no such run")
-    run: RunState | None = None
+    raw = log.fetch([run_id]).get(run_id)
+    if raw is None:
+        last = log.committed_sequence
+        raise RunNotFound(
+            f"run {run_id}: expected a record that is kept, of up to {last}; there is no such run"
+        )
+    record = r.decode(raw)
+    run = _made(run_id, record)
+    if run is None:
+        kind = r.KIND_BY_TYPE[type(record)]
+        raise RunNotFound(
+            f"run {run_id}: expected what makes a run of its own, found {kind!r} there; "
+            f"`headrace runs list --failed` has the dead letters"
+        )
     ended: r.Record | None = None
-    for sequence, record in read_back(log, run_id, last):
-        if sequence == run_id:
-            run = _made(run_id, record)
-            if run is None:
-                kind = r.KIND_BY_TYPE[type(record)]
-                raise RunNotFound(
-                    f"run {run_id}: expected what makes a run of its own, found {kind!r} there; "
-                    f"`headrace runs list --failed` has the dead letters"
-                )
-        elif isinstance(record, ENDS) and record.run == run_id:
-            ended = record
-    assert run is not None
+    # To its end: a reading that is left in the middle holds the records until it is collected.
+    for _, records in log.read(after=run_id):
+        for record in map(r.decode, records):
+            if isinstance(record, ENDS) and record.run == run_id:
+                ended = record
     if not isinstance(ended, r.RunFailed):
         what = "nothing" if ended is None else repr(r.KIND_BY_TYPE[type(ended)])
         raise RunNotFound(f"run {run_id}: expected that it was given up, found {what} last")
