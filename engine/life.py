@@ -32,6 +32,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFull
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.process_import import refuse_in_import
 from headrace.engine.record import EngineStopped, encode
 from headrace.engine.resources import OpenResources
 from headrace.engine.restore import restore
@@ -65,6 +66,7 @@ class Life:
         resources: OpenResources | None = None,
     ) -> None:
         """Made by `App.open`."""
+        refuse_in_import()
         self.log = log
         specs = dict(specs)  # rules that are added have code of their own
         self._rules = RuleControl(self, declare, specs)

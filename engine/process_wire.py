@@ -11,6 +11,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+SCRIPT: Final = "headrace_script"
+"""What ``__main__`` of the engine's process is called in a worker, if it is a script."""
 LENGTH_BYTES: Final = 4
 """Each message is preceded by its length, big-endian."""
 
@@ -27,8 +29,8 @@ class FunctionPath(Struct, frozen=True):
 class Hello(Struct, frozen=True, tag=True):
     """The first message to a worker."""
 
-    path: list[str]
-    """The engine's ``sys.path``."""
+    argv: list[str]
+    """The engine's ``sys.argv``."""
 
 
 class Call(Struct, frozen=True, tag=True):
@@ -38,6 +40,10 @@ class Call(Struct, frozen=True, tag=True):
     function: FunctionPath
     args: bytes
     """As `TaskSpec.encode_args` made them; empty: none."""
+
+
+class Begun(Struct, frozen=True, tag=True):
+    """The worker has taken the call: if it dies from here on, that may be the function's doing."""
 
 
 class Returned(Struct, frozen=True, tag=True):
@@ -53,13 +59,15 @@ class Raised(Struct, frozen=True, tag=True):
     qualname: str
     """Of the exception's type."""
     args: bytes | None
-    """What it was made with, if that is plain data."""
+    """What it is made with, if that is plain data."""
     text: str
     traceback: str
+    state: bytes | None = None
+    """Its attributes, if it has any that it is not made with."""
 
 
 decode_request: Final = msgspec.msgpack.Decoder(Hello | Call).decode
-decode_answer: Final = msgspec.msgpack.Decoder(Returned | Raised).decode
+decode_answer: Final = msgspec.msgpack.Decoder(Begun | Returned | Raised).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -85,6 +93,8 @@ def path_of(name: str, function: Callable[..., Any]) -> FunctionPath:
         found = "a lambda"
     elif not module:
         found = "a function of no module"
+    elif module == "__main__" and _module_of(module) == ("__main__", None):
+        found = f"{qualname!r} of a session or of `python -c`, which are no file"
     else:
         return FunctionPath(*_module_of(module), qualname)
     raise TypeError(

@@ -1,51 +1,44 @@
-"""A worker process: ``python -m headrace.engine.process_worker FD``.
+"""What a worker process does: it calls functions, one after the other, until nobody asks.
 
-It calls functions one after the other, as they are asked for over a socket, and ends with
-whoever asks.  It imports the module of a task, and so the app is declared here too; it is
-not opened.
+It is asked over a socket.  It imports the module of a task, and so the app is declared here
+too; it is not opened.  It ends with whoever asks, whatever it is doing then.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-import importlib.util
 import os
 import signal
 import socket
 import sys
-import traceback
+import threading
 from contextlib import suppress
-from functools import reduce
-from types import ModuleType
-from typing import Any, Final
+from queue import SimpleQueue
+from types import FrameType
+from typing import Final
 
-import msgspec
-
+from headrace.engine import process_import
+from headrace.engine.process_errors import raised
+from headrace.engine.process_import import Functions
 from headrace.engine.process_wire import (
     LENGTH_BYTES,
+    Begun,
     Call,
-    FunctionPath,
     Hello,
     Raised,
     Returned,
     decode_request,
     framed,
 )
-from headrace.engine.run import Run
-from headrace.engine.task import TaskSpec
 
 PR_SET_PDEATHSIG: Final = 1
-SCRIPT: Final = "headrace_script"
-"""What ``__main__`` of the engine's process is called here."""
-TEXT_CHARS_MAX: Final = 1000
-TRACEBACK_CHARS_MAX: Final = 8000
+OWN_FILES: Final = (__file__, process_import.__file__)
 
 
 def end_with(parent: int) -> None:
-    """Let the kernel kill this process when *parent* ends, whatever it is doing then.
+    """Let the kernel kill this process when *parent* ends, also while C code keeps the interpreter.
 
-    On other systems than Linux it ends when it is idle next.
+    On other systems than Linux the thread of `Requests` does what it can.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -53,42 +46,51 @@ def end_with(parent: int) -> None:
             os._exit(1)
 
 
-class Functions:
-    """The functions that were asked for so far."""
+class Requests:
+    """What is asked, read by a thread of its own, so that the end of the engine is noticed."""
 
-    def __init__(self) -> None:
-        """None yet."""
-        self._specs: dict[tuple[str, FunctionPath], TaskSpec] = {}
-        self._modules: dict[str, ModuleType] = {}
+    def __init__(self, stream: socket.socket) -> None:
+        """Read from *stream*."""
+        self._stream = stream
+        self._queue: SimpleQueue[Call | None] = SimpleQueue()
+        self._asked = 0  # written by the thread only
+        self._answered = 0  # written by the main thread only
+        threading.Thread(target=self._read, name="headrace requests", daemon=True).start()
 
-    def find(self, task: str, path: FunctionPath) -> TaskSpec:
-        """Return the function at *path*, as the task that it is declared as."""
-        spec = self._specs.get((task, path))
-        if spec is None:
-            module = self._modules.get(path.module) or self._import(path)
-            self._modules[path.module] = module
-            function: Any = reduce(getattr, path.qualname.split("."), module)
-            spec = TaskSpec(task, function, run_type=Run)
-            self._specs[task, path] = spec
-        return spec
+    def _read(self) -> None:
+        with suppress(ConnectionError):
+            while length := self._received(LENGTH_BYTES):
+                request = decode_request(self._received(int.from_bytes(length, "big")))
+                if isinstance(request, Hello):
+                    sys.argv[:] = request.argv
+                else:
+                    self._asked += 1
+                    self._queue.put(request)
+        if self._asked != self._answered:
+            os.killpg(0, signal.SIGKILL)  # nobody wants the answer
+        self._queue.put(None)
 
-    def _import(self, path: FunctionPath) -> ModuleType:
-        if path.module != "__main__":
-            with suppress(ModuleNotFoundError):
-                if importlib.util.find_spec(path.module) is not None:
-                    return importlib.import_module(path.module)
-        if path.file is None:
-            raise ModuleNotFoundError(f"no module {path.module!r}, and no file to load it from")
-        # Under another name than __main__, so that what a script does when it is run is not
-        # done here.
-        name = SCRIPT if path.module == "__main__" else path.module
-        spec = importlib.util.spec_from_file_location(name, path.file)
-        if spec is None or spec.loader is None:
-            raise ModuleNotFoundError(f"{path.file} is no Python file")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-        return module
+    def _received(self, count: int) -> bytes:
+        """Return *count* bytes, or none at the end of the stream."""
+        parts = bytearray()
+        while len(parts) < count:
+            part = self._stream.recv(count - len(parts))
+            if not part:
+                return b""
+            parts += part
+        return bytes(parts)
+
+    def next(self) -> Call | None:
+        """Return what is asked next, and say that it begins; ``None``: nothing will be."""
+        call = self._queue.get()
+        if call is not None:
+            self._stream.sendall(framed(Begun()))
+        return call
+
+    def answer(self, answer: Returned | Raised) -> None:
+        """Answer what was asked last."""
+        self._answered += 1
+        self._stream.sendall(framed(answer))
 
 
 def answer_to(functions: Functions, call: Call) -> Returned | Raised:
@@ -98,58 +100,30 @@ def answer_to(functions: Functions, call: Call) -> Returned | Raised:
         args, kwargs = spec.decode_args(call.args) if call.args else ([], {})
         return Returned(bytes(spec.encode_result(spec.bind(args, kwargs)())))
     except BaseException as error:  # noqa: BLE001 (the run boundary: it is raised in the engine)
-        return raised(error)
+        return raised(error, own_files=OWN_FILES)
+    finally:
+        for stream in (sys.stdout, sys.stderr):  # it may be killed next
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
 
 
-def raised(error: BaseException) -> Raised:
-    """Return *error* as data."""
-    kind = type(error)
-    try:
-        args: bytes | None = msgspec.msgpack.encode(error.args)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
-        args = None
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 (user code: its __str__)
-        text = "(its text cannot be had)"
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    lines = "".join(traceback.format_exception(kind, error, trace or error.__traceback__))
-    return Raised(
-        "__main__" if kind.__module__ == SCRIPT else kind.__module__,
-        kind.__qualname__,
-        args,
-        text[:TEXT_CHARS_MAX].encode(errors="replace").decode(),
-        lines[-TRACEBACK_CHARS_MAX:].encode(errors="replace").decode(),
-    )
+def leave_to_engine(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: whoever stops a service tells all its processes, and the engine acts on it.
+
+    A function, since a signal that is ignored would be ignored by what tasks start, too.
+    """
 
 
-def received(stream: socket.socket, count: int) -> bytes:
-    """Return *count* bytes, or none at the end of the stream."""
-    parts: list[bytes] = []
-    while count:
-        part = stream.recv(count)
-        if not part:
-            return b""
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def main(fd: int, parent: int) -> None:
-    """Answer calls over the socket *fd* until nobody is there to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine to act on
+def main() -> None:
+    """Answer calls over a socket until nobody is there to ask; see `processes.PROGRAM`."""
+    signal.signal(signal.SIGINT, leave_to_engine)
+    signal.signal(signal.SIGTERM, leave_to_engine)
+    fd, parent = int(sys.argv[1]), int(sys.argv[2])
     end_with(parent)
+    os.set_inheritable(fd, False)  # noqa: FBT003 (the standard library's)
     functions = Functions()
     with socket.socket(fileno=fd) as stream:
-        while length := received(stream, LENGTH_BYTES):
-            request = decode_request(received(stream, int.from_bytes(length, "big")))
-            if isinstance(request, Hello):
-                sys.path[:] = request.path
-            else:
-                stream.sendall(framed(answer_to(functions, request)))
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+        requests = Requests(stream)
+        with suppress(ConnectionError):
+            while (call := requests.next()) is not None:
+                requests.answer(answer_to(functions, call))

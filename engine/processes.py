@@ -7,38 +7,48 @@ is killed, and another takes its place when it is needed.
 
 from __future__ import annotations
 
-import importlib
 import os
+import signal
 import socket
 import subprocess
 import sys
-from functools import reduce
-from typing import Any, Final
+from contextlib import suppress
+from typing import Final
 
 import anyio
-import msgspec
-from anyio import CancelScope, to_thread
 from msgspec import Raw
 
-from headrace.engine.errors import RemoteError, WorkerDied
+from headrace.engine.backend import Backend, in_own_thread
+from headrace.engine.errors import WorkerDied
+from headrace.engine.process_errors import made_again
 from headrace.engine.process_wire import (
     LENGTH_BYTES,
+    Begun,
     Call,
     Hello,
     Raised,
+    Returned,
     decode_answer,
     framed,
 )
 from headrace.engine.task import TaskSpec
 
 RECEIVE_BYTES: Final = 65536
+END_S: Final = 5.0
+"""How long an idle worker may take to end, with what its modules have to do then."""
+PROGRAM: Final = (
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from headrace.engine.process_worker import main; main()"
+)
+"""What a worker runs.  It imports from where the engine does, and not from where it is started."""
 
 
 class Processes:
     """A bounded pool, empty at first.  All methods belong to the event loop's thread."""
 
-    def __init__(self, processes_max: int | None = None) -> None:
+    def __init__(self, backend: Backend, processes_max: int | None = None) -> None:
         """Have *processes_max* at once, or as many as there are processors."""
+        self._backend = backend
         self._processes_max = processes_max or os.cpu_count() or 1
         self._limiter: anyio.CapacityLimiter | None = None
         self._idle: list[Worker] = []
@@ -56,76 +66,93 @@ class Processes:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._processes_max)
         async with self._limiter:
-            worker = await self._free_worker()
             call = Call(spec.name, spec.process_path, b"" if args is None else bytes(args))
-            try:
-                answer = decode_answer(await worker.ask(framed(call)))
-            except (EOFError, OSError):
-                raise WorkerDied(spec.name, await self._let_go(worker)) from None
-            except BaseException:  # cancelled: nothing else would stop it
-                with CancelScope(shield=True):
-                    await self._let_go(worker)
-                raise
-            self._idle.append(worker)
+            answer = await self._answer(spec.name, framed(call))
         if isinstance(answer, Raised):
-            raise _made_again(spec.name, answer)
+            raise made_again(spec.name, answer)
         return Raw(answer.result)
 
-    async def _free_worker(self) -> Worker:
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.is_alive:
-                return worker
-            await self._let_go(worker)  # somebody killed it while it had nothing to do
-        worker = Worker()
-        self._all.add(worker)
-        return worker
+    async def _answer(self, task: str, request: bytes) -> Returned | Raised:
+        while True:
+            worker = self._idle.pop() if self._idle else Worker()
+            self._all.add(worker)
+            try:
+                answer = await worker.ask(request)
+            except (EOFError, OSError):
+                code = await self._kill(worker)
+                if not worker.died_idle:  # else somebody killed it before it was asked
+                    raise WorkerDied(task, code) from None
+            except BaseException:  # cancelled: nothing else would stop it
+                await self._kill(worker)
+                raise
+            else:
+                self._idle.append(worker)
+                return answer
 
-    async def _let_go(self, worker: Worker) -> int:
+    async def _kill(self, worker: Worker) -> int:
         self._all.discard(worker)
-        return await worker.end()
+        worker.kill()
+        return await in_own_thread(self._backend, worker.ended)
 
     async def close(self) -> None:
-        """Kill all workers; return when they have ended."""
+        """End all workers; return when they have ended.  After all calls."""
+        left = list(self._all)
         self._idle.clear()
-        for worker in list(self._all):
-            await self._let_go(worker)
+        self._all.clear()
+        for worker in left:
+            worker.let_go()
+        if left:
+            await in_own_thread(self._backend, lambda: [worker.ended(END_S) for worker in left])
 
 
 class Worker:
     """One process, and the socket to it."""
 
     def __init__(self) -> None:
-        """Start it; what it does first is done while it is asked."""
+        """Start it; what it does first is done while it is asked.
+
+        By the thread of the loop, since Linux ends it with the thread that started it.
+        """
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 (our own module)
-                [
-                    *(sys.executable, *_flags(), "-m", "headrace.engine.process_worker"),
-                    *(str(theirs.fileno()), str(os.getpid())),
-                ],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-            )
         ours.settimeout(0)
         self._stream = ours
-        self._hello = framed(Hello(sys.path))
+        fd = theirs.fileno()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 (our own module)
+                [
+                    *(sys.executable, *_flags(), "-c", PROGRAM, str(fd), str(os.getpid())),
+                    *(part for part in sys.path if isinstance(part, str)),
+                ],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[fd],
+                process_group=0,  # with what tasks start there, so that all of it can be killed
+            )
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._hello = framed(Hello(sys.argv))
+        self.died_idle = False
+        """Whether it ended before it took the last call, though it had answered others."""
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self._process.poll() is None
-
-    async def ask(self, request: bytes) -> bytes:
+    async def ask(self, request: bytes) -> Returned | Raised:
         """Send *request* and return the answer.
 
         Raises:
             EOFError, OSError: the process has ended.
+            msgspec.MsgspecError: that is no answer.
         """
+        self.died_idle = not self._hello
         await self._send(self._hello + request)
         self._hello = b""
+        while isinstance(answer := await self._received(), Begun):
+            self.died_idle = False
+        return answer
+
+    async def _received(self) -> Begun | Returned | Raised:
         length = int.from_bytes(await self._receive(LENGTH_BYTES), "big")
-        return await self._receive(length)
+        return decode_answer(await self._receive(length))
 
     async def _send(self, data: bytes) -> None:
         left = memoryview(data)
@@ -148,32 +175,29 @@ class Worker:
             parts += part
         return bytes(parts)
 
-    async def end(self) -> int:
-        """Kill it, if it has not ended; return its exit code, or less the signal's number."""
+    def kill(self) -> None:
+        """Kill it, and what it has started."""
         self._stream.close()
-        code = self._process.poll()
-        if code is None:
-            self._process.kill()
-            code = await to_thread.run_sync(self._process.wait)
-        return code
+        if self._process.returncode is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError, PermissionError):  # it is about to end
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Let it end, which has nothing to do."""
+        self._stream.close()
+
+    def ended(self, within_s: float | None = None) -> int:
+        """Wait for its end; return its exit code, or less the signal's number.
+
+        One that has not ended *within_s* seconds is killed.
+        """
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
 
 
 def _flags() -> list[str]:
     """Return what the interpreter was started with that the worker must have too."""
     return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return]
-
-
-def _made_again(task: str, raised: Raised) -> BaseException:
-    """Return the exception that *raised* stands for; another if it cannot be made again."""
-    try:
-        kind: Any = reduce(
-            getattr, raised.qualname.split("."), importlib.import_module(raised.module)
-        )
-        if raised.args is not None and isinstance(kind, type) and issubclass(kind, Exception):
-            error: BaseException = kind(*msgspec.msgpack.decode(raised.args))
-        else:
-            error = RemoteError(task, f"{raised.qualname}: {raised.text}")
-    except Exception:  # noqa: BLE001 (user code: the exception's module and its __init__)
-        error = RemoteError(task, f"{raised.qualname}: {raised.text}")
-    error.add_note(f"in a worker process:\n{raised.traceback}")
-    return error

@@ -50,7 +50,7 @@ MAY_READ_CLOCK = {
 MAY_EXCEPT_BROADLY = {
     "engine/attempt.py": "the run boundary: whatever a user's task raises becomes a record",
     "engine/process_worker.py": "the run boundary, in a worker process",
-    "engine/processes.py": "an exception of a user's, made again: its module and its __init__",
+    "engine/process_errors.py": "what a user's exception is made of and says is user code too",
     "engine/stopwatch.py": "what is thrown into a task's coroutine is handed on",
     "engine/threads.py": "the run boundary, in a thread: it is raised in the loop",
     "engine/control.py": "others register commands: one that fails does not end the engine",

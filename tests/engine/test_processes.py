@@ -17,8 +17,7 @@ from tests.engine.process_tasks import Point
 from tests.engine.stand import StepClock, of_kind, opened, until
 
 from headrace import App, MemoryLog, Retry, Run, StepFailed, on
-from headrace.engine.process_worker import raised
-from headrace.engine.processes import _made_again
+from headrace.engine.process_errors import made_again, raised
 from headrace.engine.record import AttemptFailed, RunCompleted, RunFailed
 
 PATIENCE_S = 20.0
@@ -342,7 +341,7 @@ def test_no_processes_at_all_is_refused() -> None:
 
 def test_text_that_cannot_be_encoded_still_crosses() -> None:
     """An exception about half a character must not be the end of its worker."""
-    error = _made_again("t", raised(ValueError("half \ud800")))
+    error = made_again("t", raised(ValueError("half \ud800")))
 
     assert type(error).__name__ == "RemoteError"
     assert "half ?" in str(error)
