@@ -19,6 +19,7 @@ from msgspec import Struct
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
+from headrace.engine.defaults import CRASH_ATTEMPTS_MAX
 from headrace.engine.defaults import PENDING_RUNS_MAX
 from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.errors import LogFull
@@ -29,6 +30,7 @@ from headrace.engine.log.protocol import EventLog
 from headrace.engine.payer import Payer
 from headrace.engine.record import (
     CancelRequested,
+    CrashesCounted,
     CursorMoved,
     EventStored,
     RuleDiverged,
@@ -37,9 +39,10 @@ from headrace.engine.room import RoomWatch
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
 from headrace.engine.snapshotter import Snapshotter
-from headrace.engine.starting import start_records
+from headrace.engine.starting import failure_of_killer, has_killed, start_records
 from headrace.engine.task import TaskSpec
 from headrace.engine.timekeeper import InputTime, Timekeeper
+from headrace.engine.versions import versions_in_force
 
 EMIT_BATCH: Final = 2000
 """Events that are stored before other tasks get their turn."""
@@ -55,6 +58,8 @@ class Settings(Struct, frozen=True):
     version: str
     snapshot_every: int
     processes_max: int | None = None
+    concurrency: int | None = None
+    crash_attempts_max: int = CRASH_ATTEMPTS_MAX
     pending_runs_max: int = PENDING_RUNS_MAX
 
 
@@ -68,12 +73,20 @@ class Core:
         self.kernel = kernel
         self.pipeline = Pipeline(kernel, log, clock, backend)
         self.runner = Runner(
-            self.pipeline, settings.specs, clock, loader, processes_max=settings.processes_max
+            self.pipeline,
+            settings.specs,
+            clock,
+            loader,
+            processes_max=settings.processes_max,
+            concurrency=settings.concurrency,
+            crash_attempts_max=settings.crash_attempts_max,
         )
         self.on_failure: Callable[[], None] = lambda: None
         """Called once the log has failed: `end` is due."""
         self.start_is_due = False
         """Whether the start is not recorded yet, since log time has not begun."""
+        self.is_first = False
+        """Whether it is the first of its engine: if the log was left open, the process died."""
         self._settings = settings
         self._room = RoomWatch(log)
         self._input = InputTime(self.pipeline, self.runner)
@@ -125,6 +138,11 @@ class Core:
     def _record_start(self, at_ns: int) -> None:
         self.start_is_due = False
         kernel, pipeline, settings = self.kernel, self.pipeline, self._settings
+        crashes_max = settings.crash_attempts_max
+        on_trial = 0
+        if self.is_first and crashes_max and has_killed(kernel):
+            on_trial = kernel.state.crashes.trial
+            pipeline.put(CrashesCounted(at_ns))
         for record in start_records(
             kernel,
             pipeline.log,
@@ -132,9 +150,12 @@ class Core:
             version=settings.version,
             clock=settings.clock_kind,
             dedupe_window_ns=settings.dedupe_window_ns,
+            versions=versions_in_force(settings.specs),
         ):
             pipeline.put(record)
         at_ns = pipeline.tick()
+        if (killer := failure_of_killer(kernel, on_trial, crashes_max, at_ns)) is not None:
+            pipeline.put(killer)
         for rule in list(kernel.diverged):
             divergence = kernel.diverged.pop(rule)
             pipeline.put(

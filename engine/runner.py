@@ -41,6 +41,7 @@ from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 from headrace.engine.threads import Threads
+from headrace.engine.versions import spec_for
 from headrace.engine.watch import Watch
 
 ACTIVE_MAX: Final = 1000
@@ -87,6 +88,8 @@ class Runner:
             self._queue.declare(spec)
         self._queued: set[int] = set()
         self._attempts: dict[int, Attempt] = {}
+        self._missing: set[int] = set()
+        """Runs whose code is not declared, as was said."""
         self._undoing: dict[int, Parking] = {}
         """Waits of runs for what undoes what they have done."""
         self._doomed: dict[int, tuple[StopReason, str]] = {}
@@ -135,7 +138,9 @@ class Runner:
     def has_open_runs(self) -> bool:
         """Whether any run is open whose task is declared, itself or through its parent."""
         runs = self.pipeline.kernel.state.runs.active
-        return any(not run.parent and run.task in self._specs for run in runs.values())
+        return any(
+            not run.parent and spec_for(self._specs, run) is not None for run in runs.values()
+        )
 
     async def ended(self) -> None:
         """Return once no attempt is left; after `stop`."""
@@ -164,14 +169,22 @@ class Runner:
         state = self.pipeline.kernel.state.runs.active.get(run_id)
         if state is None or run_id in self._attempts or run_id in self._queued:
             return
-        if (spec := self._specs.get(state.task)) is not None:
+        if (spec := spec_for(self._specs, state)) is not None:
             self._watch.watch(state, spec)
         if not state.is_startable or state.is_asleep:
             return  # a timer starts it
         if spec is None:
-            logger().warning("task_missing", run=run_id, task=state.task)
+            self._tell_missing(state)
             return
         self._enqueue(state)
+
+    def _tell_missing(self, state: RunState) -> None:
+        """Warn, once, of a run whose code is not declared."""
+        if state.id not in self._missing:
+            self._missing.add(state.id)
+            is_older = bool(state.version) or state.task in self._specs
+            version = {"version": state.version or "none"} if is_older else {}
+            logger().warning("task_missing", run=state.id, task=state.task, **version)
 
     def _enqueue(self, state: RunState) -> None:
         self._queued.add(state.id)
@@ -237,7 +250,9 @@ class Runner:
 
         *parent* waits for it from when it is there: so the engine never seems to be settled.
         """
-        spec = self._specs[state.task]
+        spec = spec_for(self._specs, state)
+        if spec is None:
+            return 0  # it stays open; `start` has said so
         run = Run(self, state, log_id=self.pipeline.log.log_id)
         attempt = Attempt(run, state, spec)
         attempt.depth = depth
@@ -401,8 +416,10 @@ class Runner:
         assert isinstance(parent, Run)
         caller = self._attempts.get(parent.id)
         depth = 1 if caller is None else caller.depth + 1
-        self._watch.watch(state, self._specs[state.task])
-        if state.is_startable and (depth > DEPTH_MAX or self._queue.holds(state)):
+        spec = spec_for(self._specs, state)
+        if spec is not None:
+            self._watch.watch(state, spec)
+        if state.is_startable and (spec is None or depth > DEPTH_MAX or self._queue.holds(state)):
             self.start(run_id)
         elif state.is_startable and run_id not in self._attempts and not state.is_asleep:
             if run_id in self._queued:

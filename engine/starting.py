@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from headrace.engine.crashes import suspects
 from headrace.engine.errors import LogMismatch
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.record import EngineStarted, RulesListed
+from headrace.engine.record import EngineStarted, RulesListed, RunFailed, TasksListed
 from headrace.engine.restore import first_sequence, read_back
 from headrace.engine.warm import WarmUp
 
@@ -52,12 +53,13 @@ def start_records(
     version: str,
     clock: Literal["system", "input"],
     dedupe_window_ns: int,
-) -> list[RulesListed | EngineStarted]:
+    versions: dict[str, str] | None = None,
+) -> list[RulesListed | EngineStarted | TasksListed]:
     """Return the records of a start at *at_ns*, each a unit of its own."""
     state = kernel.state
     warm = dict.fromkeys(state.prepared, first_sequence(log)) if state.prepared else {}
     rules = list(state.declared.items())
-    records: list[RulesListed | EngineStarted] = []
+    records: list[RulesListed | EngineStarted | TasksListed] = []
     is_stale = bool(state.listed.rules)
     while len(rules) > RULES_AT_ONCE or is_stale:
         part, rules = dict(rules[:RULES_AT_ONCE]), rules[RULES_AT_ONCE:]
@@ -65,7 +67,30 @@ def start_records(
         is_stale = False
     last = dict(rules)
     started = EngineStarted(at_ns, version, clock, last, dedupe_window_ns, _those_of(warm, last))
+    if versions is not None and versions != state.runs.versions:
+        records.append(TasksListed(at_ns, versions))
     return [*records, started]
+
+
+def has_killed(kernel: Kernel) -> bool:
+    """Say whether the process died in an earlier life of the log, perhaps of a run's code."""
+    state = kernel.state
+    return state.crashes.is_running and bool(suspects(state.runs))
+
+
+def failure_of_killer(
+    kernel: Kernel, on_trial: int, attempts_max: int, at_ns: int
+) -> RunFailed | None:
+    """Return what to record of the run that was on trial when the process died, if one was."""
+    run = kernel.state.runs.active.get(on_trial)
+    if run is None or run.crashes < attempts_max:
+        return None
+    error = (
+        f"ProcessDied: the process died {run.crashes} times while this run executed, the last "
+        f"time while it was watched; mend its code, then redrive it"
+    )
+    forget = [ordinal for ordinal, step in run.steps.items() if step.status != "done"]
+    return RunFailed(at_ns, run.id, run.attempt, error, "", None if run.parent else forget)
 
 
 def _those_of(warm: dict[str, int], rules: dict[str, str]) -> dict[str, int]:

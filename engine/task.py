@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from headrace.engine.event import Firing
+from headrace.engine.limits import Limits
 from headrace.engine.payload import RESULT_BYTES_MAX, encode_stable
 from headrace.engine.process_wire import FunctionPath, path_of
 from headrace.engine.resources import Resource
@@ -34,6 +35,7 @@ class TaskSpec:
         retry: Any = None,
         timeout_s: float | None = None,
         version: str | None = None,
+        limits: Limits | None = None,
         is_action: bool = False,
         resources: Mapping[str, Resource[Any]] | None = None,
         process: bool = False,
@@ -51,6 +53,9 @@ class TaskSpec:
         self.retry = retry
         self.timeout_s = timeout_s
         self.version = version
+        self.is_action = is_action
+        self.limits = limits
+        """What it declares beyond retries and its time-out; ``None``: nothing, as most."""
         self.is_async = _is_async(function)
         self.place = (
             f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"

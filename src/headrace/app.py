@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
+from headrace.chaining import SUBJECTS, Link, action_of, check_follower, rule_name
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
 from headrace.engine.declared import Declared
 from headrace.engine.defaults import (
+    CRASH_ATTEMPTS_MAX,
     DEDUPE_WINDOW_S,
     GRACE_S,
     PENDING_RUNS_MAX,
@@ -28,7 +30,7 @@ from headrace.tasks import Tasks, check_name, name_of, spec_of
 from headrace.triggers.checks import Seconds, duration_ns
 from headrace.triggers.modes import OnMissed
 from headrace.triggers.nodes_clock import CatchUp, EveryNode
-from headrace.triggers.pattern import Pattern
+from headrace.triggers.pattern import Pattern, on
 from headrace.triggers.rule_options import Action, Warm, options_of
 from headrace.triggers.ruleset import Rule, RuleSet
 from headrace.triggers.schedules import at_node, check_catch_up, cron_node
@@ -59,6 +61,7 @@ class App(Tasks):
         self.name = name
         self.rules: dict[str, Rule] = {}
         """Rules by name, in the order of their declaration."""
+        self._chained: set[str] = set()
         self._files: AppFiles | None = None
         self._opened: WeakKeyDictionary[Engine, EngineFiles] = WeakKeyDictionary()
 
@@ -192,6 +195,48 @@ class App(Tasks):
         pattern: Pattern[Any] = Pattern(at_node(when, catch_up))
         return self.rule(pattern, mode=mode, name=name, retry=retry, timeout=timeout)
 
+    def then(self, first: Callable[..., Any], other: Callable[..., Any]) -> None:
+        """Let a run of the task *other* follow each run of *first* that completes.
+
+        Its only argument is the result.  It is an independent run, as one that was launched;
+        neither a crash nor a restart loses it or makes two.  What makes it is a rule that is
+        named ``<first>-then-<other>``, so it can be paused.  *first* may also be the action of
+        a rule; several tasks may follow one.  It also follows runs that are steps of others.
+
+        Raises:
+            TypeError: one of them is no task of this app, or *other* cannot take the result.
+        """
+        self._chain(first, "then", other)
+
+    def on_failure(self, first: Callable[..., Any], other: Callable[..., Any]) -> None:
+        """Let a run of the task *other* follow each run of *first* that is given up.
+
+        As `then`; its only argument is a `Failure`.  A run that is cancelled has not failed.
+
+        Raises:
+            TypeError: one of them is no task of this app, or *other* takes something else.
+        """
+        self._chain(first, "on_failure", other)
+
+    def _chain(self, first: Callable[..., Any], link: Link, other: Callable[..., Any]) -> None:
+        by_function = {spec.function: spec for spec in self.tasks.values()}
+        specs = [by_function.get(function) for function in (first, other)]
+        for function, spec in zip((first, other), specs, strict=True):
+            if spec is None:
+                found = getattr(function, "__qualname__", repr(function))
+                raise TypeError(
+                    f"{link}: expected tasks of this app, found {found}; declare it with @app.task "
+                    f"before"
+                )
+        before, after = specs
+        assert before is not None
+        assert after is not None
+        check_follower(link, after)
+        name = rule_name(before.name, link, after.name)
+        if name not in self._chained:  # as of another version of the same task
+            self.rule(on(f"{SUBJECTS[link]}.{before.name}"), name=name)(action_of(link, other))
+            self._chained.add(name)
+
     def load_rules(self, path: str | os.PathLike[str]) -> list[RuleText]:
         """Declare the rules of a TOML file that are enabled, in their order; return them all.
 
@@ -248,6 +293,8 @@ class App(Tasks):
         control: bool = True,
         probe_s: float = PROBE_S,
         processes_max: int | None = None,
+        concurrency: int | None = None,
+        crash_attempts_max: int = CRASH_ATTEMPTS_MAX,
         pending_runs_max: int = PENDING_RUNS_MAX,
         resources: Mapping[str, Any] | None = None,
     ) -> Engine:
@@ -265,6 +312,10 @@ class App(Tasks):
         share *processes_max* worker processes (by default as many as there are processors),
         which are started when they are needed first.  While more than *pending_runs_max* runs
         are open that do not wait for a time, `Engine.emit` waits; `Run.emit` never does.
+        At most *concurrency* attempts execute at once (by default 1000); those that wait for
+        steps, sleeps or signals do not count, and go on without waiting for a turn.  A run
+        that may have killed the process *crash_attempts_max* - 1 times, without getting
+        anything done, is executed alone among such, and given up if it does so again (0: never).
         *resources* replace those that are declared, by name: each a value, or a function that
         returns one or a context manager.
         """
@@ -281,7 +332,7 @@ class App(Tasks):
         rules = list(self.rules.values())
         engine = Engine(
             lambda: RuleSet(rules),
-            self.tasks,
+            {**self.older, **self.tasks},
             log,
             clock=clock,
             grace_s=grace_s,
@@ -290,6 +341,8 @@ class App(Tasks):
             control=control,
             probe_s=probe_s,
             processes_max=processes_max,
+            concurrency=concurrency,
+            crash_attempts_max=crash_attempts_max,
             pending_runs_max=pending_runs_max,
             version=__version__,
             declare=self._declared,

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, Unpack, overload
 
+from headrace.chaining import Link
+from headrace.engine.limits import LimitOptions, limits_of
 from headrace.engine.resources import Resource
 from headrace.engine.run import Run
 from headrace.engine.task import TaskSpec
+from headrace.engine.versions import place_of
 from headrace.triggers.checks import Seconds, duration_ns
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -24,6 +27,8 @@ class Tasks:
     def __init__(self) -> None:
         self.tasks: dict[str, TaskSpec] = {}
         """Tasks and rules' actions by name: a run names its code by this."""
+        self.older: dict[str, TaskSpec] = {}
+        """Versions of tasks that take no new runs."""
         self.actions: dict[str, TaskSpec] = {}
         """What `action` has declared, by name."""
         self.resources: dict[str, Resource[Any]] = {}
@@ -71,6 +76,9 @@ class Tasks:
         name: str | None = None,
         version: str | None = None,
         process: bool = False,
+        then: Callable[..., Any] | None = None,
+        on_failure: Callable[..., Any] | None = None,
+        **limits: Unpack[LimitOptions],
     ) -> Callable[[F], F]: ...
     def task(
         self,
@@ -81,15 +89,32 @@ class Tasks:
         name: str | None = None,
         version: str | None = None,
         process: bool = False,
+        then: Callable[..., Any] | None = None,
+        on_failure: Callable[..., Any] | None = None,
+        **limits: Unpack[LimitOptions],
     ) -> F | Callable[[F], F]:
         """Declare a function as a task; it stays an ordinary function.
 
-        *retry* is a `Retry` or a tenacity policy; without one a failure is final.
-        *timeout* bounds one attempt, in seconds.  *name* is what the log knows it by.
+        *retry* is a `Retry` or a tenacity policy, or a list of them, of which the first decides
+        that is for the exception; without one a failure is final.  *timeout* bounds one attempt,
+        in seconds.  *name* is what the log knows it by.
+
+        *limits*: ``deadline`` bounds the run with all its attempts and the waits in between;
+        an attempt has failed that does not call ``run.progress`` each ``heartbeat`` seconds;
+        ``concurrency`` and ``concurrency_per_key`` are how many attempts execute at once,
+        ``rate`` how many begin in a time (``"100/s"`` or a `Rate`), ``priority`` who goes
+        first (the higher), ``breaker`` a `Breaker`.  See docs/fault-tolerance.md.
 
         An ``async def`` is executed in the event loop, a ``def`` in a thread, and with
         *process* in a worker process: for what needs a processor for long.  It is found there
         by its module and name, and takes nothing but its arguments.
+
+        *then* is a task that follows each run that completes, and *on_failure* one that
+        follows each that is given up: see `App.then` and `App.on_failure`.
+
+        *version* lets runs go on with the code that they began with: declare the new code
+        under the same name with another version, after the old, which then only finishes its
+        own runs.  A run whose version is not declared any more stays open, with a warning.
 
         Raises:
             TypeError, ValueError: it cannot work; says which part and why.
@@ -103,7 +128,12 @@ class Tasks:
                 timeout=timeout,
                 version=version,
                 process=process,
+                limits=limits,
             )
+            if then is not None:
+                self._chain(function, "then", then)
+            if on_failure is not None:
+                self._chain(function, "on_failure", on_failure)
             return function
 
         return declare if function is None else declare(function)
@@ -140,7 +170,18 @@ class Tasks:
         return declare if function is None else declare(function)
 
     def _declare(self, function: Callable[..., Any], name: str, **options: Any) -> None:
-        self.tasks[name] = self._spec(function, name, **options)
+        taken, version = self.tasks.get(name), options["version"]
+        if taken is None or taken.is_action or version == taken.version or (
+            place_of(name, version) in self.older
+        ):
+            made = self._spec(function, name, **options)
+        else:
+            made = spec_of(function, name, resources=self.resources, **options)
+            self.older[place_of(name, taken.version)] = taken
+        self.tasks[name] = made
+
+    def _chain(self, first: Callable[..., Any], link: Link, other: Callable[..., Any]) -> None:
+        raise NotImplementedError  # what has rules, too, does it
 
     def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
         """Return what is declared of *function*, under a name that is not taken."""
@@ -164,6 +205,7 @@ def spec_of(
     is_action: bool = False,
     resources: Mapping[str, Resource[Any]] | None = None,
     process: bool = False,
+    limits: LimitOptions | None = None,
 ) -> TaskSpec:
     """Return what is declared of *function* as a task.
 
@@ -182,6 +224,7 @@ def spec_of(
         is_action=is_action,
         resources=resources,
         process=process,
+        limits=limits_of(name, limits or {}),
     )
 
 
