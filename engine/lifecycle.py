@@ -15,7 +15,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
+from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.record import EventStored
+from headrace.engine.run_state import RunState, RunStatus
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -56,3 +58,30 @@ class Lifecycle:
     def load(self, dumped: list[Any]) -> None:
         """Take in what `dump` returned, but for what no rule wants any more."""
         self.owed = deque(owed for owed in map(tuple, dumped) if self.wants(owed[0]))
+
+
+def data_of_end(
+    run: RunState, status: RunStatus, result: Raw | None, blob: bytes | None
+) -> dict[str, Any]:
+    """Return what the event about the end of *run* says; its size is bounded.
+
+    The result of one that is completed, if that is not in a file of its own, which is named
+    then; and the input of one that failed, if that is no larger than such a result.
+    """
+    data: dict[str, Any] = {
+        "run": run.id,
+        "task": run.task,
+        "status": status,
+        "rule": run.rule,
+        "key": run.key,
+        "attempt": run.attempt,
+        "error": run.error,
+        "parent": run.parent,
+    }
+    if status == "completed":
+        data["result"] = None if blob is not None else result
+        data["blob"] = None if blob is None else blob.hex()
+    elif status in ("failed", "dead"):
+        fits = run.args is not None and len(bytes(run.args)) <= BLOB_BYTES_MIN
+        data["input"] = run.args if fits else None
+    return data

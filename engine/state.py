@@ -24,17 +24,16 @@ from headrace.engine.launches import Launch, Launches
 from headrace.engine.lifecycle import data_of_end
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
-from headrace.engine.runs import (
+from headrace.engine.run_state import (
     Failing,
     RunState,
     RunStatus,
-    RunTable,
     Step,
     digest_of,
     forget_undos,
-    unpacked_run,
     with_key,
 )
+from headrace.engine.runs import RunTable, unpacked_run
 from headrace.engine.subject import is_reserved
 
 HOPS_MAX: Final = 64

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         WorkerDied,
     )
     from headrace.engine.event import Event, Firing
+    from headrace.engine.failure import Failure
     from headrace.engine.log import FileLog, MemoryLog
     from headrace.engine.resources import Resource
     from headrace.engine.retry import Retry
@@ -75,6 +76,7 @@ __all__ = [
     "EngineClosed",
     "Event",
     "EventRefused",
+    "Failure",
     "FileLog",
     "Firing",
     "Handle",
@@ -134,6 +136,7 @@ _HOMES = {
     "EngineClosed": "headrace.engine.errors",
     "Event": "headrace.engine.event",
     "EventRefused": "headrace.engine.errors",
+    "Failure": "headrace.engine.failure",
     "FileLog": "headrace.engine.log",
     "Firing": "headrace.engine.event",
     "Handle": "headrace.engine.children",
