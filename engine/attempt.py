@@ -23,7 +23,7 @@ from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
 from headrace.engine.run import Run
-from headrace.engine.runs import RunState
+from headrace.engine.run_state import RunState
 from headrace.engine.task import TaskSpec
 
 TRACEBACK_CHARS_MAX: Final = 8000

@@ -10,6 +10,8 @@ DEDUPE_WINDOW_S: Final = 600.0
 """How long the id of an event is remembered."""
 SNAPSHOT_EVERY: Final = 100_000
 """After how many records the state is written to a snapshot."""
+CRASH_ATTEMPTS_MAX: Final = 3
+"""How often a run may kill the process before it is given up."""
 PROBE_S: Final = 5.0
 """How often a full disk is looked at for room."""
 PENDING_RUNS_MAX: Final = 50_000

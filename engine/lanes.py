@@ -27,6 +27,24 @@ class Lanes:
         else:
             queue.append(item)
 
+    def peek(self) -> int:
+        """Return what `pop` would take.
+
+        Raises:
+            IndexError: there is none.
+        """
+        return self._lanes[self._turn[0]][0]
+
+    def push_first(self, lane: Any, item: int) -> None:
+        """Add *item* again, at the beginning of *lane*, which has its turn next."""
+        self._count += 1
+        queue = self._lanes.get(lane)
+        if queue is None:
+            self._lanes[lane] = deque((item,))
+            self._turn.appendleft(lane)
+        else:
+            queue.appendleft(item)
+
     def pop(self) -> int:
         """Take the oldest item of the lane whose turn it is.
 

@@ -22,6 +22,7 @@ from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import (
+    CRASH_ATTEMPTS_MAX,
     DEDUPE_WINDOW_S,
     GRACE_S,
     PENDING_RUNS_MAX,
@@ -41,6 +42,7 @@ from headrace.engine.signal import Signal
 from headrace.engine.starting import check_history, prepare_rules
 from headrace.engine.task import TaskSpec
 
+CRASH_ATTEMPTS_MIN: Final = 2
 NOT_OPEN: Final = "the engine is not open; use it with `async with`"
 
 
@@ -60,6 +62,8 @@ class Life:
         control: bool = True,
         probe_s: float = PROBE_S,
         processes_max: int | None = None,
+        concurrency: int | None = None,
+        crash_attempts_max: int = CRASH_ATTEMPTS_MAX,
         pending_runs_max: int = PENDING_RUNS_MAX,
         version: str,
         declare: Declare | None = None,
@@ -81,11 +85,20 @@ class Life:
             version,
             snapshot_every,
             processes_max,
+            concurrency,
+            crash_attempts_max,
             pending_runs_max,
         )
         self._grace_s = grace_s
         if processes_max is not None and processes_max < 1:
             raise ValueError(f"processes_max={processes_max!r}: expected at least 1")
+        if concurrency is not None and concurrency < 1:
+            raise ValueError(f"concurrency={concurrency!r}: expected at least 1")
+        if crash_attempts_max != 0 and crash_attempts_max < CRASH_ATTEMPTS_MIN:
+            raise ValueError(
+                f"crash_attempts_max={crash_attempts_max!r}: expected 0 (off), or at least 2: "
+                "after one crash nobody knows whose it was"
+            )
         if pending_runs_max < 1:
             raise ValueError(f"pending_runs_max={pending_runs_max!r}: expected at least 1")
         if not probe_s > 0:
@@ -132,6 +145,7 @@ class Life:
         try:
             await in_own_thread(backend, take_log)
             self._core = self._make_core(await self._restored(backend), backend)
+            self._core.is_first = True
             await self._resources.open()
         except BaseException:
             if has_log:  # also if asyncio's own cancellation came while it was opened

@@ -6,7 +6,7 @@ matters when exactly a wait is over: when it is woken, not when the code gets it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from headrace.engine.backend import Event
 
@@ -14,11 +14,20 @@ from headrace.engine.backend import Event
 class Parking:
     """One wait.  Make it, hand `wake` to whoever ends it, then `wait`."""
 
-    __slots__ = ("_event", "_is_parked", "_note")
+    __slots__ = ("_event", "_go_on", "_is_parked", "_note")
 
-    def __init__(self, event: Event, note: Callable[[int], None]) -> None:
-        """Wait for *event*, which is new; tell *note* of the beginning (+1) and of the end (-1)."""
+    def __init__(
+        self,
+        event: Event,
+        note: Callable[[int], None],
+        go_on: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Wait for *event*, which is new; tell *note* of the beginning (+1) and of the end (-1).
+
+        After the wait *go_on* is awaited, if there is one: whatever else has to come before.
+        """
         self._note = note
+        self._go_on = go_on
         self._event = event
         self._is_parked = False
 
@@ -36,6 +45,8 @@ class Parking:
             await self._event.wait()
         finally:
             self._leave()
+        if self._go_on is not None:
+            await self._go_on()
 
     def _leave(self) -> None:
         if self._is_parked:

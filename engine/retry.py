@@ -37,7 +37,8 @@ class Retry(Struct, frozen=True, kw_only=True):
     jitter: float = 0.5
     """Share of each wait that is drawn by chance: 0 none, 1 all of it."""
     on: type[BaseException] | tuple[type[BaseException], ...] = Exception
-    """The exceptions that are tried again; any other ends the run at once."""
+    """The exceptions that are tried again; any other ends the run at once, or in a list of
+    policies is for the next of them."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, where it is written."""
@@ -76,18 +77,22 @@ def seconds_of(value: float | timedelta) -> float:
 
 
 def check_policy(place: str, policy: object) -> None:
-    """Refuse what is no retry policy.
+    """Refuse what is no retry policy, and no list of such.
 
     Raises:
         TypeError: *policy* is neither a `Retry` nor a tenacity policy; names *place*.
     """
+    if isinstance(policy, (list, tuple)) and policy:
+        for part in policy:
+            check_policy(place, part)
+        return
     if isinstance(policy, Retry) or all(
         hasattr(policy, part) for part in ("stop", "wait", "retry")
     ):
         return
     raise TypeError(
         f"{place}: retry={policy!r}: expected Retry(...) or a tenacity policy such as "
-        f"tenacity.Retrying(stop=..., wait=...)"
+        f"tenacity.Retrying(stop=..., wait=...), or a list of such"
     )
 
 
@@ -102,30 +107,38 @@ def retry_after_ns(
 ) -> int | None:
     """Return how long to wait before the next attempt, or ``None`` to give up.
 
-    *policy* is a `Retry` or a tenacity policy; *attempt* is the number of the one that has
-    ended with *error*; *first_at_ns* and *now_ns* are log times; *seed* names the run.
+    *policy* is a `Retry` or a tenacity policy, or several, of which the first decides that
+    takes this error: each counts all attempts of the run.  *attempt* is the number of the
+    one that has ended with *error*; *first_at_ns* and *now_ns* are log times; *seed* names
+    the run.
 
     Raises:
         Exception: whatever a user's own policy raises.
     """
+    for part in policy if isinstance(policy, (list, tuple)) else (policy,):
+        retrying = _as_tenacity(part, seed) if isinstance(part, Retry) else part
+        state = _state_of(retrying, error, attempt, first_at_ns / NS, now_ns / NS)
+        if retrying.retry(state):
+            wait_s = float(retrying.wait(state)) if retrying.wait else 0.0
+            # As tenacity itself does: stop conditions may look at the wait that is about to come.
+            state.upcoming_sleep = wait_s
+            return None if retrying.stop(state) else max(0, round(wait_s * NS))
+    return None
+
+
+def _state_of(
+    retrying: Any, error: BaseException, attempt: int, first_at_s: float, now_s: float
+) -> Any:
     import tenacity
 
-    retrying = _as_tenacity(policy, seed) if isinstance(policy, Retry) else policy
     state = tenacity.RetryCallState(retrying, None, (), {})
     state.attempt_number = attempt
-    state.start_time = first_at_ns / NS
+    state.start_time = first_at_s
     outcome = tenacity.Future(attempt)
     outcome.set_exception(error)
     state.outcome = outcome
-    state.outcome_timestamp = now_ns / NS
-    if not retrying.retry(state):
-        return None
-    wait_s = float(retrying.wait(state)) if retrying.wait else 0.0
-    # As tenacity itself does: stop conditions may look at the wait that is about to come.
-    state.upcoming_sleep = wait_s
-    if retrying.stop(state):
-        return None
-    return max(0, round(wait_s * NS))
+    state.outcome_timestamp = now_s
+    return state
 
 
 def _as_tenacity(policy: Retry, seed: str) -> Any:

@@ -35,7 +35,7 @@ from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.processes import Processes
 from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
 from headrace.engine.run import Run
-from headrace.engine.runs import RunState
+from headrace.engine.run_state import RunState
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch

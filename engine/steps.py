@@ -25,7 +25,7 @@ from headrace.engine.errors import (
 from headrace.engine.executor import Executor, Rules
 from headrace.engine.parking import Parking
 from headrace.engine.record import StepKind, StepRequested
-from headrace.engine.runs import RunState, Step, digest_of, with_key
+from headrace.engine.run_state import RunState, Step, digest_of, with_key
 from headrace.engine.task import TaskSpec
 
 if TYPE_CHECKING:

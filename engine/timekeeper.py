@@ -11,8 +11,8 @@ from anyio import CancelScope
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.errors import LogError
+from headrace.engine.run_state import RunState
 from headrace.engine.runner import Runner
-from headrace.engine.runs import RunState
 from headrace.engine.signal import Signal
 from headrace.engine.timers import NEVER_NS
 

@@ -26,6 +26,7 @@ import headrace.engine.runner as runner_module
 import headrace.engine.threads as threads_module
 from headrace import App, DurabilityLost, MemoryLog, Retry, Run, StepFailed, on
 from headrace.engine.record import RunCancelled, RunCompleted, RunFailed
+from headrace.engine.watch import SPARE
 
 
 def completed(log: MemoryLog) -> int:
@@ -252,7 +253,7 @@ async def test_deadlines_of_ended_attempts_take_no_memory() -> None:
         for _ in range(20):
             await engine.emit_many([("short", None)] * 100)
             await quiet(engine)
-        assert len(engine._core.runner._deadlines) < 300
+        assert len(engine._core.runner._watch.times) < 300
         gate.open()
         await engine.drain()
 
@@ -285,7 +286,7 @@ async def test_nothing_of_ended_runs_is_kept() -> None:
         runner = engine._core.runner
         assert len(refs) == 20 * 11
         # Deadlines of ended attempts are thrown away once there are too many of them.
-        assert sum(ref() is not None for ref in refs) <= runner_module.DEADLINES_SPARE
+        assert sum(ref() is not None for ref in refs) <= SPARE
         assert (runner._ended, runner._attempts, runner._parked) == ({}, {}, 0)
         assert (len(runner._queue), runner._queued) == (0, set())
         assert len(engine.kernel.state.timers) == 0

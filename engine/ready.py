@@ -1,0 +1,74 @@
+"""`Ready`: the runs that may begin, by priority, and within one fair to keys.
+
+A run gains one level for each `AGING_S` that it waits, so that nothing starves: of the runs
+whose turn it is within their level the one goes first that is highest by then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from headrace.engine.clock import NS
+from headrace.engine.lanes import Lanes
+
+AGING_S: Final = 5.0
+"""Waiting that counts as much as one level of priority."""
+AGING_NS: Final = round(AGING_S * NS)
+
+
+class Ready:
+    """Items by lane and level; without levels it costs as much as `Lanes`."""
+
+    def __init__(self) -> None:
+        self._lanes = Lanes()
+        """Level 0, where nearly all are."""
+        self._levels: dict[int, Lanes] = {0: self._lanes}
+        self._since_ns: dict[int, int] = {}
+        """Since when an item waits, if there are levels."""
+
+    def __len__(self) -> int:
+        if len(self._levels) == 1:
+            return len(self._lanes)
+        return sum(map(len, self._levels.values()))
+
+    @property
+    def has_levels(self) -> bool:
+        """Whether items need to say since when they wait."""
+        return len(self._levels) > 1
+
+    def add_level(self, level: int) -> None:
+        """Let there be items of *level*."""
+        if level not in self._levels:
+            self._levels[level] = Lanes()
+            # Highest first: of equals that one goes first.
+            self._levels = dict(sorted(self._levels.items(), reverse=True))
+
+    def push(self, lane: Any, item: int, level: int = 0, since_ns: int = 0) -> None:
+        """Add *item* at the end of *lane* of *level*; it waits since *since_ns*."""
+        if len(self._levels) > 1:
+            self._since_ns[item] = since_ns
+        self._levels[level].push(lane, item)
+
+    def pop(self) -> int:
+        """Take the item whose turn it is.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if len(self._levels) == 1:
+            return self._lanes.pop()
+        best, best_ns = self._lanes, None
+        for level, lanes in self._levels.items():
+            if lanes:
+                # By how much the age of each differs does not depend on the time.
+                ahead_ns = level * AGING_NS - self._since_ns.get(lanes.peek(), 0)
+                if best_ns is None or ahead_ns > best_ns:
+                    best, best_ns = lanes, ahead_ns
+        item = best.pop()
+        self._since_ns.pop(item, None)
+        return item
+
+    def discard(self, lane: Any, item: int, level: int = 0) -> bool:
+        """Take *item* out of *lane* of *level*; say whether it was there."""
+        self._since_ns.pop(item, None)
+        return self._levels[level].discard(lane, item)
