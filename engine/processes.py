@@ -121,7 +121,7 @@ class Worker:
             self._process = subprocess.Popen(  # noqa: S603 (our own module)
                 [
                     *(sys.executable, *_flags(), "-c", PROGRAM, str(fd), str(os.getpid())),
-                    *(part for part in sys.path if isinstance(part, str)),
+                    *map(str, sys.path),
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[fd],
@@ -152,7 +152,8 @@ class Worker:
 
     async def _received(self) -> Begun | Returned | Raised:
         length = int.from_bytes(await self._receive(LENGTH_BYTES), "big")
-        return decode_answer(await self._receive(length))
+        answer: Begun | Returned | Raised = decode_answer(await self._receive(length))
+        return answer
 
     async def _send(self, data: bytes) -> None:
         left = memoryview(data)

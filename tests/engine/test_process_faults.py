@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from tests.engine import process_fault_tasks as faults
 from tests.engine import process_tasks as tasks
 from tests.engine.stand import of_kind, opened
-from tests.engine.test_processes import app_with, called, gone, number_in, pid_in
+from tests.engine.test_processes import (
+    PATIENCE_S,
+    app_with,
+    called,
+    gone,
+    number_in,
+    pid_in,
+    wait_for,
+)
 
 from headrace import App, MemoryLog, Retry, Run, on
 from headrace.engine.process_errors import made_again, raised
+from headrace.engine.process_wire import Begun, Call, Hello, Returned, framed, path_of
+from headrace.engine.processes import PROGRAM
 from headrace.engine.record import AttemptFailed, RunFailed
+
+pytestmark = pytest.mark.slow
 
 SCRIPT_S_MAX = 60
 
@@ -141,6 +159,85 @@ def test_python_dash_m_can_have_them(tmp_path: Path) -> None:
     )
 
     assert done.stdout == "True\n[]\n", done.stderr
+
+
+def named() -> str:
+    """Return what the module of this test is called in a worker."""
+    return __name__
+
+
+async def test_a_task_can_be_in_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose module has a name that leads nowhere from `sys.path`, as pytest imports it."""
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part not in ("", root)])
+    name, _ = await called(app_with(named), named)
+
+    assert name == __name__
+
+
+async def test_a_module_of_the_same_name_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file counts from which the engine has loaded the function."""
+    one, other = tmp_path / "one" / "twins.py", tmp_path / "other" / "twins.py"
+    for number, file in enumerate((one, other), 1):
+        file.parent.mkdir()
+        file.write_text(f"def which() -> int:\n    return {number}\n")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(one.parent)
+        which = importlib.import_module("twins").which
+    monkeypatch.syspath_prepend(other.parent)
+    number, _ = await called(app_with(which), which)
+
+    del sys.modules["twins"]
+    assert number == 1
+
+
+def test_a_session_has_nothing_to_import(tmp_path: Path) -> None:
+    """It is refused when it is declared: no file has the function."""
+    program = """
+from headrace import App
+@App("t").task(process=True)
+def work() -> None: ...
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert "found 'work' of a session or of `python -c`, which are no file" in done.stderr
+
+
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_a_worker_sees_that_nobody_asks_any_more(is_busy: bool, tmp_path: Path) -> None:
+    """By the end of its stream, too: not every system kills it with its parent."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            worker = subprocess.Popen(
+                [
+                    *(sys.executable, "-c", PROGRAM, str(theirs.fileno()), str(os.getpid())),
+                    *sys.path,
+                ],
+                pass_fds=[theirs.fileno()],
+                process_group=0,
+            )
+        mark = str(tmp_path / "mark")
+        function = tasks.hangs if is_busy else tasks.prints
+        ours.sendall(framed(Hello([])))
+        path = path_of("t", function)
+        ours.sendall(framed(Call("t", path, msgspec.msgpack.encode({argument_of(function): mark}))))
+        if is_busy:
+            wait_for(Path(mark))
+        else:
+            begun, answer = framed(Begun()), framed(Returned(b"\xc0"))
+            assert ours.recv(len(begun + answer), socket.MSG_WAITALL) == begun + answer
+    assert worker.wait(PATIENCE_S) == (-signal.SIGKILL if is_busy else 0)
+
+
+def argument_of(function: Callable[..., Any]) -> str:
+    """Return the name of its argument."""
+    (name,) = inspect.signature(function).parameters
+    return name
 
 
 async def test_nothing_of_them_is_left(tmp_path: Path) -> None:
@@ -266,8 +363,8 @@ async def test_a_module_that_cannot_be_imported_is_the_failure(tmp_path: Path) -
     assert "'work'" in nameless.error
 
 
-def app_again(work: object) -> App:
+def app_again(work: Callable[..., Any]) -> App:
     """Return another app with the same task."""
     app = App("t")
-    app.task(process=True, name="work")(work)  # type: ignore[call-overload]
+    app.task(process=True)(work)
     return app

@@ -40,6 +40,14 @@ def gone(pid: int) -> None:
         time.sleep(0.01)
 
 
+def wait_for(mark: Path) -> None:
+    """Return once another process has written there."""
+    end = time.monotonic() + PATIENCE_S
+    while not mark.exists():
+        assert time.monotonic() < end, f"nothing in {mark}"
+        time.sleep(0.01)
+
+
 def app_with(*functions: Callable[..., Any], **options: Any) -> App:
     """Return an app that has these as tasks in processes."""
     app = App("t")
@@ -236,11 +244,7 @@ def test_workers_end_with_an_engine_that_is_killed(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     engine = subprocess.Popen([sys.executable, "-c", PROGRAM, mark], cwd=Path.cwd())
     try:
-        end = time.monotonic() + PATIENCE_S
-        while not mark.exists():
-            assert time.monotonic() < end
-            assert engine.poll() is None
-            time.sleep(0.01)
+        wait_for(mark)
         pid = number_in(mark)
         assert is_alive(pid)
     finally:
