@@ -1,6 +1,6 @@
 """The commands that every engine takes over its control socket.
 
-They are status, emit, cancel, redrive, pause, acknowledge, snapshot, hold and release.
+They are status, emit, cancel, redrive, signal, pause, acknowledge, snapshot, hold and release.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from headrace.engine.control_wire import (
     PauseArguments,
     RedriveArguments,
     ReleaseArguments,
+    SignalArguments,
 )
 from headrace.engine.emission import Emission
 from headrace.engine.errors import EventRefused, LogUnusable
@@ -53,6 +54,10 @@ class Commanded(Protocol):
 
     async def redrive(self, run_id: int, *, from_start: bool) -> int:
         """See `Engine.redrive`."""
+        ...
+
+    async def signal(self, run_id: int, name: str, data: Any) -> int:
+        """See `Engine.signal`."""
         ...
 
     async def pause(self, rule: str, reason: str) -> int:
@@ -107,6 +112,10 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     async def redrive(arguments: RedriveArguments) -> Any:
         return {"sequence": await engine.redrive(arguments.run, from_start=arguments.from_start)}
 
+    async def signal(arguments: SignalArguments) -> Any:
+        data = checked_raw(arguments.data, arguments.name, what="signal")
+        return {"sequence": await engine.signal(arguments.run, arguments.name, data)}
+
     async def snapshot(_: dict[str, Any]) -> Any:
         try:
             return {"sequence": await engine.snapshot()}
@@ -118,6 +127,7 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
     control.register("emit", emit, EmitArguments)
     control.register("cancel", cancel, CancelArguments)
     control.register("redrive", redrive, RedriveArguments)
+    control.register("signal", signal, SignalArguments)
     _register_rules(control, engine)
     if isinstance(engine.log, FileLog):
         _register_holds(control, engine.log)
@@ -152,7 +162,7 @@ def _register_holds(control: ControlSocket, log: FileLog) -> None:
     control.register("release", release, ReleaseArguments)
 
 
-def checked_raw(data: Raw, subject: str) -> Raw:
+def checked_raw(data: Raw, subject: str, *, what: str = "event") -> Raw:
     """Return msgpack that somebody else encoded, if everybody can decode it.
 
     Raises:
@@ -162,6 +172,6 @@ def checked_raw(data: Raw, subject: str) -> Raw:
         _decode(data)
     except DECODE_ERRORS as error:
         raise EventRefused(
-            f"event {subject[:80]!r}: expected data as msgpack that can be decoded, found: {error}"
+            f"{what} {subject[:80]!r}: expected data as msgpack that can be decoded, found: {error}"
         ) from error
     return Raw(bytes(data))

@@ -26,6 +26,7 @@ from headrace.engine.control_wire import (
     PauseArguments,
     RedriveArguments,
     Request,
+    SignalArguments,
     WireEvent,
     addressable,
     packed,
@@ -33,6 +34,7 @@ from headrace.engine.control_wire import (
 from headrace.engine.emission import Emission, checked, time_ns_of
 from headrace.engine.errors import CommandRefused, EngineUnreachable, HeadraceError
 from headrace.engine.payload import ENCODE_ERRORS
+from headrace.engine.waiting import encoded_signal
 
 TIMEOUT_S: Final = 60.0
 BATCH_COUNT: Final = 1000
@@ -48,6 +50,7 @@ _KINDS: Final = (
     errors.RedriveRefused,
     errors.RuleNotFound,
     errors.RunNotFound,
+    errors.SignalRefused,
     errors.SnapshotUnusable,
 )
 """Errors that are raised here as they were there."""
@@ -163,6 +166,17 @@ class ControlClient:
             As `ask`.
         """
         sequence: int = self.ask("redrive", RedriveArguments(run_id, from_start))["sequence"]
+        return sequence
+
+    def signal(self, run_id: int, name: str, data: Any) -> int:
+        """Send a signal to an open run; return its sequence once it is durable.
+
+        Raises:
+            TypeError, ValueError, EventRefused: as `Engine.signal`; nothing was stored.
+            Others as `ask`.
+        """
+        arguments = SignalArguments(run_id, name, encoded_signal(name, data))
+        sequence: int = self.ask("signal", arguments)["sequence"]
         return sequence
 
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:

@@ -83,6 +83,14 @@ class RedriveArguments(Struct):
     from_start: bool = False
 
 
+class SignalArguments(Struct):
+    """What ``signal`` takes."""
+
+    run: int
+    name: str
+    data: Raw
+
+
 class PauseArguments(Struct):
     """What ``pause`` takes: it resumes, too."""
 

@@ -14,7 +14,7 @@ from msgspec import Raw
 from headrace.engine.errors import LogError
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import EventStored, RunLaunched, StepRequested, decode
-from headrace.engine.runs import Step, digest_of, with_key
+from headrace.engine.run_state import Step, digest_of, with_key
 
 VALUE_CHARS_MAX: Final = 120
 _MISSING: Final = object()
@@ -50,7 +50,7 @@ def both_sides(
 
 def _recorded(log: EventLog, step: Step) -> tuple[Any, str | None] | None:
     """Return the arguments or the data, and the key, as the log has them."""
-    if step.kind == "sleep":
+    if step.kind in ("sleep", "receive", "wait"):
         return _MISSING, None
     try:
         for _, records in log.read(after=step.sequence - 1):

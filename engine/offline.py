@@ -26,6 +26,7 @@ from headrace.engine.redriving import redrive_of
 from headrace.engine.restore import restore
 from headrace.engine.rule_requests import acknowledgement_of, pause_of, storable
 from headrace.engine.state import EngineState
+from headrace.engine.waiting import encoded_signal, signal_of
 
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 LOOK_BACK: Final = 64
@@ -165,6 +166,19 @@ class OfflineLog:
                 state, self.log, run_id, from_start=from_start, at_ns=state.at_ns
             )
         )
+
+    def signal(self, run_id: int, name: str, data: Any) -> int:
+        """Send a signal to an open run, which gets it at the next start; return its sequence.
+
+        Takes as long as the log is, as `cancel`.
+
+        Raises:
+            RunNotFound, SignalRefused, EventRefused, ValueError: as `Engine.signal`; nothing
+                was written.
+            LogUnusable, LogCorrupt: as `cancel`.
+        """
+        raw = encoded_signal(name, data)
+        return self._ask(lambda state: signal_of(state, run_id, name, raw, at_ns=state.at_ns))
 
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         """Pause a rule, or resume it; return the record's sequence, 0 if it is so already.

@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.decider import Watched
-from headrace.engine.errors import EventRefused, SignalMismatch
+from headrace.engine.errors import Diverged, EventRefused, SignalMismatch
 from headrace.engine.event import Awaited, Firing
 from headrace.engine.firings import FiringLoader
 from headrace.engine.record import Details, Met, WaitKind, WaitRequested, text_for_record, thaw
 from headrace.engine.retry import seconds_of
-from headrace.engine.runs import Step, digest_of
+from headrace.engine.run_state import Step
 from headrace.engine.steps import Steps
 from headrace.engine.timers import Timers
 from headrace.engine.waiting import check_name
@@ -133,9 +133,17 @@ class RunWaits(Steps):
             self._check_since(since)
         name = text_for_record(watched.text, TEXT_CHARS_MAX)
         ordinal = self._next_ordinal()
-        step = self._recorded(ordinal, "wait", name, watched.digest)
+        step = self._recorded(ordinal, "wait", name, None)
         if step is None:
             step = self._wait_requested(ordinal, "wait", name, timeout_ns, since, watched.digest)
+        elif step.digest != watched.digest:
+            raise Diverged(
+                self.id,
+                ordinal,
+                recorded=f"wait {name} of fingerprint {step.digest.hex()}",
+                asked=f"the same of fingerprint {watched.digest.hex()}: its functions, or what "
+                "they close over, are others",
+            )
         if step.status == "pending":
             await self._watch(step, ordinal, watched)
         await self._pipeline.committed(max(step.sequence, step.ended))
@@ -167,7 +175,6 @@ class RunWaits(Steps):
     ) -> Step:
         at_ns = self._pipeline.tick()
         due_ns = None if timeout_ns is None else at_ns + timeout_ns
-        digest = digest and digest_of(digest)
         record = WaitRequested(at_ns, self.id, ordinal, kind, name, due_ns, since, digest)
         self._pipeline.put(record)
         return self._state.steps[ordinal]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.engine.engine import Engine
     from headrace.engine.errors import (
         AppNotFound,
+        CircuitOpen,
         ConcurrentSteps,
         Diverged,
         DurabilityLost,
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
         RulesFileError,
         RunEnded,
         RunNotFound,
+        SignalMismatch,
+        SignalRefused,
         SegmentGone,
         StepCancelled,
         StepFailed,
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
     )
     from headrace.engine.event import Event, Firing
     from headrace.engine.failure import Failure
+    from headrace.engine.limits import Breaker, Rate
     from headrace.engine.log import FileLog, MemoryLog
     from headrace.engine.resources import Resource
     from headrace.engine.retry import Retry
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "AppNotFound",
+    "Breaker",
+    "CircuitOpen",
     "ConcurrentSteps",
     "Condition",
     "Diverged",
@@ -93,6 +99,7 @@ __all__ = [
     "Match",
     "MemoryLog",
     "Pattern",
+    "Rate",
     "RedriveRefused",
     "RemoteError",
     "Resource",
@@ -103,6 +110,8 @@ __all__ = [
     "Run",
     "RunEnded",
     "RunNotFound",
+    "SignalMismatch",
+    "SignalRefused",
     "SegmentGone",
     "StepCancelled",
     "StepFailed",
@@ -127,6 +136,8 @@ __all__ = [
 _HOMES = {
     "App": "headrace.app",
     "AppNotFound": "headrace.engine.errors",
+    "Breaker": "headrace.engine.limits",
+    "CircuitOpen": "headrace.engine.errors",
     "ConcurrentSteps": "headrace.engine.errors",
     "Condition": "headrace.triggers.condition",
     "Diverged": "headrace.engine.errors",
@@ -153,6 +164,7 @@ _HOMES = {
     "Match": "headrace.triggers.pattern",
     "MemoryLog": "headrace.engine.log",
     "Pattern": "headrace.triggers.pattern",
+    "Rate": "headrace.engine.limits",
     "RedriveRefused": "headrace.engine.errors",
     "RemoteError": "headrace.engine.errors",
     "Resource": "headrace.engine.resources",
@@ -163,6 +175,8 @@ _HOMES = {
     "Run": "headrace.engine.run",
     "RunEnded": "headrace.engine.errors",
     "RunNotFound": "headrace.engine.errors",
+    "SignalMismatch": "headrace.engine.errors",
+    "SignalRefused": "headrace.engine.errors",
     "SegmentGone": "headrace.engine.errors",
     "StepCancelled": "headrace.engine.errors",
     "StepFailed": "headrace.engine.errors",

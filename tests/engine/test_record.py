@@ -222,6 +222,9 @@ def test_tags_never_change() -> None:
         "run.redriven": 29,
         "breaker.moved": 30,
         "crashes.counted": 31,
+        "wait.requested": 23,
+        "wait.ended": 24,
+        "signal.sent": 25,
         "rule.fired": 64,
         "run.released": 65,
         "run.replaced": 66,
@@ -268,6 +271,8 @@ def test_a_field_from_the_future_is_passed_over(kind: type[Any]) -> None:
         "StepKind": "call",
         "CircuitMove": "open",
         "Outcome": "run",
+        "WaitKind": "receive",
+        "bytes": b"x",
     }
     values = [sample.get(annotation) for annotation in kind.__annotations__.values()]
     whole = [kind.__struct_config__.tag, *values, "what the future", ["has", 2, "say"]]

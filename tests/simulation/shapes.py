@@ -18,6 +18,7 @@ from headrace import (
     App,
     Emission,
     Engine,
+    Failure,
     Firing,
     MemoryLog,
     RedriveRefused,
@@ -62,6 +63,8 @@ def make_app(trail: Trail) -> App:
     _add_modes(app, trail)
     _add_reactions(app, trail)
     _add_launches(app, trail)
+    _add_followers(app, trail)
+    _add_waits(app, trail)
     return app
 
 
@@ -328,6 +331,75 @@ def _add_launches(app: App, trail: Trail) -> None:
             await trail.engine.redrive(firing.events[0].data["run"])
 
 
+def _add_followers(app: App, trail: Trail) -> None:
+    @app.task
+    async def mourn(run: Run, failure: Failure) -> str:
+        trail.step(run)
+        return f"{failure.task} with {failure.input}: {failure.error}"
+
+    @app.task(on_failure=mourn, retry=Retry(attempts=2, wait_first=2, jitter=0))
+    async def judge(run: Run, n: int) -> None:
+        trail.step(run)
+        await run.sleep(1)
+        raise ValueError(n)
+
+    @app.task(then=judge)
+    async def count(run: Run, letters: str) -> int:
+        trail.step(run)
+        return len(letters)
+
+    @app.task(then=count)
+    async def repeat(run: Run, times: int) -> str:
+        trail.step(run)
+        return "x" * times
+
+    @app.rule(on("follow", int))
+    async def follow(run: Run, firing: Firing[int]) -> None:
+        trail.step(run)
+        await run.call(repeat, firing.events[0].data)
+
+
+def _add_waits(app: App, trail: Trail) -> None:
+    @app.rule(on("ask"))
+    async def asker(run: Run) -> list[Any]:
+        trail.step(run)
+        first = await run.receive("first", int)
+        await run.sleep(4)
+        second = await run.receive("second", int, timeout=30)
+        third = await run.receive("third", timeout=5)
+        return [first, second, third, run.now()]
+
+    @app.rule(on("tell", tuple[str, int]))
+    async def teller(run: Run, firing: Firing[tuple[str, int]]) -> None:
+        trail.step(run)
+        assert trail.engine is not None
+        name, number = firing.events[0].data
+        for view in trail.engine.runs("active"):
+            if view.task == "asker":
+                with suppress(RunNotFound):  # the crash may let it be told twice
+                    await trail.engine.signal(view.id, name, number)
+
+    @app.rule(on("start"))
+    async def starter(run: Run) -> list[Any]:
+        trail.step(run)
+        asked = await run.emit("starting")
+        early = await run.wait(on("started", float), since=asked)
+        high = on("level", int).where(lambda e: e.data > 5)
+        held = await run.wait(high.hold(for_=3))
+        two = await run.wait(on("level", int).count(2, within=20), timeout=40)
+        beat = await run.wait(on("level"), since=run.cause, timeout=5)
+        none = await run.wait(on("never"), timeout=6)
+        if run.attempt == 1:
+            await run.emit("went", [early.events[0].data, held.at])
+        numbers = None if two is None else [event.data for event in two.events]
+        return [early.events[0].data, held.at, numbers, beat is None, none, run.now()]
+
+    @app.rule(on("starting"))
+    async def answer(run: Run) -> None:
+        trail.step(run)
+        await run.emit("started", run.now())
+
+
 Input = list[tuple[float, str, Any]]
 """Seconds since the start, subject, data."""
 
@@ -362,6 +434,15 @@ INPUT: Input = [
     (47, "order", None),
     (47, "bulky", None),
     (48, "break", None),
+    (49, "ask", None),
+    (49, "start", None),
+    (50, "tell", ("first", 1)),
+    (51, "level", 7),
+    (52, "tell", ("second", 2)),
+    (55, "level", 8),
+    (56, "level", 9),
+    (50, "follow", 3),
+    (51, "follow", 70_000),
     (60, "chain", 8),
     (60, "order", None),
     (70, "order", None),
@@ -390,8 +471,8 @@ async def feed(engine: Engine, events: Input) -> None:
 
 # ---------------------------------------------------------------- what came of it
 
-_IDS = re.compile(r"\brun \d+")
-_NOT_SAID = ("run", "firing", "event")
+_IDS = re.compile(r"\brun(?:':)? \d+")
+_NOT_SAID = ("run", "parent", "firing", "event")
 
 
 class Outcome(msgspec.Struct):

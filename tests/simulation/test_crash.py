@@ -78,6 +78,9 @@ async def test_the_shapes_do_what_they_should() -> None:
         "SleepRequested",
         "RunLaunched",
         "RunRedriven",
+        "WaitRequested",
+        "WaitEnded",
+        "SignalSent",
         "CancelRequested",
         "RuleFired",
         "RunReleased",
@@ -96,7 +99,11 @@ async def test_the_shapes_do_what_they_should() -> None:
         "launch bill{'what': 'coal'} [of the day]: result coal",
         "result [70000, 70000, 1]",
         "result [1, 2]",
+        "result judge with {'n': 3}: ValueError: 3",
+        "result judge with {'n': 70000}: ValueError: 70000",
         "redriven at",
+        "result [1, 2, None, 1400000059.0]",
+        "result [1400000049.0, 1400000054.0, [8, 9], False, None, 1400000062.0]",
     ):
         assert said in runs, runs
     assert sum(outcome.events.values()) > len(INPUT) + 20

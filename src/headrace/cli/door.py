@@ -39,6 +39,10 @@ class Door(Protocol):
         """Let a dead letter go on; return the record's sequence."""
         ...
 
+    def signal(self, run_id: int, name: str, data: object) -> int:
+        """Send a signal to an open run; return its sequence."""
+        ...
+
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         """Pause a rule, or resume it; return the record's sequence, 0 if it was so already."""
         ...
@@ -63,6 +67,9 @@ class _Online:
     def redrive(self, run_id: int, *, from_start: bool) -> int:
         return self._client.redrive(run_id, from_start=from_start)
 
+    def signal(self, run_id: int, name: str, data: object) -> int:
+        return self._client.signal(run_id, name, data)
+
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         return self._client.pause(rule, reason, paused=paused)
 
@@ -84,6 +91,9 @@ class _Offline:
 
     def redrive(self, run_id: int, *, from_start: bool) -> int:
         return self._log.redrive(run_id, from_start=from_start)
+
+    def signal(self, run_id: int, name: str, data: object) -> int:
+        return self._log.signal(run_id, name, data)
 
     def pause(self, rule: str, reason: str, *, paused: bool) -> int:
         return self._log.pause(rule, reason, paused=paused)

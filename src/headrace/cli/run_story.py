@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from headrace.cli import run_waits
 from headrace.cli.errors import OK
 from headrace.cli.logs import decoded, opened, plain_raw, records
 from headrace.cli.output import Output, write_document
@@ -50,6 +51,8 @@ class Story(Struct):
     error: str | None = None
     steps: dict[int, Any] = {}
     """By ordinal: the story of a task, or what else was asked for."""
+    signals: list[r.SignalSent] = []
+    """Those that it has not received."""
     forgotten: list[int] = []
     """Of a dead letter: the steps that a redrive executes again."""
 
@@ -240,6 +243,8 @@ class _Teller:
         elif isinstance(record, r.SleepRequested):
             until = rfc3339(record.due_ns)
             story.steps[record.ordinal] = {"kind": "sleep", "until": until, "status": "pending"}
+        elif isinstance(record, (r.WaitRequested, r.WaitEnded, r.SignalSent)):
+            run_waits.take(story.steps, story.signals, record)
 
     def _end(self, story: Story, status: str) -> None:
         story.status, story.ended_ns = status, self._at_ns
@@ -321,6 +326,8 @@ def _lines(story: dict[str, Any], indent: str) -> list[str]:
         elif step["kind"] == "launch":
             key = safe(step["key"] or "")
             lines.append(f"{inner}launch {safe(step['task'])} [{key}]  record {step['sequence']}")
+        elif step["kind"] in ("receive", "wait"):
+            lines.append(inner + run_waits.line(step))
         else:
             lines.append(f"{inner}sleep until {step['until']}  {step['status']}")
     if "blob" in story:

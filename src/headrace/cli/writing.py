@@ -39,6 +39,9 @@ EventData = Annotated[
     str | None,
     Parameter(name="DATA", allow_leading_hyphen=True, help="JSON; without: null."),
 ]
+SignalName = Annotated[
+    str, Parameter(name="NAME", help="The signal's name, which the run asks for.")
+]
 EventId = Annotated[
     str | None,
     Parameter(help="An id: what is stored already under it, of this source, is not stored again."),
@@ -218,6 +221,25 @@ def runs_redrive_command(
     from headrace.cli.redrive import redrive
 
     return redrive(folder, runs, output, task=task, since=since, from_start=from_start, rate=rate)
+
+
+@_command(runs_app, "signal")
+def runs_signal_command(
+    folder: LogFolder,
+    run: RunNumber,
+    name: SignalName,
+    data: EventData = None,
+    /,
+    *,
+    output: Output = "table",
+) -> int:
+    """Send a signal to an open run, which gets it from run.receive, and print its sequence.
+
+    Without a running engine the next start acts on it.
+    """
+    from headrace.cli.signal import send
+
+    return send(folder, run, name, data, output)
 
 
 @_command(log_app, "export")
