@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from headrace.engine.executor import Executor
-from headrace.engine.runs import RunState, Step
+from headrace.engine.run_state import RunState, Step
 from headrace.engine.steps import Steps
 from headrace.engine.task import TaskSpec
 

@@ -19,7 +19,7 @@ from headrace.engine.record import (
     StepRequested,
     text_for_record,
 )
-from headrace.engine.runs import RunState
+from headrace.engine.run_state import RunState
 
 ERROR_CHARS_MAX: Final = 4000
 

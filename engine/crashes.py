@@ -7,7 +7,8 @@ back to 0.
 
 from __future__ import annotations
 
-from headrace.engine.runs import RunState, RunTable
+from headrace.engine.run_state import RunState
+from headrace.engine.runs import RunTable
 
 
 class Crashes:

@@ -10,7 +10,8 @@ from typing import Final
 from headrace.engine import record as r
 from headrace.engine.errors import RedriveRefused, RunNotFound
 from headrace.engine.restore import ReadableLog
-from headrace.engine.runs import RunState, packed_run
+from headrace.engine.run_state import RunState
+from headrace.engine.runs import packed_run
 from headrace.engine.state import EngineState
 
 ENDS: Final = (r.RunFailed, r.RunCompleted, r.RunCancelled, r.RunReplaced, r.RunRedriven)

@@ -36,6 +36,7 @@ from headrace.engine.processes import Processes
 from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
+from headrace.engine.runs import Progress
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch
@@ -504,6 +505,11 @@ class Runner:
         assert isinstance(run, Run)
         attempt = self._attempts.get(run.id)
         return attempt is not None and attempt.run is run and attempt.stopped is None
+
+    def progress(self) -> dict[int, Progress]:
+        """Return how far attempts say that they have come, by run."""
+        runs = ((run_id, attempt.run._progress) for run_id, attempt in self._attempts.items())
+        return {run_id: progress for run_id, progress in runs if progress is not None}
 
     def _count(self, attempt: Attempt, *, parked: bool) -> None:
         if parked == attempt.is_parked:

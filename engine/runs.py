@@ -8,176 +8,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import Details, RuleFired, RunLaunched, StepKind, StepRequested, thaw
+from headrace.engine.record import RuleFired, RunLaunched, StepRequested, thaw
+from headrace.engine.run_state import RunState, RunStatus, Step, digest_of, register_undo
 from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
 
-ASLEEP: Final = ("sleep", "receive")
-"""The calls that records end, whether the run's code is there or not."""
-
-RunStatus = Literal[
-    "waiting",
-    "active",
-    "retrying",
-    "compensating",
-    "completed",
-    "failed",
-    "dead",
-    "cancelled",
-]
-StepStatus = Literal["pending", "done", "failed", "cancelled"]
-
-
-class Waiting(Struct, gc=False):
-    """What ends a wait for a signal or for a pattern, besides the signal and the events."""
-
-    due_ns: int | None
-    """When it ends in any case."""
-    since: int
-    """A pattern is met by events after this sequence."""
-    until: int = 0
-    """Sequence of the timer by which its time has run out; 0: it has not."""
-
-
-class Step(Struct, gc=False):
-    """One call of a run, by its ordinal: what was asked and what came of it."""
-
-    kind: Literal["call", "spawn", "launch", "sleep", "emit", "receive", "wait", "compensate"]
-    name: str
-    """The task, or for an emit the subject."""
-    digest: bytes
-    """Of the arguments (call, spawn, launch) or of the data (emit); empty for a sleep."""
-    sequence: int
-    """Of the record that asked; for a task that is the id of the child run."""
-    status: StepStatus
-    at_ns: int
-    """Log time of its last change."""
-    result: Raw | None = None
-    error: str | None = None
-    blob: bytes | None = None
-    """Digest of the file that has the result, if it is too large to be here."""
-    ended: int = 0
-    """Sequence of the record that ended the child run; 0: it has not, or an old log."""
-    wait: Waiting | None = None
-    """Of a wait that is open: what ends it."""
-
-
-class Undo(Struct, array_like=True, frozen=True, gc=False):
-    """A task that undoes what a run has done, if that fails."""
-
-    task: str
-    args: bytes
-    is_forgotten: bool = False
-    """The attempt that registered it has failed, and the next may not come that way; it is
-    executed nevertheless, unless it is registered again."""
-
-
-class Failing(Struct, array_like=True, frozen=True, gc=False):
-    """How a run ends once all is undone: what `RunFailing` says."""
-
-    error: str
-    traceback: str
-    is_cancelled: bool
-
-
-class RunState(Struct, gc=False):
-    """A run that has not ended."""
-
-    id: int
-    """Sequence of the record that made it."""
-    task: str
-    """The task, or for a run that a firing made the rule."""
-    status: RunStatus
-    created_at_ns: int
-    attempt_at_ns: int
-    """Log time at which the present attempt began."""
-    rule: str = ""
-    key: Any = None
-    events: list[int] = []
-    due_ns: int | None = None
-    branches: list[int] | None = None
-    missed: int = 0
-    args: Raw | None = None
-    parent: int = 0
-    ordinal: int = 0
-    kind: StepKind | None = None
-    trace: int = 0
-    hops: int = 0
-    attempt: int = 1
-    error: str | None = None
-    """Of the last failed attempt."""
-    retry_at_ns: int | None = None
-    cancelling: str | None = None
-    """Why it is being cancelled, if it is."""
-    steps: dict[int, Step] = {}
-    details: Details | None = None
-    """What its firing says beyond its events."""
-    launch_key: str | None = None
-    """The key that it holds, if it was launched under one."""
-    window_ns: int = 0
-    """How long it holds that after its end."""
-    redriven_attempt: int = 0
-    """Attempts before the last redrive: retries are counted from there."""
-    redriven_at_ns: int = 0
-    crashes: int = 0
-    """How often the process died while it may have been executing; see `Crashes`."""
-    signals: dict[str, list[tuple[int, bytes]]] | None = None
-    """Signals that it has not received yet, by name: ``(sequence, data)``, oldest first."""
-
-    version: str = ""
-    """Of the task, in force when the run was made; empty: it had none."""
-    patches: dict[str, bool] = {}
-    """Whether it takes the way of a patch, by name, once that was asked for."""
-    undos: dict[int, Undo] = {}
-    """What `Run.compensate` has registered, by the sequence of that; the step that executes
-    it has that number, negative, as its ordinal."""
-    failing: Failing | None = None
-    """What it will end with, while what it registered to undo is executed."""
-
-    @property
-    def is_startable(self) -> bool:
-        """Whether something of it is to be executed now: its code, or what undoes it."""
-        return self.status == "active" or self.status == "compensating"
-
-    @property
-    def to_undo(self) -> list[int]:
-        """What is still to be undone, by the sequence of what registered it, newest first."""
-        return [
-            number
-            for number in sorted(self.undos, reverse=True)
-            if (step := self.steps.get(-number)) is None or step.status == "pending"
-        ]
-
-    @property
-    def waits_for_time(self) -> bool:
-        """Whether a timer of its own will make it go on: a retry, a sleep or a time-out."""
-        return self.status == "retrying" or any(
-            step.kind == "sleep" if step.wait is None else step.wait.due_ns is not None
-            for step in self.steps.values()
-            if step.status == "pending" and not (step.wait is not None and step.wait.until)
-        )
-
-    @property
-    def is_dormant(self) -> bool:
-        """Whether it waits for a time, a signal or a pattern: nobody can get it through."""
-        return self.status == "retrying" or any(
-            step.status == "pending" and (step.kind == "sleep" or step.wait is not None)
-            for step in self.steps.values()
-        )
-
-    @property
-    def is_asleep(self) -> bool:
-        """Whether its code is at a wait that a record ends: it need not be invoked before."""
-        return bool(self.steps) and any(
-            step.status == "pending" and step.kind in ASLEEP for step in self.steps.values()
-        )
+Progress = tuple[float, float | None]
 
 
 class RunView(Struct, frozen=True, gc=False):
@@ -195,6 +38,8 @@ class RunView(Struct, frozen=True, gc=False):
     events: list[int] = []
     error: str | None = None
     version: str = ""
+    progress: Progress | None = None
+    """How far its attempt has come, as it said by `Run.progress`: done, and of how much."""
 
 
 class Ending(Struct, frozen=True):
@@ -206,40 +51,6 @@ class Ending(Struct, frozen=True):
     error: str | None = None
     blob: bytes | None = None
     """Where the result is, if it is too large for the log."""
-
-
-def digest_of(raw: bytes | Raw) -> bytes:
-    """Return 8 bytes that stand for *raw* when a resumed run asks again."""
-    from hashlib import blake2b  # a tenth of what importing the engine costs
-
-    return blake2b(raw, digest_size=8).digest()
-
-
-def with_key(args: bytes | Raw, key: str | None) -> bytes | Raw:
-    """Return what is compared of a launch: its arguments, and the key if it has one."""
-    return args if key is None else bytes(args) + key.encode()
-
-
-def register_undo(run: RunState, sequence: int, asked: StepRequested) -> None:
-    """Note what *run* wants to be executed should it fail."""
-    args, digest = bytes(asked.args), digest_of(asked.args)
-    for number, undo in run.undos.items():
-        if undo.is_forgotten and (undo.task, undo.args) == (asked.task, args):
-            del run.undos[number]
-            break
-    run.undos[sequence] = Undo(asked.task, args)
-    run.steps[asked.ordinal] = Step(
-        "compensate", asked.task, digest, sequence, "done", asked.at_ns
-    )
-
-
-def forget_undos(run: RunState, ordinals: list[int]) -> None:
-    """Note that the next attempt may not register the undos at *ordinals*."""
-    for ordinal in ordinals:
-        step = run.steps.get(ordinal)
-        if step is not None and step.kind == "compensate":
-            undo = run.undos[step.sequence]
-            run.undos[step.sequence] = msgspec.structs.replace(undo, is_forgotten=True)
 
 
 def view_of(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from headrace.engine.runs import RunState
+from headrace.engine.run_state import RunState
 from headrace.engine.task import TaskSpec
 
 

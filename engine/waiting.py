@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from msgspec import Raw
 
-from headrace.engine.errors import EventRefused, RunNotFound, SignalRefused
+from headrace.engine.errors import RunNotFound, SignalRefused
 from headrace.engine.payload import check_text, encode_stable
 from headrace.engine.record import SignalSent, WaitEnded, WaitRequested
-from headrace.engine.runs import RunState, Step, Waiting
+from headrace.engine.run_state import RunState, Step, Waiting
 
 if TYPE_CHECKING:
     from headrace.engine.state import EngineState

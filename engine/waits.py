@@ -23,7 +23,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import EventRefused
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.record import EventStored, Met, WaitEnded, decode
-from headrace.engine.runs import Step
+from headrace.engine.run_state import Step
 from headrace.engine.subject import matches_user
 from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.timers import NEVER_NS, Timers

@@ -23,7 +23,7 @@ from headrace import any_of, on, silent
 from headrace.engine import record as r
 from headrace.engine.clock import NS
 from headrace.engine.kernel import Kernel
-from headrace.engine.runs import RunState
+from headrace.engine.run_state import RunState
 from headrace.triggers.nodes_clock import AtNode, CronNode, EveryNode
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule

@@ -14,7 +14,7 @@ from msgspec import Raw
 from headrace.engine import record as r
 from headrace.engine.clock import NS
 from headrace.engine.kernel import Kernel
-from headrace.engine.runs import RunStatus
+from headrace.engine.run_state import RunStatus
 from headrace.engine.state import HOPS_MAX
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule, RuleSet
