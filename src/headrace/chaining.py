@@ -54,13 +54,16 @@ def check_follower(link: Link, spec: TaskSpec) -> None:
 def action_of(link: Link, other: Callable[..., Any]) -> Callable[..., Any]:
     """Return the action of the rule that lets *other* follow."""
 
-    async def follow(run: Run, firing: Firing[dict[str, Any]]) -> int:
+    async def follow(run: Run, firing: Firing[dict[str, Any]]) -> None:
         ended = firing.events[0].data
+        given: Any
         if link == "on_failure":
-            return await run.launch(other, msgspec.convert(ended, Failure))
-        blob = ended.get("blob")
-        result = ended["result"] if blob is None else Raw(run._stored(bytes.fromhex(blob)))
-        return await run.launch(other, result)
+            given = msgspec.convert(ended, Failure)
+        elif (blob := ended["blob"]) is not None:
+            given = Raw(run._stored(bytes.fromhex(blob)))
+        else:
+            given = ended["result"]
+        await run.launch(other, given)
 
     follow.__qualname__ = follow.__name__ = f"{link}_{getattr(other, '__name__', 'task')}"
     return follow
