@@ -70,6 +70,8 @@ class Attempt:
         """How many callers are on the stack of the same worker."""
         self.refused: Exception | None = None
         """What it fails of at once, if it is not to begin."""
+        self.on_begin: Callable[[Attempt], None] | None = None
+        """Called when the code begins: not while it waits for a thread or a process."""
         self.thread_left = False
         """Its thread did not end within the grace period and was disowned."""
 
@@ -79,6 +81,11 @@ class Attempt:
             self.stopped = kind
             self.reason = reason
         self.scope.cancel()
+
+    def begin(self) -> None:
+        """Note that the code begins."""
+        if self.on_begin is not None:
+            self.on_begin(self)
 
     async def carry_out(
         self,
@@ -132,7 +139,7 @@ class Attempt:
         if self.refused is not None:
             raise self.refused
         if spec.process_path is not None:
-            return await self.run._executor.processes.call(spec, self.state.args)
+            return await self.run._executor.processes.call(spec, self.state.args, self.begin)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         if self.state.args is not None:
@@ -145,6 +152,7 @@ class Attempt:
             kwargs[parameter] = self.run._executor.resource(resource)
         call = spec.bind(args, kwargs)
         if spec.is_async:
+            self.begin()
             return await self.run._executor.stopwatch.watch(call(), self._tell_of_step)
         return await in_thread(self, call)
 

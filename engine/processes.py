@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -54,8 +55,10 @@ class Processes:
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
 
-    async def call(self, spec: TaskSpec, args: Raw | None) -> Raw:
+    async def call(self, spec: TaskSpec, args: Raw | None, begin: Callable[[], None]) -> Raw:
         """Call the function of *spec* in a worker; return its result as it is stored.
+
+        *begin* is called when there is one for it, which may take long.
 
         Raises:
             WorkerDied: the process ended in the middle of it.
@@ -66,6 +69,7 @@ class Processes:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._processes_max)
         async with self._limiter:
+            begin()
             call = Call(spec.name, spec.process_path, b"" if args is None else bytes(args))
             answer = await self._answer(spec.name, framed(call))
         if isinstance(answer, Raised):

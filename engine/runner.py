@@ -267,13 +267,13 @@ class Runner:
             attempt.stop(*doom)
         elif self.stopping:
             attempt.stop("shutdown", "the engine stops")
-        if spec.timeout_s is not None and not self._threads.is_left(state.id):
-            self._watch.set_timeout(attempt, spec.timeout_s)
+        if spec.timeout_s is not None or spec.limits is not None:
+            attempt.on_begin = self._let_time_count
         if spec.limits is not None:
             self._limit(attempt, spec.limits)
         outcome = Outcome(stopped="shutdown")
         try:
-            outcome = await attempt.carry_out(self._load_firing, self._in_thread)
+            outcome = await attempt.carry_out(self._load_firing, self._threads.call)
             return await self._settle(attempt, outcome)
         except BaseException:
             # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
@@ -291,8 +291,14 @@ class Runner:
         attempt.refused = self._queue.begin(attempt.state)
         if limits.holds_back:
             attempt.run._again = partial(self._queue.come_back, attempt.state)
-        if limits.heartbeat_ns is not None:
-            self._watch.set_heartbeat(attempt, limits.heartbeat_ns)
+
+    def _let_time_count(self, attempt: Attempt) -> None:
+        """Note that the code of *attempt* begins; before, it may have waited for a thread."""
+        spec = attempt.spec
+        if spec.timeout_s is not None:
+            self._watch.set_timeout(attempt, spec.timeout_s)
+        if spec.limits is not None and spec.limits.heartbeat_ns is not None:
+            self._watch.set_heartbeat(attempt, spec.limits.heartbeat_ns)
 
     def _forget(self, attempt: Attempt, outcome: Outcome) -> None:
         if self._attempts.get(attempt.state.id) is attempt:
@@ -561,15 +567,6 @@ class Runner:
         with suppress(LogError):  # of a record: whoever waits knows it
             self._watch.expire(now_ns)
             self._queue.expire(now_ns)
-
-    async def _in_thread(self, attempt: Attempt, call: Callable[[], Any]) -> Any:
-        """Do *call* in a thread; its time begins when that of an earlier attempt has ended."""
-        run_id, timeout_s = attempt.state.id, attempt.spec.timeout_s
-        if self._threads.is_left(run_id):
-            await self._threads.ended(run_id)
-            if timeout_s is not None:
-                self._watch.set_timeout(attempt, timeout_s)
-        return await self._threads.call(attempt, call)
 
     def stop(self) -> None:
         """Interrupt all that executes; it stays open in the log, for the next start."""

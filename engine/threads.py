@@ -56,21 +56,19 @@ class Threads:
         self._left: dict[int, Event] = {}
         """By run: set once the thread has ended that the run has left behind."""
 
-    def is_left(self, run_id: int) -> bool:
-        """Whether a thread still runs that an earlier attempt of the run has left behind."""
-        return run_id in self._left
+    async def call(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
+        """Return what *function* returns, or raise what it raises, in a thread of the pool.
 
-    async def ended(self, run_id: int) -> None:
-        """Return once no such thread runs."""
+        It may have to wait for a thread, and first for that of an earlier attempt of its run.
+        """
+        run_id = attempt.state.id
         while (left := self._left.get(run_id)) is not None:
             await left.wait()
-
-    async def call(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
-        """Return what *function* returns, or raise what it raises, in a thread of the pool."""
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(THREADS_MAX)
         borrower = object()
         await self._limiter.acquire_on_behalf_of(borrower)
+        attempt.begin()
         ended = self._backend.waiter()
         claim = threading.Lock()  # taken by the thread, or by whoever gives up before it begins
         outcome: list[tuple[Any, BaseException | None]] = []

@@ -89,6 +89,37 @@ async def test_waiting_for_that_thread_takes_no_time_of_the_next_attempt(
     assert attempts == [1, 2]
 
 
+async def test_waiting_for_a_thread_of_the_pool_takes_no_time_of_an_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or what comes last of many would time out without having been executed."""
+    monkeypatch.setattr(threads_module, "THREADS_MAX", 1)
+    app, clock, go, log = App("t"), StepClock(), threading.Event(), MemoryLog()
+    began = list[int]()
+
+    @app.rule(on("first"))
+    def first() -> None:
+        began.append(1)
+        go.wait()
+
+    @app.rule(on("second"), timeout=5)
+    def second() -> None:
+        began.append(2)
+
+    async with opened(app, log, clock) as engine:
+        try:
+            await engine.emit("first")
+            await until(lambda: began)
+            await engine.emit("second")
+            await clock.step(engine, 500)
+        finally:
+            go.set()
+        await engine.drain()
+
+    assert began == [1, 2]
+    assert len(of_kind(log, RunCompleted)) == 2
+
+
 async def test_an_attempt_that_waited_for_that_thread_has_its_timeout(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
