@@ -103,7 +103,8 @@ class Engine(Life):
         *status* picks ``active``, ``waiting``, ``retrying``, ``completed``, ``failed`` (a
         step), ``dead`` (a dead letter) or ``cancelled``.
         """
-        return runs_of(self.kernel, status)
+        progress = self.opened().runner.progress()
+        return runs_of(self.kernel, status, progress=progress)
 
     @overload
     async def launch(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from headrace.engine.breakers import BreakerView
 from headrace.engine.kernel import Kernel
 from headrace.engine.rule_state import RuleStats
-from headrace.engine.runs import RunView, view_of
+from headrace.engine.runs import Progress, RunView, view_of
 from headrace.engine.state import EngineState
 
 
@@ -62,6 +65,8 @@ class StateView(Struct, frozen=True):
     """Whether events are taken: not while the disk is full or the engine stops."""
     alarms: int = 0
     """How many stand."""
+    breakers: list[BreakerView] = []
+    """The circuits of tasks that are not closed."""
 
 
 def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
@@ -92,6 +97,7 @@ def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
         len(state.offers),
         ready,
         len(state.alarms),
+        list(state.breakers.moved.values()),
     )
 
 
@@ -116,10 +122,17 @@ def _rule_of(state: EngineState, name: str, counted: dict[str, int]) -> RuleView
     )
 
 
-def runs_of(kernel: Kernel, status: str | None = None) -> list[RunView]:
-    """Return the runs that are open and the last that ended, newest first."""
+def runs_of(
+    kernel: Kernel, status: str | None = None, *, progress: Mapping[int, Progress] | None = None
+) -> list[RunView]:
+    """Return the runs that are open and the last that ended, newest first.
+
+    *progress* is what attempts have said of theirs, by run.
+    """
     table = kernel.state.runs
     views: list[Any] = [view_of(run) for run in table.active.values()]
+    if progress:
+        views = [replace(view, progress=progress.get(view.id)) for view in views]
     views += table.ended
     known = {view.id for view in table.ended}
     views += (view for view in kernel.state.dead.views() if view.id not in known)
