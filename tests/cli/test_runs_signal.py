@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,8 @@ async def ask(run: Run, firing: Firing[int]) -> list[object]:
 def desk(headrace: Call, tmp_path: Path) -> Path:
     """A log with one run that waits for a signal, and its app beside it."""
     (tmp_path / "desk.py").write_text(DESK)
-    (tmp_path / "in.jsonl").write_text('{"subject": "request", "data": 7}\n{"subject": "paid"}\n')
+    lines = [{"subject": "request", "data": 7, "time": 1e9}, {"subject": "paid", "time": 1e9}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     finish(headrace, tmp_path / "desk.log", "in.jsonl")
     return tmp_path / "desk.log"
 
@@ -60,7 +62,10 @@ def test_a_signal_waits_for_the_next_start(headrace: Call, desk: Path) -> None:
     finish(headrace, desk)
 
     story = headrace("runs", "show", desk, run, "-o", "json").json
-    assert (story["status"], story["result"]) == ("completed", [True, [story["steps"][1]["events"][0]]])
+    assert (story["status"], story["result"]) == (
+        "completed",
+        [True, [story["steps"][1]["events"][0]]],
+    )
     assert [(step["kind"], step["status"]) for step in story["steps"]] == [
         ("receive", "done"),
         ("wait", "done"),

@@ -243,6 +243,11 @@ async def cool_down(run: Run, firing: Firing[Reading]) -> None:
     assert_type(await run.call(stored, 3), str)
     assert_type(await run.emit("fans.start", {"speed": 1.0}), int)
     await run.sleep(5)
+    assert_type(await run.receive("answer", Reading), Reading)
+    assert_type(await run.receive("answer", Reading, timeout=5), Reading | None)
+    met = await run.wait(readings.where(high).count(3, within=60), since=run.cause)
+    assert_type(met.events[0].data.celsius, float)
+    assert_type(await run.wait(hot, timeout=5), Firing[Reading] | None)
 
 
 # ---------------------------------------------------------------- engine and tests
@@ -258,6 +263,7 @@ async def embed() -> None:
         assert_type(await engine.launch(ask, "t1"), int)
         assert_type(await engine.keyed("t1").launch(look, depth=3), int)
         assert_type(await engine.redrive(17, from_start=True), int)
+        assert_type(await engine.signal(17, "answer", Reading(20)), int)
 
 
 fired = firings(hot, [(0, "sensors.t1.temperature", Reading(95))], until=60)

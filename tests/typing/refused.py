@@ -81,6 +81,10 @@ async def cool(run: Run, firing: Firing[Reading]) -> None:
     await run.keyed("t1").launch(page)  # type: ignore[call-overload]
     run.keyed(17)  # type: ignore[arg-type]
     await run.map(page, ["t1"])  # type: ignore[arg-type]
+    await run.wait("sensors.*")  # type: ignore[call-overload]
+    (await run.wait(readings)).events[0].data.fahrenheit  # type: ignore[attr-defined]
+    (await run.wait(readings, timeout=5)).events  # type: ignore[union-attr]
+    await run.receive(17)  # type: ignore[call-overload]
     answer = await run.call(page, "t1", 2.5)
     answer += 1  # type: ignore[operator]
     answer = firing.events[0].data.fahrenheit  # type: ignore[attr-defined]
