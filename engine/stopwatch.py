@@ -59,6 +59,7 @@ class _Watched:
             except StopIteration as stop:
                 return stop.value
             finally:
+                argument = None  # an error would hold this frame, and so itself
                 took_ns = clock() - begun_ns
                 if took_ns > limit_ns:
                     own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)

@@ -110,6 +110,8 @@ class TaskSpec:
             if self.run_name or self.firing_name
             else "a resource"
             if self.resources
+            else "a heartbeat, which needs a Run"
+            if self.limits is not None and self.limits.heartbeat_ns is not None
             else None
         )
         if found is not None:

@@ -331,6 +331,12 @@ def test_what_cannot_work_is_refused_when_it_is_declared(function: Any, said: st
         App("t").task(process=True, name="bad")(function)
 
 
+def test_a_heartbeat_is_refused() -> None:
+    """Nothing there could give it, so each attempt would fail."""
+    with pytest.raises(TypeError, match="process=True: expected .* found a heartbeat"):
+        App("t").task(process=True, heartbeat=5)(at_the_top)
+
+
 def test_a_lambda_is_refused() -> None:
     """It has a name that leads nowhere."""
     with pytest.raises(TypeError, match="found a lambda"):
