@@ -333,7 +333,7 @@ def test_what_cannot_work_is_refused_when_it_is_declared(function: Any, said: st
 
 def test_a_heartbeat_is_refused() -> None:
     """Nothing there could give it, so each attempt would fail."""
-    with pytest.raises(TypeError, match="process=True: expected .* found a heartbeat"):
+    with pytest.raises(TypeError, match=r"process=True: expected .* found a heartbeat"):
         App("t").task(process=True, heartbeat=5)(at_the_top)
 
 
