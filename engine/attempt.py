@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from anyio import get_cancelled_exc_class
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, ValidationError
 
 from headrace.engine import stopwatch
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.clock import NS
-from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed
+from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed, TypeChanged
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
@@ -32,7 +32,7 @@ ERROR_CHARS_MAX: Final = 1000
 _OWN_FILES: Final = (__file__, stopwatch.__file__)
 """Whose lines say nothing about a task's failure."""
 
-_FINAL: Final = (BlobUnusable, Diverged, EventRefused)
+_FINAL: Final = (BlobUnusable, Diverged, EventRefused, TypeChanged)
 """What another attempt would not change."""
 
 StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "shutdown"]
@@ -121,11 +121,13 @@ class Attempt:
                     raise ending from None
             finally:
                 self.run.is_over = True
+        if self.stopped == "deadline":  # also if its code had its turn first, and ended in it
+            return Outcome(failure=TimeoutError(self.reason))
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":
                 limit_s = self.spec.timeout_s
                 return Outcome(failure=TimeoutError(f"the attempt took over {limit_s:g} s"))
-            if self.stopped in ("heartbeat", "deadline"):
+            if self.stopped == "heartbeat":
                 return Outcome(failure=TimeoutError(self.reason))
             return Outcome(stopped=self.stopped or "shutdown")
         return Outcome(result=result, failure=failure)
@@ -143,7 +145,7 @@ class Attempt:
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         if self.state.args is not None:
-            args, kwargs = spec.decode_args(self.state.args)
+            args, kwargs = self._stored_args(self.state.args)
         if spec.run_name is not None:
             kwargs[spec.run_name] = self.run
         if spec.firing_name is not None:
@@ -155,6 +157,16 @@ class Attempt:
             self.begin()
             return await self.run._executor.stopwatch.watch(call(), self._tell_of_step)
         return await in_thread(self, call)
+
+    def _stored_args(self, raw: Raw) -> tuple[list[Any], dict[str, Any]]:
+        try:
+            return self.spec.decode_args(raw)
+        except ValidationError as error:
+            raise TypeChanged(
+                f"run {self.state.id}: expected stored arguments that fit {self.spec.name!r} as it "
+                f"is declared now, found {error}; let old runs finish with the old code, declared "
+                f"beside it with a version"
+            ) from error
 
     def _tell_of_step(self, took_ns: int) -> None:
         """Warn of code that kept all else from its turn."""

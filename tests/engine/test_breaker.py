@@ -149,9 +149,7 @@ async def test_failures_that_are_far_apart_do_not_open_it() -> None:
 async def test_retries_count_and_wait_too() -> None:
     """A run that backs off is one more attempt each time; while it is open it does not begin."""
     retry = Retry(attempts=6, wait_first=1, wait_max=1, jitter=0)
-    app, clock, began, fails, work = flaky(
-        Breaker(failures=3, within=60, open_for=30), retry=retry
-    )
+    app, clock, began, fails, work = flaky(Breaker(failures=3, within=60, open_for=30), retry=retry)
     async with opened(app, clock=clock) as engine:
         run = await engine.launch(work)
         await clock.step(engine, 10)

@@ -64,6 +64,8 @@ def make_app(trail: Trail) -> App:
     _add_reactions(app, trail)
     _add_launches(app, trail)
     _add_followers(app, trail)
+    _add_completions(app, trail)
+    _add_sagas(app, trail)
     _add_waits(app, trail)
     return app
 
@@ -400,6 +402,88 @@ def _add_waits(app: App, trail: Trail) -> None:
         await run.emit("started", run.now())
 
 
+def _add_completions(app: App, trail: Trail) -> None:
+    @app.task(version="1")
+    async def paced(run: Run, seconds: float) -> float:
+        raise AssertionError("no run is of this version")
+
+    @app.task(name="paced", version="2")
+    async def pace(run: Run, seconds: float) -> float:
+        trail.step(run)
+        await run.sleep(seconds)
+        if seconds == 2.5:
+            raise ValueError("two and a half")
+        return seconds
+
+    @app.rule(on("sprint"))
+    async def sprint(run: Run) -> list[Any]:
+        trail.step(run)
+        first = await run.race(*[run.spawn(pace, n) for n in (3.0, 1.0, 2.0)])
+        try:
+            await run.race(run.spawn(pace, 3.5), run.spawn(pace, 2.5))
+        except StepFailed as error:
+            return [first, error.error, run.patched("sprint")]
+        return [first]
+
+    @app.rule(on("stream"))
+    async def stream(run: Run) -> list[Any]:
+        trail.step(run)
+        came = list[Any]()
+        async for index, result in run.map_as_completed(pace, [4.0, 1.0, 3.0, 6.0, 1.5]):
+            came.append([index, result])
+            if index == 2:
+                break
+        try:
+            async for index, result in run.map_as_completed(
+                pace, [2.5, 0.5, 0.75, 9.0], max_concurrency=2
+            ):
+                came.append([index, result])
+        except StepFailed as error:
+            await run.emit("streamed", [*came, error.error])
+        return came
+
+
+def _add_sagas(app: App, trail: Trail) -> None:
+    @app.task(retry=STEADY)
+    async def release(run: Run, what: str) -> None:
+        trail.step(run)
+        await run.sleep(1)
+        if run.attempt == 1 or what == "train":
+            raise OSError(f"{what} is not released")
+        await run.emit(f"released.{what}", run.now())
+
+    @app.task
+    async def book(run: Run, what: str) -> str:
+        trail.step(run)
+        return what
+
+    @app.rule(on("saga"), retry=STEADY)
+    async def saga(run: Run) -> None:
+        trail.step(run)
+        for what in ("hotel", "train", "flight"):
+            await run.call(book, what)
+            await run.compensate(release, what)
+        raise ValueError("no visa")
+
+    @app.rule(on("tour"))
+    async def tour(run: Run) -> None:
+        trail.step(run)
+        await run.compensate(release, "bus")
+        await run.call(book, "guide")
+        await run.compensate(release, "guide")
+        await run.sleep(1000)
+
+    @app.rule(on("cancel-tours"))
+    async def cancel_tours(run: Run) -> None:
+        trail.step(run)
+        engine = trail.engine
+        assert engine is not None
+        for other in engine.runs("active"):
+            if other.task == "tour":
+                with suppress(RunNotFound):  # it has ended
+                    await engine.cancel(other.id, "rain")
+
+
 Input = list[tuple[float, str, Any]]
 """Seconds since the start, subject, data."""
 
@@ -443,6 +527,11 @@ INPUT: Input = [
     (56, "level", 9),
     (50, "follow", 3),
     (51, "follow", 70_000),
+    (52, "sprint", None),
+    (52, "stream", None),
+    (53, "saga", None),
+    (54, "tour", None),
+    (56, "cancel-tours", None),
     (60, "chain", 8),
     (60, "order", None),
     (70, "order", None),
@@ -530,6 +619,9 @@ def outcome_of(log: MemoryLog) -> Outcome:
         elif isinstance(record, r.AttemptFailed):
             attempts[record.run] += 1
             text = f"{names[record.run]}: {record.error} again at {record.retry_at_ns}"
+            made.runs[_IDS.sub("run N", text)] += 1
+        elif isinstance(record, r.RunFailing):
+            text = f"{names[record.run]}: undone at {record.at_ns} because of {record.error}"
             made.runs[_IDS.sub("run N", text)] += 1
         elif isinstance(record, (r.RunCompleted, r.RunFailed, r.RunCancelled)):
             text = f"{names[record.run]}: {_end_text(record)} at {record.at_ns}"

@@ -87,6 +87,9 @@ async def test_the_shapes_do_what_they_should() -> None:
         "RunReplaced",
         "RunCancelling",
         "RuleMismatch",
+        "PatchMarked",
+        "RunFailing",
+        "TasksListed",
     } - {"RunReplaced"}
     for said in (
         "a newer firing restarts it",
@@ -99,6 +102,12 @@ async def test_the_shapes_do_what_they_should() -> None:
         "launch bill{'what': 'coal'} [of the day]: result coal",
         "result [70000, 70000, 1]",
         "result [1, 2]",
+        "another one won the race",
+        "result [1.0, 'ValueError: two and a half', True]",
+        "result [[1, 1.0], [4, 1.5], [2, 3.0], [1, 0.5], [2, 0.75]]",
+        "because of ValueError: no visa",
+        "failed ValueError: no visa; not undone: release (run N): OSError: train is not released",
+        "cancelled: rain at",
         "result judge with {'n': 3}: ValueError: 3",
         "result judge with {'n': 70000}: ValueError: 70000",
         "redriven at",
