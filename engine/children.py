@@ -206,6 +206,8 @@ class Handle(Generic[R]):
 
     async def _done(self) -> None:
         if not self._is_done:
+            if self._parent._current_task() is not self._parent._host:
+                self._parent._executor.check_wait(self.run_id)
             parking = self._parent._parking()
             self._wakes.append(parking.wake)
             await parking.wait()

@@ -24,8 +24,8 @@ from headrace.engine.payload import check_text
 from headrace.engine.redriving import redrive_of
 from headrace.engine.run import Run
 from headrace.engine.runs import RunView
-from headrace.engine.waiting import encoded_signal, signal_of
 from headrace.engine.views import StateView, runs_of, state_of
+from headrace.engine.waiting import encoded_signal, signal_of
 
 P = ParamSpec("P")
 
@@ -162,10 +162,12 @@ class Engine(Life):
             TaskCancelled: it was cancelled.
             RunNotFound: it is not open, and its result is not kept.
             BlobUnusable: its result was too large for a record, and its file is damaged.
+            WaitsForItself: the code of the run asks, or that of one of its children.
             EngineClosed, DurabilityLost: the engine ended before the run.
         """
         while True:
             core = self.opened()
+            core.runner.check_wait(run_id)
             try:
                 ending = await core.results.ending(run_id)
             except LogFull:
@@ -240,9 +242,7 @@ class Engine(Life):
         # However many runs are open: this is what lets one of them go on.
         await pipeline.room()
         at_ns = pipeline.tick()
-        sequence = pipeline.put(
-            signal_of(pipeline.kernel.state, run_id, name, raw, at_ns=at_ns)
-        )
+        sequence = pipeline.put(signal_of(pipeline.kernel.state, run_id, name, raw, at_ns=at_ns))
         await pipeline.committed(sequence)
         return sequence
 

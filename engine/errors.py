@@ -208,6 +208,17 @@ class ConcurrentSteps(HeadraceError):
     """A step was requested from another task than the run's own."""
 
 
+class WaitsForItself(HeadraceError):
+    """A run was to wait for its own end, or for that of a run that waits for it."""
+
+
+class TypeChanged(HeadraceError):
+    """What the log holds does not fit the types that the code declares by now.
+
+    The run that meets it is given up, without another attempt.
+    """
+
+
 class RunEnded(HeadraceError):
     """A step was asked of a run whose code has returned.  Nothing was recorded."""
 

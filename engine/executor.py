@@ -73,6 +73,10 @@ class Executor(Protocol):
         """Note that the code of *run* waits for children or a timer (+1), or no more (-1)."""
         ...
 
+    def check_wait(self, run_id: int) -> None:
+        """Raise `WaitsForItself` if the code that asks could never end when it waits for a run."""
+        ...
+
     def is_at_work(self, run: object) -> bool:
         """Say whether the code of *run* executes, and nobody has asked for its end."""
         ...

@@ -24,6 +24,7 @@ from headrace.engine.backend import Event
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.compensation import failing_record, undo_all
+from headrace.engine.deadlock import check_wait
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
@@ -89,6 +90,8 @@ class Runner:
             self._queue.declare(spec)
         self._queued: set[int] = set()
         self._attempts: dict[int, Attempt] = {}
+        self._workers: set[Any] = set()
+        """The asyncio or trio tasks that execute runs."""
         self._missing: set[int] = set()
         """Runs whose code is not declared, as was said."""
         self._undoing: dict[int, Parking] = {}
@@ -225,6 +228,7 @@ class Runner:
         """Execute one run after the other, for ever."""
         runs = self.pipeline.kernel.state.runs.active
         self._hired -= 1
+        self._workers.add(self.pipeline.backend.current_task())
         while True:
             active_max = self._active_max or ACTIVE_MAX
             if not self._queue or self._executing >= active_max or self.stopping:
@@ -505,6 +509,13 @@ class Runner:
         elif run._beat_ns is not None:
             run._beat_ns = self._clock.monotonic_ns()
         self._count(attempt, parked=attempt.waits > 0 and attempt.stopped is None)
+
+    def check_wait(self, run_id: int) -> None:
+        """See `Executor`."""
+        current = self.pipeline.backend.current_task()
+        if current in self._workers:
+            at_work = {i: (a.run._host, a.run._ordinal) for i, a in self._attempts.items()}
+            check_wait(self.pipeline.kernel.state.runs.active, at_work, current, run_id)
 
     def is_at_work(self, run: object) -> bool:
         """See `Executor`."""

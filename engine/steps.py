@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Raw, ValidationError
+
 from headrace.engine.backend import Event
 from headrace.engine.clock import NS
 from headrace.engine.divergence import both_sides
@@ -21,6 +23,7 @@ from headrace.engine.errors import (
     RunEnded,
     StepCancelled,
     StepFailed,
+    TypeChanged,
 )
 from headrace.engine.executor import Executor, Rules
 from headrace.engine.parking import Parking
@@ -215,12 +218,22 @@ class Steps:
         self._now_ns = max(self._now_ns, step.at_ns)
         if step.status == "done":
             if step.blob is not None:
-                return spec.decode_result(self._stored(step.blob))
+                return self._decoded(step, spec, self._stored(step.blob))
             assert step.result is not None
-            return spec.decode_result(step.result)
+            return self._decoded(step, spec, step.result)
         self._shown[step.sequence] = self._ordinal
         kind = StepCancelled if step.status == "cancelled" else StepFailed
         raise kind(step.name, step.sequence, step.error or "unknown")
+
+    def _decoded(self, step: Step, spec: TaskSpec, raw: bytes | Raw) -> Any:
+        try:
+            return spec.decode_result(raw)
+        except ValidationError as error:
+            raise TypeChanged(
+                f"run {self.id}, call {self._ordinal}: expected the stored result of {step.name!r} "
+                f"(run {step.sequence}) as its annotation says now, found {error}; let old runs "
+                f"finish with the old code, or redrive this one from its start"
+            ) from error
 
     def _stored(self, blob: bytes) -> bytes:
         try:

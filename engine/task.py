@@ -136,8 +136,8 @@ class TaskSpec:
                 kind = list[kind]  # type: ignore[valid-type]
             elif parameter.kind is parameter.VAR_KEYWORD:
                 kind = dict[str, kind]  # type: ignore[valid-type]
-            fields.append((parameter.name, kind, msgspec.field(default=None)))
-        return msgspec.defstruct(f"{self.name}_args", fields)
+            fields.append((parameter.name, kind, msgspec.field(default=msgspec.UNSET)))
+        return msgspec.defstruct(f"{self.name}_args", fields, forbid_unknown_fields=True)
 
     def encode_args(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
         """Bind and encode a call, as a map by parameter name in deterministic order.
@@ -161,13 +161,15 @@ class TaskSpec:
         """Return the positional and keyword arguments that *raw* holds.
 
         Raises:
-            msgspec.ValidationError: they do not fit the annotations.
+            msgspec.ValidationError: they do not fit the parameters.
         """
         stored = self._decode_args(raw)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for parameter in self.parameters:
             value = getattr(stored, parameter.name)
+            if value is msgspec.UNSET:  # it was declared without this one
+                value = _default_of(parameter)
             if parameter.kind is parameter.VAR_POSITIONAL:
                 args.extend(value)
             elif parameter.kind is parameter.VAR_KEYWORD:
@@ -207,6 +209,17 @@ class TaskSpec:
 
 
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _default_of(parameter: inspect.Parameter) -> Any:
+    """Return what a parameter is if the stored call says nothing of it."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return []
+    if parameter.kind is parameter.VAR_KEYWORD:
+        return {}
+    if parameter.default is parameter.empty:
+        raise msgspec.ValidationError(f"Object missing required field `{parameter.name}`")
+    return parameter.default
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -51,6 +51,8 @@ if TYPE_CHECKING:
         StepFailed,
         TaskCancelled,
         TaskFailed,
+        TypeChanged,
+        WaitsForItself,
         WorkerDied,
     )
     from headrace.engine.event import Event, Firing
@@ -117,6 +119,8 @@ __all__ = [
     "StepFailed",
     "TaskCancelled",
     "TaskFailed",
+    "TypeChanged",
+    "WaitsForItself",
     "WorkerDied",
     "__version__",
     "absent",
@@ -182,6 +186,8 @@ _HOMES = {
     "StepFailed": "headrace.engine.errors",
     "TaskCancelled": "headrace.engine.errors",
     "TaskFailed": "headrace.engine.errors",
+    "TypeChanged": "headrace.engine.errors",
+    "WaitsForItself": "headrace.engine.errors",
     "WorkerDied": "headrace.engine.errors",
     "absent": "headrace.triggers.combine",
     "all_of": "headrace.triggers.combine",
