@@ -14,12 +14,19 @@ from headrace.engine.children import Children, Handle
 
 R = TypeVar("R")
 A = TypeVar("A")
+B = TypeVar("B")
 
 
 class Completions(Children):
     """A run's calls that go by which child ends first."""
 
-    async def race(self, *handles: Handle[R]) -> R:
+    @overload
+    async def race(self, first: Handle[R], second: Handle[A], /) -> R | A: ...
+    @overload
+    async def race(self, first: Handle[R], second: Handle[A], third: Handle[B], /) -> R | A | B: ...
+    @overload
+    async def race(self, *handles: Handle[R]) -> R: ...
+    async def race(self, *handles: Any) -> Any:
         """Return what the first of *handles* to end comes to; cancel and await the others.
 
         The first by the log: after a crash or in another attempt the same one wins again.

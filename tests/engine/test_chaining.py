@@ -284,9 +284,13 @@ async def test_a_crash_neither_loses_what_follows_nor_makes_two() -> None:
 
 def _launched_and_done(log: MemoryLog) -> tuple[list[str], int, bytes]:
     """Return the tasks that were launched, how many runs ended well, and the largest result."""
-    asked = [*of_kind(log, RunLaunched), *of_kind(log, StepRequested)]
+    asked: list[RunLaunched | StepRequested] = [
+        *of_kind(log, RunLaunched),
+        *of_kind(log, StepRequested),
+    ]
     done = of_kind(log, RunCompleted)
-    return [record.task for record in asked], len(done), max(bytes(d.result) for d in done)
+    tasks = [record.task for record in asked]
+    return tasks, len(done), max(bytes(d.result) for d in done)
 
 
 async def test_a_chain_that_is_paused_starts_nothing() -> None:

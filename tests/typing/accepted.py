@@ -237,6 +237,22 @@ async def cool_down(run: Run, firing: Firing[Reading]) -> None:
     assert_type(await run.map(look, range(3)), list[bytes])
     assert_type(await run.map(add_up, [[1], [2]]), list[int])
 
+    assert_type(await run.race(run.spawn(page, "t1")), str)
+    assert_type(await run.race(*[run.spawn(page, name) for name in ("t1", "t2")]), str)
+    assert_type(await run.race(run.spawn(page, "t1"), run.spawn(ask, "t1")), str | list[int])
+    assert_type(
+        await run.race(handle, run.spawn(ask, "t1"), run.spawn(look, depth=3)),
+        str | list[int] | bytes,
+    )
+    async for index, found in run.map_as_completed(ask, ["t1"], max_concurrency=2):
+        assert_type(index, int)
+        assert_type(found, list[int])
+    async for _, image in run.map_as_completed(look, range(3)):
+        assert_type(image, bytes)
+    await run.compensate(page, "t1", peak=2.5)
+    await run.compensate(ask, "t1")
+    assert_type(run.patched("new-pages"), bool)
+
     assert_type(await run.launch(page, "t1"), int)
     assert_type(await run.launch(ask, "t1"), int)
     assert_type(await run.keyed("t1", window=60).launch(page, "t1"), int)
