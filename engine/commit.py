@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from msgspec import Struct
 
@@ -24,13 +24,18 @@ from headrace.engine.errors import EngineClosed, LogError
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
-from headrace.engine.record import ClockStepped, EventStored, Input, SourceOpened, TimerFired, encode
+from headrace.engine.record import (
+    ClockStepped,
+    EventStored,
+    Input,
+    SourceOpened,
+    TimerFired,
+    encode,
+)
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
 from headrace.engine.timers import NEVER_NS
-
-if TYPE_CHECKING:
-    from headrace.engine.waits import Waits
+from headrace.engine.waits import Waits
 
 PENDING_BYTES_MAX: Final = 16 * 1024 * 1024
 

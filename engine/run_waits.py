@@ -1,3 +1,5 @@
+# ruff: noqa: ASYNC109
+# A timeout is in log time and durable: no scope of asyncio could keep it.
 """What a run's code waits for: signals, and patterns over events."""
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class RunWaits(Steps):
         ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "receive", name, None)
         if step is None:
-            step = self._wait_requested(ordinal, "receive", name, timeout_ns)
+            step = self._wait_requested(ordinal, "receive", name, timeout_ns=timeout_ns)
         if step.status == "pending":
             await self._woken(step, ordinal)
         await self._pipeline.committed(step.sequence)
@@ -135,7 +137,9 @@ class RunWaits(Steps):
         ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "wait", name, None)
         if step is None:
-            step = self._wait_requested(ordinal, "wait", name, timeout_ns, since, watched.digest)
+            step = self._wait_requested(
+                ordinal, "wait", name, timeout_ns=timeout_ns, since=since, digest=watched.digest
+            )
         elif step.digest != watched.digest:
             raise Diverged(
                 self.id,
@@ -169,6 +173,7 @@ class RunWaits(Steps):
         ordinal: int,
         kind: WaitKind,
         name: str,
+        *,
         timeout_ns: int | None,
         since: int | None = None,
         digest: bytes = b"",

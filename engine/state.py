@@ -127,6 +127,13 @@ class EngineState(RuleState):
         self.runs.dormant.discard(run.id)
         return ()
 
+    def wake(self, run: RunState, ordinal: int) -> None:
+        """Let the code of *run* go on from its call at *ordinal*, which has ended."""
+        if run.crashes:
+            self.crashes.note_progress(run)
+        self.runs.dormant.discard(run.id)
+        self.effects.append(Effect("wake", run.id, ordinal))
+
     def _run_completed(self, sequence: int, ended: r.RunCompleted) -> Sequence[r.Decision]:
         return self._end(sequence, ended.run, "completed", result=ended.result, blob=ended.blob)
 
@@ -314,7 +321,7 @@ class EngineState(RuleState):
 
     def _crashes_counted(self, _: int, counted: r.CrashesCounted) -> Sequence[Verdict]:
         if counted.trial:
-            self.crashes.trial = counted.trial
+            self.crashes.trial = max(0, counted.trial)
         else:
             self.crashes.count(self.runs)
         return ()

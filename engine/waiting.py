@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
 
+from headrace.engine.crashes import Crashes
 from headrace.engine.errors import RunNotFound, SignalRefused
 from headrace.engine.payload import check_text, encode_stable
 from headrace.engine.record import SignalSent, WaitEnded, WaitRequested
 from headrace.engine.run_state import RunState, Step, Waiting
-
-if TYPE_CHECKING:
-    from headrace.engine.state import EngineState
+from headrace.engine.runs import RunTable
+from headrace.engine.timers import Timers
 
 SIGNALS_MAX: Final = 1000
 """Signals that one run has not received yet, of all names; more are refused."""
@@ -32,6 +32,18 @@ TIMED: Final = ("sleep", "receive", "wait")
 """The calls that a timer under their ordinal may end."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Situation(Protocol):
+    """What of the kernel's state the records of waits change."""
+
+    runs: RunTable
+    timers: Timers
+    crashes: Crashes
+
+    def wake(self, run: RunState, ordinal: int) -> None:
+        """Let the code of *run* go on from its call at *ordinal*, which has ended."""
+        ...
 
 
 # ------------------------------------------------------------ what is asked for
@@ -51,7 +63,7 @@ def check_name(place: str, name: object) -> str:
     return name
 
 
-def signal_of(state: EngineState, run_id: int, name: str, data: Raw, *, at_ns: int) -> SignalSent:
+def signal_of(state: Situation, run_id: int, name: str, data: Raw, *, at_ns: int) -> SignalSent:
     """Return the record of a signal that may be sent now.
 
     Raises:
@@ -85,7 +97,7 @@ def encoded_signal(name: str, data: Any) -> Raw:
 # ------------------------------------------------------------ what records do
 
 
-def requested(state: EngineState, sequence: int, asked: WaitRequested) -> Sequence[Any]:
+def requested(state: Situation, sequence: int, asked: WaitRequested) -> Sequence[Any]:
     """Open a wait, or end it at once with a signal that was there before."""
     run = state.runs.touch(asked.run)
     if run is None:
@@ -113,7 +125,7 @@ def requested(state: EngineState, sequence: int, asked: WaitRequested) -> Sequen
     return ()
 
 
-def sent(state: EngineState, sequence: int, signal: SignalSent) -> Sequence[Any]:
+def sent(state: Situation, sequence: int, signal: SignalSent) -> Sequence[Any]:
     """Hand a signal to the call that waits for it, or keep it for one that will."""
     run = state.runs.touch(signal.run)
     if run is None:
@@ -123,7 +135,7 @@ def sent(state: EngineState, sequence: int, signal: SignalSent) -> Sequence[Any]
         if step.kind == "receive" and step.status == "pending" and step.name == signal.name:
             state.timers.disarm(("", run.id, ordinal))
             _receive(step, sequence, data, at_ns=signal.at_ns)
-            _wake(state, run, ordinal)
+            state.wake(run, ordinal)
             return ()
     if run.signals is None:
         run.signals = {}
@@ -131,7 +143,7 @@ def sent(state: EngineState, sequence: int, signal: SignalSent) -> Sequence[Any]
     return ()
 
 
-def ended(state: EngineState, sequence: int, end: WaitEnded) -> Sequence[Any]:
+def ended(state: Situation, sequence: int, end: WaitEnded) -> Sequence[Any]:
     """End a wait for a pattern."""
     run = state.runs.touch(end.run)
     step = None if run is None else run.steps.get(end.ordinal)
@@ -141,11 +153,11 @@ def ended(state: EngineState, sequence: int, end: WaitEnded) -> Sequence[Any]:
     step.status, step.at_ns, step.ended, step.wait = "done", end.at_ns, sequence, None
     step.result = None if end.met is None else Raw(_encode(end.met))
     step.error = end.error
-    _wake(state, run, end.ordinal)
+    state.wake(run, end.ordinal)
     return ()
 
 
-def timed_out(state: EngineState, run: RunState, ordinal: int, *, at_ns: int, timer: int) -> None:
+def timed_out(state: Situation, run: RunState, ordinal: int, *, at_ns: int, timer: int) -> None:
     """End a sleep or a receive whose time has come; *timer* is the sequence of that record.
 
     A wait for a pattern stays open: what came before may have met it, which nobody has seen
@@ -156,10 +168,10 @@ def timed_out(state: EngineState, run: RunState, ordinal: int, *, at_ns: int, ti
         step.wait = Waiting(step.wait.due_ns, step.wait.since, timer)
     else:
         step.status, step.at_ns, step.wait = "done", at_ns, None
-    _wake(state, run, ordinal)
+    state.wake(run, ordinal)
 
 
-def forget(state: EngineState, run: RunState, ordinal: int) -> None:
+def forget(state: Situation, run: RunState, ordinal: int) -> None:
     """Let the call at *ordinal* be executed again by the next attempt."""
     step = run.steps.pop(ordinal, None)
     if step is not None:
@@ -188,12 +200,3 @@ def _drop_if_empty(run: RunState, name: str) -> None:
     if not run.signals[name]:
         del run.signals[name]
         run.signals = run.signals or None
-
-
-def _wake(state: EngineState, run: RunState, ordinal: int) -> None:
-    from headrace.engine.state import Effect  # which imports this
-
-    if run.crashes:
-        state.crashes.note_progress(run)
-    state.runs.dormant.discard(run.id)
-    state.effects.append(Effect("wake", run.id, ordinal))

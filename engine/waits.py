@@ -12,29 +12,49 @@ is the same when the log is read again after a crash.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-from headrace.engine.backend import in_own_thread
+from headrace.engine.backend import Backend, in_own_thread
 from headrace.engine.decider import Matched, Verdict, Watched
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import EventRefused
+from headrace.engine.kernel import Kernel
 from headrace.engine.log.index import log_time_ns
-from headrace.engine.record import EventStored, Met, WaitEnded, decode
+from headrace.engine.log.protocol import EventLog
+from headrace.engine.record import EventStored, Input, Met, WaitEnded, decode
 from headrace.engine.run_state import Step
 from headrace.engine.subject import matches_user
 from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.timers import NEVER_NS, Timers
 
-if TYPE_CHECKING:
-    from headrace.engine.commit import Pipeline
-
 READ_AT_ONCE: Final = 1000
 """Records that are read without a thread of their own."""
 CHUNK: Final = 20_000
 """Records that a thread reads before the loop has its turn."""
+
+
+class Storing(Protocol):
+    """What waits need of the pipeline: see `headrace.engine.commit.Pipeline`."""
+
+    kernel: Kernel
+    log: EventLog
+    backend: Backend
+    on_change: Callable[[], None]
+
+    def put(self, record: Input) -> int:
+        """Apply and append a record."""
+        ...
+
+    def tick(self) -> int:
+        """Return the log time of a record that is stored now."""
+        ...
+
+    async def committed(self, sequence: int) -> None:
+        """Return once a record is committed."""
+        ...
 
 
 class Watch:
@@ -97,7 +117,7 @@ class Watch:
 class Waits:
     """All waits for patterns that are open in one life of the kernel."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Storing) -> None:
         self._pipeline = pipeline
         self._index: SubjectIndex[Watch] = SubjectIndex()
         self._due: list[tuple[int, int, Watch]] = []
@@ -136,8 +156,7 @@ class Waits:
             watch.activate(step.at_ns)
         if upto > since:
             await pipeline.committed(upto)
-            until = step.wait.until if step.wait is not None else 0
-            await self._read(watch, since, upto, until)
+            await self._read(watch, since, upto)
         for sequence, event in watch.backlog:
             if watch.met is None:
                 watch.feed(sequence, event)
@@ -147,7 +166,9 @@ class Waits:
             watch.advance(pipeline.kernel.state.at_ns)
         self._settle(watch)
 
-    async def _read(self, watch: Watch, since: int, upto: int, until: int) -> None:
+    async def _read(self, watch: Watch, since: int, upto: int) -> None:
+        wait = watch.step.wait
+        until = 0 if wait is None else wait.until
         # One record before, for its time.
         records = _wanted(self._pipeline.log.read(after=max(0, since - 1)), upto, watch.watched)
         count = upto - since

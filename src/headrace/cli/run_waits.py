@@ -22,8 +22,8 @@ def take(steps: dict[int, Any], queued: list[r.SignalSent], record: r.Record) ->
                 _receive(step, signal)
                 break
     elif isinstance(record, r.SignalSent):
-        for step in steps.values():
-            if isinstance(step, dict) and (step["kind"], step.get("name"), step["status"]) == (
+        for step in steps.values():  # some are stories of tasks
+            if type(step) is dict and (step["kind"], step.get("name"), step["status"]) == (
                 "receive",
                 record.name,
                 "pending",
@@ -31,7 +31,8 @@ def take(steps: dict[int, Any], queued: list[r.SignalSent], record: r.Record) ->
                 _receive(step, record)
                 return
         queued.append(record)
-    elif isinstance(record, r.WaitEnded) and isinstance(step := steps.get(record.ordinal), dict):
+    elif isinstance(record, r.WaitEnded) and record.ordinal in steps:
+        step = steps[record.ordinal]
         step["status"] = "done"
         if record.met is not None:
             step["events"] = record.met.events
