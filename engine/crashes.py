@@ -7,8 +7,13 @@ back to 0.
 
 from __future__ import annotations
 
+from typing import Final
+
 from headrace.engine.run_state import RunState
 from headrace.engine.runs import RunTable
+
+TRIAL_OVER: Final = -1
+"""Said instead of a run whose trial begins, if the last one ended with nothing done."""
 
 
 class Crashes:

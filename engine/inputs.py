@@ -327,7 +327,8 @@ class BreakerMoved(Struct, array_like=True, frozen=True, tag=30):
 class CrashesCounted(Struct, array_like=True, frozen=True, tag=31):
     """The process has died: each run whose code may have been executing is counted.
 
-    Or, with `trial`: the code of a run that was counted before begins now, alone among such.
+    Or, with `trial`: the code of a run that was counted before begins now, alone among such;
+    -1: the code of that run waits for others.
     """
 
     at_ns: int

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 from headrace.engine.commit import Pipeline
+from headrace.engine.crashes import TRIAL_OVER
 from headrace.engine.record import CrashesCounted
 from headrace.engine.run_state import RunState
 
@@ -47,6 +48,9 @@ class Trials:
         if self._present == run_id:
             self._present = 0
             self._next()
+            pipeline = self._pipeline
+            if pipeline.kernel.state.crashes.trial == run_id and pipeline.failure is None:
+                pipeline.put(CrashesCounted(pipeline.tick(), TRIAL_OVER))
 
     def _next(self) -> None:
         pipeline = self._pipeline
