@@ -51,6 +51,7 @@ class SystemClock:
 
     async def sleep_until(self, monotonic_ns: int) -> None:
         """See `Clock`."""
+        await checkpoint()  # log time stands still until others had their turn
         # Again if it woke too early: the loop's clock is coarser than ours.
         while (left_ns := monotonic_ns - time.monotonic_ns()) > 0:  # noqa: ASYNC110 (no polling)
             await anyio.sleep(left_ns / NS)

@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.reference.shell import fold
@@ -347,3 +348,22 @@ def test_seconds_become_exact_nanoseconds(seconds: float, expected_ns: int) -> N
 def test_whole_seconds_have_no_error(seconds: int) -> None:
     """Whole seconds of any size are exact."""
     assert seconds_to_ns(seconds) == seconds * NS
+
+
+async def test_a_time_that_has_passed_lets_others_have_their_turn() -> None:
+    """Whoever waits for it in a loop would keep all else from moving on, log time too."""
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await checkpoint()
+
+    clock = SystemClock()
+    async with anyio.create_task_group() as group:
+        group.start_soon(other)
+        for _ in range(5):
+            await clock.sleep_until(clock.monotonic_ns() - 1)
+        group.cancel_scope.cancel()
+    assert turns >= 3
