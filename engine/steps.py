@@ -173,8 +173,8 @@ class Steps:
     def _check_host(self) -> None:
         if self.is_over:
             raise RunEnded(
-                f"{self!r}, call {self._ordinal + 1}: expected a call while its code executes, found "
-                f"that it has ended; do not keep a Run for longer, or launch a run for what is left"
+                f"{self!r}, call {self._ordinal + 1}: expected a call while its code executes, "
+                f"found that it has ended; do not keep a Run for longer, or launch a run for the rest"
             )
         if self._current_task() is not self._host:
             raise ConcurrentSteps(

@@ -171,8 +171,11 @@ class Tasks:
 
     def _declare(self, function: Callable[..., Any], name: str, **options: Any) -> None:
         taken, version = self.tasks.get(name), options["version"]
-        if taken is None or taken.is_action or version == taken.version or (
-            place_of(name, version) in self.older
+        if (
+            taken is None
+            or taken.is_action
+            or version == taken.version
+            or (place_of(name, version) in self.older)
         ):
             made = self._spec(function, name, **options)
         else:

@@ -183,7 +183,8 @@ async def test_crash_anywhere_goes_on_with_the_undo(end: str) -> None:
             await quiet(engine)
             await engine.cancel(first + 1, "no money")
         await settle(engine, clock)
-    whole = of_kind(log, RunFailed if end == "fail" else RunCancelled)[-1]
+    kind: type[RunFailed] | type[RunCancelled] = RunFailed if end == "fail" else RunCancelled
+    whole = of_kind(log, kind)[-1]
     begun = next(s for s, upto in enumerate(borders(log)) if of_kind(log.copy(upto), RunFailing))
 
     for upto in borders(log)[begun:]:
@@ -194,7 +195,7 @@ async def test_crash_anywhere_goes_on_with_the_undo(end: str) -> None:
             await late.step(engine, 60)
             await engine.drain()
             await check_live(engine)
-        ended = of_kind(left, type(whole))[-1]
+        ended = of_kind(left, kind)[-1]
         assert ended.run == whole.run
         text = ended.error if isinstance(ended, RunFailed) else ended.reason
         assert ("no trip" if end == "fail" else "no money") in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -36,11 +36,12 @@ async def test_step_of_a_run_that_has_ended_is_refused(later: str) -> None:
         return 1
 
     async def ask() -> None:
-        for call in (
+        calls: list[Callable[[Run], Awaitable[Any]]] = [
             lambda run: run.call(one),
             lambda run: run.sleep(1),
             lambda run: run.emit("x"),
-        ):
+        ]
+        for call in calls:
             with pytest.raises((RunEnded, ConcurrentSteps)) as caught:
                 await call(kept[0])
             errors.append(str(caught.value))

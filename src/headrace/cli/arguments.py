@@ -165,7 +165,17 @@ DryRun = Annotated[
     bool, Parameter(negative=(), show_default=False, help="Only say what would be removed.")
 ]
 Status = Annotated[
-    Literal["waiting", "active", "retrying", "completed", "failed", "dead", "cancelled"] | None,
+    Literal[
+        "waiting",
+        "active",
+        "retrying",
+        "compensating",
+        "completed",
+        "failed",
+        "dead",
+        "cancelled",
+    ]
+    | None,
     Parameter(help="Only such runs; dead is a dead letter, failed a step that failed."),
 ]
 Strict = Annotated[

@@ -149,12 +149,21 @@ class _Teller:
 
     def _take_step(self, sequence: int, asked: r.StepRequested) -> None:
         parent = self.stories.get(asked.parent)
+        if asked.kind == "compensate":
+            if parent is not None:
+                parent.steps[asked.ordinal] = {
+                    "kind": "compensate",
+                    "task": asked.task,
+                    "input": plain_raw(asked.args),
+                    "sequence": sequence,
+                }
+            return
         if parent is None and sequence != self._run:
             return
         story = self.stories[sequence] = Story(
             sequence,
             asked.task,
-            asked.kind,
+            "undo" if asked.ordinal < 0 else asked.kind,
             "active",
             self._at_ns,
             key=parent.key if parent is not None else None,
@@ -232,6 +241,8 @@ class _Teller:
         elif isinstance(record, r.RunCancelled):
             self._end(story, "cancelled")
             story.error = record.reason
+        elif isinstance(record, r.RunFailing):
+            story.status, story.error = "compensating", record.error
         elif isinstance(record, r.RunReplaced):
             self._end(story, "cancelled")
             story.error = "a newer firing replaced it"
@@ -256,7 +267,8 @@ class _Teller:
 
 def _document(story: Story) -> dict[str, Any]:
     steps: list[dict[str, Any]] = []
-    for ordinal, step in sorted(story.steps.items()):
+    # What undoes others comes behind them, and has negative ordinals.
+    for ordinal, step in sorted(story.steps.items(), key=lambda item: (item[0] < 0, item[0])):
         told = _document(step) if isinstance(step, Story) else step
         steps.append({"ordinal": ordinal, **told})
     return {
