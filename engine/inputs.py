@@ -381,6 +381,8 @@ class WaitRequested(Struct, array_like=True, frozen=True, gc=False, tag=23):
     """For a pattern: it is met by events after this sequence; ``None``: after this record."""
     digest: bytes = b""
     """Stands for the pattern when a resumed run asks again."""
+    subjects: list[str] = []
+    """Those of the engine's own events that may meet it: they are stored while it is open."""
 
 
 class WaitEnded(Struct, array_like=True, frozen=True, gc=False, tag=24):

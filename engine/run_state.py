@@ -34,6 +34,8 @@ class Waiting(Struct, gc=False):
     """A pattern is met by events after this sequence."""
     until: int = 0
     """Sequence of the timer by which its time has run out; 0: it has not."""
+    subjects: list[str] = []
+    """Those of the engine's own events that may meet its pattern."""
 
 
 class Step(Struct, gc=False):

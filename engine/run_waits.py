@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, Final, TypeVar, overload
 
@@ -19,6 +20,7 @@ from headrace.engine.record import Details, Met, WaitKind, WaitRequested, text_f
 from headrace.engine.retry import seconds_of
 from headrace.engine.run_state import Step
 from headrace.engine.steps import Steps
+from headrace.engine.subject import is_reserved
 from headrace.engine.timers import Timers
 from headrace.engine.waiting import check_name
 from headrace.engine.waits import Waits
@@ -138,7 +140,13 @@ class RunWaits(Steps):
         step = self._recorded(ordinal, "wait", name, None)
         if step is None:
             step = self._wait_requested(
-                ordinal, "wait", name, timeout_ns=timeout_ns, since=since, digest=watched.digest
+                ordinal,
+                "wait",
+                name,
+                timeout_ns=timeout_ns,
+                since=since,
+                digest=watched.digest,
+                subjects=watched.subjects,
             )
         elif step.digest != watched.digest:
             raise Diverged(
@@ -177,10 +185,12 @@ class RunWaits(Steps):
         timeout_ns: int | None,
         since: int | None = None,
         digest: bytes = b"",
+        subjects: Iterable[str] = (),
     ) -> Step:
         at_ns = self._pipeline.tick()
         due_ns = None if timeout_ns is None else at_ns + timeout_ns
-        record = WaitRequested(at_ns, self.id, ordinal, kind, name, due_ns, since, digest)
+        own = [subject for subject in subjects if is_reserved(subject)]
+        record = WaitRequested(at_ns, self.id, ordinal, kind, name, due_ns, since, digest, own)
         self._pipeline.put(record)
         return self._state.steps[ordinal]
 

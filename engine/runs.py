@@ -15,6 +15,7 @@ from msgspec import Raw, Struct
 
 from headrace.engine.record import RuleFired, RunLaunched, StepRequested, thaw
 from headrace.engine.run_state import RunState, RunStatus, Step, digest_of, register_undo
+from headrace.engine.subject import matches
 from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
@@ -87,6 +88,8 @@ class RunTable:
         """The versions in force, by task."""
         self.dormant: set[int] = set()
         """Which of them wait for a time, and so are none that need to be got through."""
+        self.listening: set[int] = set()
+        """Those that wait for events of the engine's own, or have done so."""
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
         self._writing: RunsWriting | None = None
         self.watched: dict[int, Callable[[Ending], None]] = {}
@@ -103,6 +106,16 @@ class RunTable:
     def pending(self) -> int:
         """How many runs are open and do not wait for a time."""
         return len(self.active) - len(self.dormant)
+
+    def listens(self, subject: str) -> bool:
+        """Say whether an open run waits for an event of the engine's own on *subject*."""
+        return bool(self.listening) and any(
+            matches(pattern, subject)
+            for run_id in self.listening
+            for step in self.active[run_id].steps.values()
+            if step.wait is not None
+            for pattern in step.wait.subjects
+        )
 
     def of_rule(self, task: str, key: Any) -> list[int]:
         """Return the ids of the runs of *task* for *key* that firings made, oldest first.
@@ -231,6 +244,7 @@ class RunTable:
             self._end_children(run, at_ns=at_ns)
         del self.active[run.id]
         self.dormant.discard(run.id)
+        self.listening.discard(run.id)
         if run.rule:
             place = (run.task, run.key)
             ids = self._by_rule[place]
@@ -300,6 +314,8 @@ class RunTable:
             self._add(run)
             if run.is_dormant:
                 self.dormant.add(run.id)
+            if any(step.wait is not None and step.wait.subjects for step in run.steps.values()):
+                self.listening.add(run.id)
 
 
 _decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, bytes]]).decode

@@ -62,6 +62,7 @@ class EngineState(RuleState):
         """``system`` or ``input``; empty before the first start."""
         self.cursors: dict[int, int] = {}
         self.runs = RunTable()
+        self.lifecycle.wants = lambda at: decider.wants(at) or self.runs.listens(at)
         self.launches = Launches()
         self.dead = DeadLetters()
         self.breakers = Breakers()

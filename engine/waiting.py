@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from headrace.engine.crashes import Crashes
 from headrace.engine.errors import RunNotFound, SignalRefused
@@ -112,7 +113,7 @@ def requested(state: Situation, sequence: int, asked: WaitRequested) -> Sequence
         sequence,
         "pending",
         asked.at_ns,
-        wait=Waiting(asked.due_ns, since),
+        wait=Waiting(asked.due_ns, since, 0, asked.subjects),
     )
     queue = (run.signals or {}).get(asked.name) if asked.kind == "receive" else None
     if queue:
@@ -122,6 +123,8 @@ def requested(state: Situation, sequence: int, asked: WaitRequested) -> Sequence
     if asked.due_ns is not None:
         state.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
     state.runs.dormant.add(run.id)
+    if asked.subjects:
+        state.runs.listening.add(run.id)
     return ()
 
 
@@ -165,7 +168,7 @@ def timed_out(state: Situation, run: RunState, ordinal: int, *, at_ns: int, time
     """
     step = run.steps[ordinal]
     if step.kind == "wait" and step.wait is not None:
-        step.wait = Waiting(step.wait.due_ns, step.wait.since, timer)
+        step.wait = replace(step.wait, until=timer)
     else:
         step.status, step.at_ns, step.wait = "done", at_ns, None
     state.wake(run, ordinal)

@@ -229,7 +229,12 @@ async def test_too_many_signals_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "data", "error"),
-    [("", 1, ValueError), (7, 1, TypeError), ("a", object(), EventRefused), ("x" * 300, 1, ValueError)],
+    [
+        ("", 1, ValueError),
+        (7, 1, TypeError),
+        ("a", object(), EventRefused),
+        ("x" * 300, 1, ValueError),
+    ],
 )
 async def test_bad_signals_are_refused(name: Any, data: Any, error: type[Exception]) -> None:
     """What cannot be a signal is said, and nothing is stored."""

@@ -56,6 +56,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         "int | None": st.none() | INT64,
         "str | None": st.none() | TEXT,
         "list[int]": st.lists(NUMBERS, max_size=5),
+        "list[str]": st.lists(TEXT, max_size=3),
         "list[int] | None": st.none() | st.lists(NUMBERS, max_size=5),
         "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=4),
         "dict[str, int]": st.dictionaries(TEXT, INT64, max_size=4),
@@ -273,6 +274,7 @@ def test_a_field_from_the_future_is_passed_over(kind: type[Any]) -> None:
         "Outcome": "run",
         "WaitKind": "receive",
         "bytes": b"x",
+        "list[str]": ["x"],
     }
     values = [sample.get(annotation) for annotation in kind.__annotations__.values()]
     whole = [kind.__struct_config__.tag, *values, "what the future", ["has", 2, "say"]]

@@ -7,16 +7,29 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from tests.engine.stand import Gate, GatedLog, StepClock, check_live, of_kind, opened, quiet
+from tests.engine.stand import (
+    FullLog,
+    Gate,
+    GatedLog,
+    StepClock,
+    check_live,
+    fill_disk,
+    make_room,
+    of_kind,
+    opened,
+    quiet,
+)
 
 from headrace import App, Emission, MemoryLog, Retry, Run, all_of, on, sequence, silent
 from headrace.engine.record import (
+    EventStored,
     RunCancelled,
     RunCompleted,
     RunFailed,
     WaitEnded,
     WaitRequested,
 )
+from headrace.engine.waits import READ_AT_ONCE
 
 
 class Fan(msgspec.Struct):
@@ -373,3 +386,124 @@ async def test_bad_waits_are_refused(arguments: Any, how: Any, part: str) -> Non
     (failed,) = of_kind(log, RunFailed)
     assert part in failed.error
     assert not of_kind(log, WaitRequested)
+
+
+async def test_a_long_look_back_is_read_beside_the_loop() -> None:
+    """More than is read at once; what it finds is the same."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run, since: int) -> list[int]:
+        firing = await run.wait(on("n", int).where(lambda e: e.data % 1500 == 7), since=since)
+        other = await run.wait(on("other"), since=since)
+        return [firing.events[0].data, other.events[0].sequence]
+
+    async with opened(app, log, clock=clock) as engine:
+        first = await engine.emit("n", 7)
+        await engine.emit_many([("n", n) for n in range(8, READ_AT_ONCE + 1000)])
+        other = await engine.emit("other")
+        run_id = await engine.launch(start, first)
+        assert await engine.result(run_id) == [1507, other]
+        await check_live(engine)
+
+
+async def test_an_open_wait_keeps_the_log_from_its_beginning_on() -> None:
+    """A snapshot says that it needs what the wait would read after a restart."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run, since: int) -> None:
+        await run.wait(on("up"), since=since)
+
+    async with opened(app, log, clock=clock, snapshot_every=0) as engine:
+        first = await engine.emit("n")
+        await engine.emit_many([("n", None)] * 10)
+        await engine.launch(start, first)
+        await quiet(engine)
+        held = await engine.snapshot()
+        await engine.emit("up")
+        await quiet(engine)
+        assert not engine.runs("active")
+        free = await engine.snapshot()
+
+    needs = log.snapshots.needs()
+    assert needs[held] == first + 1
+    assert needs[free] > first + 10
+
+
+async def test_what_cannot_be_recorded_is_one_clear_error() -> None:
+    """The event is stored all the same, and everybody else goes on."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run) -> None:
+        await run.wait(on("n").batch(2, within=60).aggregate(lambda _: "x" * 2_000_000))
+
+    @app.task
+    async def other(run: Run) -> int:
+        return len((await run.wait(on("n").batch(2, within=60))).events)
+
+    async with opened(app, log, clock=clock) as engine:
+        run_id = await engine.launch(start)
+        await engine.launch(other)
+        await quiet(engine)
+        await engine.emit_many([("n", 1), ("n", 2)])
+        await quiet(engine)
+        await check_live(engine)
+
+    (failed,) = of_kind(log, RunFailed)
+    assert failed.run == run_id
+    for part in (f"run {run_id}, call 1", "on('n')", "expected at most"):
+        assert part in failed.error
+    assert results(log) == [2]
+
+
+async def test_a_full_disk_lets_waits_go_on_once_there_is_room() -> None:
+    """With another life of the kernel, which reads again what the pattern has seen."""
+    app, log, clock = App("t"), FullLog(), StepClock()
+
+    @app.task
+    async def start(run: Run) -> list[Any]:
+        firing = await run.wait(on("n", int).count(2, within=600))
+        return [[event.data for event in firing.events], await run.receive("go")]
+
+    async with opened(app, log, clock=clock) as engine:
+        run_id = await engine.launch(start)
+        await quiet(engine)
+        await engine.emit("n", 1)
+        await fill_disk(engine, log)
+        await make_room(engine, log, clock)
+        await engine.emit("n", 2)
+        await engine.signal(run_id, "go", "on")
+        await quiet(engine)
+        await check_live(engine)
+
+    assert results(log) == [[[1, 2], "on"]]
+
+
+async def test_lifecycle_events_meet_patterns_too() -> None:
+    """Such as the end of another run, which is an event that the engine itself stores."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def short(run: Run) -> None:
+        await run.sleep(10)
+
+    @app.task
+    async def start(run: Run) -> int:
+        launched = await run.launch(short)
+        firing = await run.wait(on("run.completed.short"), since=launched)
+        return int(firing.events[0].data["run"] == launched)
+
+    async with opened(app, log, clock=clock) as engine:
+        await engine.launch(start)
+        await quiet(engine)
+        await engine.snapshot()
+    async with opened(app, log, clock=clock) as engine:
+        await clock.step(engine, 10)
+        await engine.launch(short)  # of which nobody wants to know
+        await clock.step(engine, 10)
+        await check_live(engine)
+
+    assert results(log) == [None, 1, None]
+    assert [e.subject for e in of_kind(log, EventStored)] == ["run.completed.short"]

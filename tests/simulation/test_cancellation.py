@@ -48,6 +48,12 @@ async def cancel_a_run(engine: Engine) -> None:
     await engine.cancel(run.id)
 
 
+async def signal_a_run(engine: Engine) -> None:
+    """Send a signal to the run that sleeps, which never receives it."""
+    (run,) = (run for run in engine.runs("active") if run.task == "nap")
+    await engine.signal(run.id, "wake", "up")
+
+
 async def add_a_rule(engine: Engine) -> None:
     """Add a rule that was not declared."""
 
@@ -63,6 +69,7 @@ CALLS: dict[str, Call] = {
         [Emission("work", 1, id="x", source="s"), Emission("work", 2, id="y", source="s")]
     ),
     "cancel": cancel_a_run,
+    "signal": signal_a_run,
     "snapshot": lambda engine: engine.snapshot(),
     "pause": lambda engine: engine.pause("work"),
     "resume": lambda engine: engine.resume("work"),
