@@ -18,7 +18,14 @@ from msgspec import Raw, Struct, ValidationError
 from headrace.engine import stopwatch
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.clock import NS
-from headrace.engine.errors import BlobUnusable, Diverged, EventRefused, StepFailed, TypeChanged
+from headrace.engine.errors import (
+    BlobUnusable,
+    Diverged,
+    EventRefused,
+    ProcessDied,
+    StepFailed,
+    TypeChanged,
+)
 from headrace.engine.event import Firing
 from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
@@ -32,10 +39,10 @@ ERROR_CHARS_MAX: Final = 1000
 _OWN_FILES: Final = (__file__, stopwatch.__file__)
 """Whose lines say nothing about a task's failure."""
 
-_FINAL: Final = (BlobUnusable, Diverged, EventRefused, TypeChanged)
+_FINAL: Final = (BlobUnusable, Diverged, EventRefused, ProcessDied, TypeChanged)
 """What another attempt would not change."""
 
-StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "shutdown"]
+StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "killed", "shutdown"]
 
 
 class Outcome(Struct, frozen=True):
@@ -96,6 +103,8 @@ class Attempt:
 
         A cancellation from outside (the parent's, or the host's) goes through.
         """
+        if self.stopped == "killed":  # its code is not to do so again
+            return Outcome(failure=ProcessDied(self.reason))
         if self.state.undos and (self.state.failing is not None or self.stopped is not None):
             # Its code is not to go on: what that has done is to be undone.
             if self.stopped == "deadline":

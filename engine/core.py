@@ -19,8 +19,7 @@ from msgspec import Struct
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
-from headrace.engine.defaults import CRASH_ATTEMPTS_MAX
-from headrace.engine.defaults import PENDING_RUNS_MAX
+from headrace.engine.defaults import CRASH_ATTEMPTS_MAX, PENDING_RUNS_MAX
 from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.errors import LogFull
 from headrace.engine.firings import FiringLoader
@@ -155,7 +154,7 @@ class Core:
             pipeline.put(record)
         at_ns = pipeline.tick()
         if (killer := failure_of_killer(kernel, on_trial, crashes_max, at_ns)) is not None:
-            pipeline.put(killer)
+            self.runner.end_killer(killer)
         for rule in list(kernel.diverged):
             divergence = kernel.diverged.pop(rule)
             pipeline.put(

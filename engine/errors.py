@@ -158,6 +158,10 @@ class TaskCancelled(TaskFailed):
     """A run whose result was asked for was cancelled."""
 
 
+class ProcessDied(HeadraceError):
+    """The process has died too often while a run executed, which is given up for that."""
+
+
 class WorkerDied(HeadraceError):
     """The process that executed a task ended in the middle of it.  The attempt has failed."""
 

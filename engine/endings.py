@@ -1,0 +1,205 @@
+"""`Endings`: how attempts and runs end: with what is left of them, and in which order.
+
+Children end with their parent, what a run has done is undone if it fails, and then its end
+is recorded.  What is told of that, is told once it is durable.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from anyio import CancelScope
+
+from headrace.engine.admission import Admission
+from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_of_late, failure_record
+from headrace.engine.commit import Pipeline
+from headrace.engine.compensation import failing_record, undo_all
+from headrace.engine.large_results import NIL, store_result
+from headrace.engine.parking import Parking
+from headrace.engine.payload import BLOB_BYTES_MIN
+from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
+from headrace.engine.run_state import RunState
+from headrace.engine.signal import Signal
+
+
+class Endings(ABC):
+    """The part of the runner that ends what it has begun."""
+
+    _queue: Admission
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.stopping = False
+        """From here on what is interrupted stays open in the log, for the next start."""
+        self._queued: set[int] = set()
+        self._attempts: dict[int, Attempt] = {}
+        self._doomed: dict[int, tuple[StopReason, str]] = {}
+        """Why runs that are queued are only to be ended."""
+        self._undoing: dict[int, Parking] = {}
+        """Waits of runs for what undoes what they have done."""
+        self._ended: dict[int, list[Callable[[], None]]] = {}
+        self._left = Signal()
+
+    @abstractmethod
+    def start(self, run_id: int) -> None:
+        """See `Executor`."""
+
+    @abstractmethod
+    def _enqueue(self, state: RunState) -> None:
+        """Let a worker execute the run."""
+
+    @abstractmethod
+    def _count(self, attempt: Attempt, *, parked: bool) -> None:
+        """Note whether *attempt* only waits."""
+
+    @abstractmethod
+    def _stop(self, attempt: Attempt, kind: StopReason, reason: str) -> None:
+        """Stop *attempt*."""
+
+    async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
+        """End the children that are left, then record the outcome."""
+        state = attempt.state
+        if outcome.stopped == "shutdown":
+            return 0
+        runs = self.pipeline.kernel.state.runs.active
+        # Also those that this attempt has not asked for, because it went another way.
+        left = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        if left and state.failing is None:
+            left = [run_id for run_id in left if run_id in runs]
+            with CancelScope(shield=True):
+                await self._end_children(left)
+            if self.stopping and any(run_id in runs for run_id in left):
+                return 0
+        if self.pipeline.failure is not None:
+            return 0
+        blob = None
+        if outcome.result is not None and len(bytes(outcome.result)) > BLOB_BYTES_MIN:
+            blob = await store_result(self.pipeline, outcome.result)
+        if state.id not in runs or self.pipeline.failure is not None:
+            return 0  # it was ended from outside, e.g. with its parent
+        now_ns = self.pipeline.tick()
+        if outcome.result is not None:
+            result = outcome.result if blob is None else NIL
+            sequence = self._end(RunCompleted(now_ns, state.id, result, blob))
+            if blob is not None:
+                self.pipeline.after(sequence, partial(self.pipeline.log.blobs.settle, blob))
+            return sequence
+        if outcome.failure is None or state.cancelling is not None:
+            reason = state.cancelling or attempt.reason or "its parent ended"
+            if attempt.thread_left:
+                reason += " (its thread did not end in time and was disowned)"
+            return await self._give_up(attempt, RunCancelled(now_ns, state.id, reason))
+        seed = attempt.run.idempotency_key
+        record = failure_record(attempt, outcome.failure, now_ns=now_ns, seed=seed)
+        return await self._give_up(attempt, record)
+
+    async def _give_up(
+        self, attempt: Attempt, record: RunCancelled | RunFailed | AttemptFailed
+    ) -> int:
+        """Record how an attempt ended; before the end of its run, undo what that has done."""
+        state = attempt.state
+        if state.undos and not isinstance(record, AttemptFailed):
+            if state.failing is None:
+                self.pipeline.put(failing_record(record, state.attempt))
+            with CancelScope(shield=True):
+                end = await undo_all(self.pipeline, state, partial(self._finish_undo, attempt))
+            if end is None:
+                return 0
+            record = end
+        return self._end(record)
+
+    async def _finish_undo(self, attempt: Attempt, run_id: int) -> bool:
+        """Let a child be executed that nothing interrupts; say whether it has ended."""
+        runs, run = self.pipeline.kernel.state.runs.active, attempt.state
+        if run_id in runs and not self.stopping:
+            parking = Parking(
+                self.pipeline.backend.waiter(),
+                lambda change: self._count(attempt, parked=change > 0),
+            )
+            self._undoing[run.id] = parking
+            self.when_ended(run_id, parking.wake)
+            self.start(run_id)
+            await parking.wait()
+            del self._undoing[run.id]
+        return run_id not in runs and self.pipeline.failure is None
+
+    def _end(self, record: Any) -> int:
+        """Record the end of an attempt; tell who waits once that is committed."""
+        sequence = self.pipeline.put(record)
+        run_id: int = record.run
+        if run_id in self._ended and run_id not in self.pipeline.kernel.state.runs.active:
+            calls = self._ended.pop(run_id)
+            for call in calls:
+                self.pipeline.after(sequence, call)
+        return sequence
+
+    async def _end_children(self, left: list[int]) -> None:
+        """Children end with their parent."""
+        runs = self.pipeline.kernel.state.runs.active
+        for run_id in left:
+            self.cancel_child(run_id, "its parent ended")
+        for run_id in left:
+            while run_id in runs and self.pipeline.failure is None:
+                if self.stopping and run_id not in self._attempts:
+                    break  # it undoes something, and the next start goes on with that
+                await self._left.wait()
+
+    def when_ended(self, run_id: int, call: Callable[[], None]) -> None:
+        """See `Executor`."""
+        self._ended.setdefault(run_id, []).append(call)
+
+    def cancel_child(self, run_id: int, reason: str) -> None:
+        """See `Executor`."""
+        state = self._doom(run_id, "cancel", reason)
+        if state is not None:
+            self._end(RunCancelled(self.pipeline.tick(), run_id, reason))
+
+    def _end_late(self, run_id: int, reason: str) -> None:
+        """End a run whose deadline has come: it has failed for good."""
+        state = self._doom(run_id, "deadline", reason)
+        if state is not None:
+            self._end(failure_of_late(state, reason, self.pipeline.tick()))
+
+    def end_killer(self, record: RunFailed) -> None:
+        """End a run that has killed the process too often, as *record* says."""
+        state = self._doom(record.run, "killed", record.error.partition(": ")[2])
+        if state is not None:
+            self._end(record)
+
+    def _doom(self, run_id: int, kind: StopReason, reason: str) -> RunState | None:
+        """Stop the attempt of a run; if that leaves nothing to be stopped, return the run."""
+        attempt = self._attempts.get(run_id)
+        if attempt is not None:
+            self._stop(attempt, kind, reason)
+            return None
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        if state is None:
+            return None
+        if run_id in self._queued:
+            self._queue.discard(state)
+            self._queued.discard(run_id)
+        if not self._has_more_to_end(state):
+            return state
+        # Nobody executes its code: an attempt without that ends its children, and undoes.
+        self._doomed[run_id] = (kind, reason)
+        self._enqueue(state)
+        return None
+
+    def _has_more_to_end(self, state: RunState) -> bool:
+        """Say whether there are children at work, or something to be undone, by them or by it."""
+        if state.undos:
+            return True
+        runs = self.pipeline.kernel.state.runs.active
+        children = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        return any(
+            child in self._attempts or (child in runs and self._has_more_to_end(runs[child]))
+            for child in children
+        )
+
+    def _cancel(self, run_id: int) -> None:
+        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        if state is not None:
+            self.cancel_child(run_id, state.cancelling or "cancelled")

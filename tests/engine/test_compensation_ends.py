@@ -1,0 +1,118 @@
+"""However a run ends without success: what it and its children have done is undone before."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.engine.stand import StepClock, borders, opened, quiet
+
+from headrace import App, Engine, MemoryLog, Run, on
+from headrace.engine.record import CrashesCounted, decode
+
+
+def family(did: list[str], *, deadline: float | None = None) -> App:
+    """Return an app with a child that has booked and sleeps, as its parent does."""
+    app = App("t")
+
+    @app.task
+    async def free(what: str) -> None:
+        did.append(f"freed {what}")
+
+    @app.task
+    async def child(run: Run) -> None:
+        await run.compensate(free, "hotel")
+        await run.sleep(1000)
+
+    @app.task
+    async def parent(run: Run) -> None:
+        run.spawn(child)
+        await run.sleep(1000)
+
+    @app.task(deadline=deadline)
+    async def top(run: Run) -> None:
+        run.spawn(parent)
+        await run.sleep(1000)
+
+    return app
+
+
+async def _cancel(engine: Engine, clock: StepClock) -> None:
+    (top,) = [run.id for run in engine.runs("active") if run.task == "top"]
+    await engine.cancel(top, "no money")
+
+
+async def _let_be_late(engine: Engine, clock: StepClock) -> None:
+    await clock.step(engine, 60)
+
+
+@pytest.mark.parametrize("end", [_cancel, _let_be_late])
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_child_that_sleeps_is_undone_with_its_parent(
+    end: Callable[[Engine, StepClock], Awaitable[None]],
+    restarts: bool,
+) -> None:
+    """Also after a start, when no code of either is there; and before the end of the parent."""
+    did, clock, log = list[str](), StepClock(), MemoryLog()
+    app = family(did, deadline=50 if end is _let_be_late else None)
+    async with opened(app, log, clock) as engine:
+        await engine.launch(app.tasks["top"].function)
+        await quiet(engine)
+        if not restarts:
+            await end(engine, clock)
+            await quiet(engine)
+    if restarts:
+        async with opened(app, log, clock) as engine:
+            await end(engine, clock)
+            await quiet(engine)
+            assert engine.runs("active") == []
+
+    assert did == ["freed hotel"]
+
+
+def deadly(did: list[str], *, through_child: bool) -> App:
+    """Return an app with a run that books, or whose child does, and then kills the process."""
+    app = App("t")
+
+    @app.task
+    async def free(what: str) -> None:
+        did.append(f"freed {what}")
+
+    @app.task
+    async def booked(run: Run) -> None:
+        await run.compensate(free, "hotel")
+        await run.sleep(1000)
+
+    @app.rule(on("a"))
+    async def kill(run: Run) -> None:
+        if through_child:
+            run.spawn(booked)
+        else:
+            await run.compensate(free, "hotel")
+        did.append("killed")
+        await run._executor.pipeline.backend.event().wait()  # for ever
+
+    return app
+
+
+@pytest.mark.parametrize("through_child", [False, True])
+async def test_run_that_kills_the_process_is_undone(through_child: bool) -> None:
+    """It is given up without its code, and what it has done stays no more than of any other."""
+    did, log = list[str](), MemoryLog()
+    async with opened(deadly(did, through_child=through_child), log, StepClock()) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+        log = log.copy(engine.log.committed_sequence)
+    for _ in range(6):
+        async with opened(deadly(did, through_child=through_child), log, StepClock()) as engine:
+            await quiet(engine)
+            is_over = engine.runs("active") == []
+            dead = engine.runs("dead")
+            if is_over:
+                break
+            log = log.copy(engine.log.committed_sequence)
+
+    assert [run.task for run in dead] == ["kill"]
+    assert str(dead[0].error).startswith("ProcessDied")
+    assert did[-1] == "freed hotel"
+    assert did.count("freed hotel") == 1
