@@ -174,7 +174,7 @@ class Steps:
         if self.is_over:
             raise RunEnded(
                 f"{self!r}, call {self._ordinal + 1}: expected a call while its code executes, "
-                f"found that it has ended; do not keep a Run for longer, or launch a run for the rest"
+                f"found that it has ended; do not keep a Run for longer, or launch another"
             )
         if self._current_task() is not self._host:
             raise ConcurrentSteps(
