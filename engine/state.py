@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine import waiting
+from headrace.engine import undoing, waiting
 from headrace.engine.breakers import Breakers, BreakerView
 from headrace.engine.crashes import Crashes
 from headrace.engine.dead import DeadLetters
@@ -25,7 +25,6 @@ from headrace.engine.lifecycle import data_of_end
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
 from headrace.engine.run_state import (
-    Failing,
     RunState,
     RunStatus,
     Step,
@@ -365,19 +364,6 @@ class EngineState(RuleState):
             run.patches[marked.name] = marked.is_patched
         return ()
 
-    def _run_failing(self, _: int, failing: r.RunFailing) -> Sequence[Verdict]:
-        run = self.runs.touch(failing.run)
-        if run is not None:
-            self._disarm(run)
-            run.status = "compensating"
-            run.retry_at_ns = None
-            run.failing = Failing(failing.error, failing.traceback, failing.is_cancelled)
-            # What it waited for is of no use any more; its children have ended.
-            for ordinal in [n for n, step in run.steps.items() if step.status == "pending"]:
-                waiting.forget(self, run, ordinal)
-            self.runs.dormant.discard(run.id)
-        return ()
-
     def _tasks_listed(self, _: int, listed: r.TasksListed) -> Sequence[Verdict]:
         self.runs.versions = dict(listed.versions)
         return ()
@@ -493,7 +479,7 @@ _INPUTS: Final[dict[type[Any], Callable[[EngineState, int, Any], Sequence[Any]]]
     r.BreakerMoved: EngineState._breaker_moved,
     r.CrashesCounted: EngineState._crashes_counted,
     r.PatchMarked: EngineState._patch_marked,
-    r.RunFailing: EngineState._run_failing,
+    r.RunFailing: undoing.begin,
     r.TasksListed: EngineState._tasks_listed,
     r.WaitRequested: waiting.requested,
     r.WaitEnded: waiting.ended,

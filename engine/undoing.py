@@ -1,0 +1,23 @@
+"""A run that begins to undo what it has done, as the kernel sees it."""
+
+from __future__ import annotations
+
+from headrace.engine import waiting
+from headrace.engine.record import RunFailing
+from headrace.engine.run_state import Failing
+
+
+def begin(state: waiting.Situation, _: int, failing: RunFailing) -> tuple[()]:
+    """Let a run only undo what it has done.  Its children have ended."""
+    run = state.runs.touch(failing.run)
+    if run is not None:
+        if run.retry_at_ns is not None:
+            state.timers.disarm(("", run.id, 0))
+        run.status = "compensating"
+        run.retry_at_ns = None
+        run.failing = Failing(failing.error, failing.traceback, failing.is_cancelled)
+        # What it waited for is of no use any more.
+        for ordinal in [n for n, step in run.steps.items() if step.status == "pending"]:
+            waiting.forget(state, run, ordinal)
+        state.runs.dormant.discard(run.id)
+    return ()
