@@ -482,3 +482,42 @@ async def test_firing_is_the_same_in_each_attempt() -> None:
 
     assert len(seen) == 3
     assert seen[0] == seen[1] == seen[2]
+
+
+# ---------------------------------------------------------------- several policies
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [(OSError("a"), 4), (ValueError("b"), 1), (KeyError("c"), 2), (EOFError(), 1)],
+)
+async def test_of_several_policies_the_first_decides_that_is_for_the_exception(
+    error: Exception, attempts: int
+) -> None:
+    """What goes away is tried often, what does not is not; an exception of none ends the run."""
+    policies = [
+        Retry(on=OSError, attempts=4, wait_first=0),
+        Retry(on=ValueError, attempts=1),
+        tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(KeyError), stop=tenacity.stop_after_attempt(2)
+        ),
+        Retry(on=(OSError, ValueError), attempts=9, wait_first=0),
+    ]
+    waits, _ = await waits_of(policies, error=error)
+    assert len(waits) + 1 == attempts
+
+
+async def test_each_of_several_policies_counts_all_attempts() -> None:
+    """Three attempts of one and then one that allows two: it was the fourth, and the last."""
+    app, clock, log, attempts = App("t"), StepClock(), MemoryLog(), list[int]()
+
+    @app.task(retry=[Retry(on=OSError, attempts=9, wait_first=0), Retry(on=EOFError, attempts=2)])
+    async def act(run: Run) -> None:
+        attempts.append(run.attempt)
+        raise OSError if run.attempt < 4 else EOFError
+
+    async with opened(app, log, clock) as engine:
+        await engine.launch(act)
+        await clock.step(engine, 10)
+    assert attempts == [1, 2, 3, 4]
+    assert len(of_kind(log, RunFailed)) == 1
