@@ -149,9 +149,9 @@ class Admission:
             return run_id
         state = self._pipeline.kernel.state.runs.active.get(run_id)
         if state is None:  # it ended with its parent
-            for gate in self._gates.values():
-                if gate.leave(run_id):
-                    self.admit(gate)
+            for held_by in self._gates.values():
+                if held_by.leave(run_id):
+                    self.admit(held_by)
             return run_id
         gate = self._gates.get(state.task)
         if gate is not None and gate.take_back(state):

@@ -392,7 +392,7 @@ def test_a_limit_that_cannot_work_is_refused_where_it_is_written(wrong: dict[str
     app = App("t")
     with pytest.raises((TypeError, ValueError), match="expected"):
 
-        @app.task(**wrong)
+        @app.task(**wrong)  # type: ignore[untyped-decorator]
         async def work() -> None: ...
 
 
