@@ -104,6 +104,7 @@ class Endings(ABC):
         if state.undos and not isinstance(record, AttemptFailed):
             if state.failing is None:
                 self.pipeline.put(failing_record(record, state.attempt))
+            end: RunFailed | RunCancelled | None = None
             with CancelScope(shield=True):
                 end = await undo_all(self.pipeline, state, partial(self._finish_undo, attempt))
             if end is None:
