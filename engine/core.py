@@ -46,6 +46,8 @@ from headrace.engine.versions import versions_in_force
 EMIT_BATCH: Final = 2000
 """Events that are stored before other tasks get their turn."""
 
+CRASH_ATTEMPTS_MIN: Final = 2
+
 
 class Settings(Struct, frozen=True):
     """What an engine was opened with."""
@@ -60,6 +62,22 @@ class Settings(Struct, frozen=True):
     concurrency: int | None = None
     crash_attempts_max: int = CRASH_ATTEMPTS_MAX
     pending_runs_max: int = PENDING_RUNS_MAX
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work."""
+        if self.processes_max is not None and self.processes_max < 1:
+            raise ValueError(f"processes_max={self.processes_max!r}: expected at least 1")
+        if self.concurrency is not None and self.concurrency < 1:
+            raise ValueError(f"concurrency={self.concurrency!r}: expected at least 1")
+        if self.crash_attempts_max != 0 and self.crash_attempts_max < CRASH_ATTEMPTS_MIN:
+            raise ValueError(
+                f"crash_attempts_max={self.crash_attempts_max!r}: expected 0 (off), or at least 2: "
+                "after one crash nobody knows whose it was"
+            )
+        if self.pending_runs_max < 1:
+            raise ValueError(f"pending_runs_max={self.pending_runs_max!r}: expected at least 1")
+        if self.snapshot_every < 0:
+            raise ValueError(f"snapshot_every={self.snapshot_every!r}: expected at least 0")
 
 
 class Core:

@@ -42,7 +42,6 @@ from headrace.engine.signal import Signal
 from headrace.engine.starting import check_history, prepare_rules
 from headrace.engine.task import TaskSpec
 
-CRASH_ATTEMPTS_MIN: Final = 2
 NOT_OPEN: Final = "the engine is not open; use it with `async with`"
 
 
@@ -90,17 +89,6 @@ class Life:
             pending_runs_max,
         )
         self._grace_s = grace_s
-        if processes_max is not None and processes_max < 1:
-            raise ValueError(f"processes_max={processes_max!r}: expected at least 1")
-        if concurrency is not None and concurrency < 1:
-            raise ValueError(f"concurrency={concurrency!r}: expected at least 1")
-        if crash_attempts_max != 0 and crash_attempts_max < CRASH_ATTEMPTS_MIN:
-            raise ValueError(
-                f"crash_attempts_max={crash_attempts_max!r}: expected 0 (off), or at least 2: "
-                "after one crash nobody knows whose it was"
-            )
-        if pending_runs_max < 1:
-            raise ValueError(f"pending_runs_max={pending_runs_max!r}: expected at least 1")
         if not probe_s > 0:
             raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
         self._probe_ns = seconds_to_ns(probe_s)

@@ -14,7 +14,10 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 SHOWN = re.compile(r"print\(.*\)\s*# (\S.*)$", re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", ["chaining", "runs", "dead-letters", "resources", "execution", "waiting", "fault-tolerance"])
+@pytest.mark.parametrize(
+    "page",
+    ["chaining", "runs", "dead-letters", "resources", "execution", "waiting", "fault-tolerance"],
+)
 def test_the_program_prints_what_the_page_says(page: str, tmp_path: Path) -> None:
     """Behind each ``print`` stands what it prints, and perhaps what that means."""
     (program,) = BLOCK.findall((DOCS / f"{page}.md").read_text())

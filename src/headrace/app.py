@@ -319,21 +319,13 @@ class App(Tasks):
         *resources* replace those that are declared, by name: each a value, or a function that
         returns one or a context manager.
         """
-        if snapshot_every < 0:
-            raise ValueError(f"snapshot_every must be at least 0, not {snapshot_every}")
-        # Loaded only now: an app that is declared and not run does not pay for them.
-        from headrace.engine import commands
-        from headrace.engine.engine import Engine
-        from headrace.engine.log import FileLog
-        from headrace.engine.resources import OpenResources
-
         if isinstance(log, (str, os.PathLike)):
+            from headrace.engine.log import FileLog
+
             log = FileLog(log, durability=durability)
-        rules = list(self.rules.values())
-        engine = Engine(
-            lambda: RuleSet(rules),
-            {**self.older, **self.tasks},
+        return self._engine(
             log,
+            resources,
             clock=clock,
             grace_s=grace_s,
             dedupe_window_s=seconds_of(dedupe_window),
@@ -344,9 +336,23 @@ class App(Tasks):
             concurrency=concurrency,
             crash_attempts_max=crash_attempts_max,
             pending_runs_max=pending_runs_max,
+        )
+
+    def _engine(self, log: EventLog, resources: Mapping[str, Any] | None, **options: Any) -> Engine:
+        # Loaded only now: an app that is declared and not run does not pay for them.
+        from headrace.engine import commands
+        from headrace.engine.engine import Engine
+        from headrace.engine.resources import OpenResources
+
+        rules = list(self.rules.values())
+        engine = Engine(
+            lambda: RuleSet(rules),
+            {**self.older, **self.tasks},
+            log,
             version=__version__,
             declare=self._declared,
             resources=OpenResources(self.resources, resources),
+            **options,
         )
         commands.register(engine.control, engine, version=__version__)
         self._let_files_reload(engine)

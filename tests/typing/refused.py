@@ -85,8 +85,8 @@ async def cool(run: Run, firing: Firing[Reading]) -> None:
     await run.race(page)  # type: ignore[call-overload]
     await run.compensate(page, 5, 2.5)  # type: ignore[call-overload]
     await run.wait("sensors.*")  # type: ignore[call-overload]
-    (await run.wait(readings)).events[0].data.fahrenheit  # type: ignore[attr-defined]
-    (await run.wait(readings, timeout=5)).events  # type: ignore[union-attr]
+    _ = (await run.wait(readings)).events[0].data.fahrenheit  # type: ignore[attr-defined]
+    _ = (await run.wait(readings, timeout=5)).events  # type: ignore[union-attr]
     await run.receive(17)  # type: ignore[call-overload]
     answer = await run.call(page, "t1", 2.5)
     answer += 1  # type: ignore[operator]
