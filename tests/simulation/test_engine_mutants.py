@@ -221,7 +221,7 @@ def wall_clock_in_retry(patch: Patch) -> None:
         made = original(*args, now_ns=SystemClock().wall_ns(), **kwargs)
         return msgspec.structs.replace(made, at_ns=now_ns)
 
-    patch.setattr("headrace.engine.runner.failure_record", failure_record)
+    patch.setattr("headrace.engine.endings.failure_record", failure_record)
 
 
 # ---------------------------------------------------------------- log before act
@@ -325,9 +325,9 @@ def finished_started_again(patch: Patch) -> None:
     """A run whose end is recorded is open again after a restart."""
     original, end = restore.restore, EngineState._end
 
-    def never_end(self: EngineState, run_id: int, *args: Any, **kwargs: Any) -> Any:
+    def never_end(self: EngineState, sequence: int, run_id: int, *args: Any, **kwargs: Any) -> Any:
         run = self.runs.active.get(run_id)
-        return () if run and not run.parent else end(self, run_id, *args, **kwargs)
+        return () if run and not run.parent else end(self, sequence, run_id, *args, **kwargs)
 
     def restored(log: Any, decider: Any, *, clock: str | None) -> Kernel:
         with Patch.context() as inner:
