@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from headrace.engine.backend import Backend, Event
 from headrace.engine.clock import Clock, LogTime
-from headrace.engine.errors import EngineClosed, LogError
+from headrace.engine.errors import DurabilityLost, EngineClosed, LogError
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
@@ -258,6 +258,15 @@ class Pipeline:
                 self.on_effects(due)
             else:
                 due()
+
+    def unreadable(self, what: str, error: OSError) -> DurabilityLost:
+        """Store nothing from now on, since the log cannot be read any more; return why."""
+        lost = DurabilityLost(
+            f"expected to read {what} in the log, found {error}; what was acknowledged is safe; "
+            "check the disk, then open the log again"
+        )
+        self.fail(lost)
+        return lost
 
     def fail(self, failure: Exception) -> None:
         """Store nothing from now on; everybody who waits gets *failure*."""

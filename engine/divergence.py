@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from headrace.engine.errors import LogError
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.reading import reading
 from headrace.engine.record import EventStored, RunLaunched, StepRequested, decode
 from headrace.engine.run_state import Step, digest_of, with_key
 
@@ -23,7 +24,11 @@ _MISSING: Final = object()
 def both_sides(
     log: EventLog, steps: Mapping[int, Step], step: Step, asked: tuple[str, str, Any, str | None]
 ) -> tuple[str, str]:
-    """Return what is recorded as *step*, and what was *asked*: kind, name, data and key."""
+    """Return what is recorded as *step*, and what was *asked*: kind, name, data and key.
+
+    Raises:
+        OSError: the disk failed.
+    """
     kind, name, raw, key = asked
     before = _recorded(log, step)
     if before is None:
@@ -53,18 +58,18 @@ def _recorded(log: EventLog, step: Step) -> tuple[Any, str | None] | None:
     if step.kind in ("sleep", "receive", "wait"):
         return _MISSING, None
     try:
-        for _, records in log.read(after=step.sequence - 1):
-            record = decode(records[0])
-            if isinstance(record, EventStored):
-                return _plain(record.data), None
-            if isinstance(record, (StepRequested, RunLaunched)):
-                key = record.key if isinstance(record, RunLaunched) else None
-                # A key may have been held by a run that was launched with other arguments.
-                is_it = digest_of(with_key(record.args, key)) == step.digest
-                return (_plain(record.args), key) if is_it else None
-            break
+        with reading(log, after=step.sequence - 1) as batches:
+            found = next(batches, None)
     except LogError:
-        pass  # retention has removed it, or it is not durable yet
+        return None  # retention has removed it, or it is not durable yet
+    record = None if found is None else decode(found[1][0])
+    if isinstance(record, EventStored):
+        return _plain(record.data), None
+    if isinstance(record, (StepRequested, RunLaunched)):
+        key = record.key if isinstance(record, RunLaunched) else None
+        # A key may have been held by a run that was launched with other arguments.
+        is_it = digest_of(with_key(record.args, key)) == step.digest
+        return (_plain(record.args), key) if is_it else None
     return None
 
 

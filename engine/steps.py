@@ -198,7 +198,10 @@ class Steps:
             raw is not None and step.digest != digest_of(with_key(raw, key))
         ):
             log, steps = self._pipeline.log, self._state.steps
-            recorded, asked = both_sides(log, steps, step, (kind, name, raw, key))
+            try:
+                recorded, asked = both_sides(log, steps, step, (kind, name, raw, key))
+            except OSError as error:
+                raise self._pipeline.unreadable(f"what {self!r} has recorded", error) from error
             raise Diverged(self.id, ordinal, recorded=recorded, asked=asked)
         return step
 

@@ -24,6 +24,7 @@ from headrace.engine.errors import EventRefused
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.index import log_time_ns
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.reading import reading
 from headrace.engine.record import EventStored, Input, Met, WaitEnded, decode
 from headrace.engine.run_state import Step
 from headrace.engine.subject import matches_user
@@ -54,6 +55,10 @@ class Storing(Protocol):
 
     async def committed(self, sequence: int) -> None:
         """Return once a record is committed."""
+        ...
+
+    def unreadable(self, what: str, error: OSError) -> Exception:
+        """Give up the log, and return why."""
         ...
 
 
@@ -156,7 +161,11 @@ class Waits:
             watch.activate(step.at_ns)
         if upto > since:
             await pipeline.committed(upto)
-            await self._read(watch, since, upto)
+            try:
+                await self._read(watch, since, upto)
+            except OSError as error:
+                what = f"what run {watch.run_id} waits for, after record {since}"
+                raise pipeline.unreadable(what, error) from error
         for sequence, event in watch.backlog:
             if watch.met is None:
                 watch.feed(sequence, event)
@@ -169,24 +178,25 @@ class Waits:
     async def _read(self, watch: Watch, since: int, upto: int) -> None:
         wait = watch.step.wait
         until = 0 if wait is None else wait.until
-        # One record before, for its time.
-        records = _wanted(self._pipeline.log.read(after=max(0, since - 1)), upto, watch.watched)
         count = upto - since
-        while watch.met is None:
-            take = partial(_take, records, CHUNK)
-            if count <= READ_AT_ONCE:
-                chunk = take()
-            else:
-                chunk = await in_own_thread(self._pipeline.backend, take)
-            if not chunk:
-                return
-            for sequence, at_ns, event in chunk:
-                if (until and sequence >= until) or watch.met is not None:
+        # One record before, for its time.
+        with reading(self._pipeline.log, after=max(0, since - 1)) as batches:
+            records = _wanted(batches, upto, watch.watched)
+            while watch.met is None:
+                take = partial(_take, records, CHUNK)
+                if count <= READ_AT_ONCE:
+                    chunk = take()
+                else:
+                    chunk = await in_own_thread(self._pipeline.backend, take)
+                if not chunk:
                     return
-                if at_ns:
-                    watch.activate(at_ns)
-                if event is not None and sequence > since:
-                    watch.feed(sequence, event)
+                for sequence, at_ns, event in chunk:
+                    if (until and sequence >= until) or watch.met is not None:
+                        return
+                    if at_ns:
+                        watch.activate(at_ns)
+                    if event is not None and sequence > since:
+                        watch.feed(sequence, event)
 
     # ------------------------------------------------------------ what comes
 
