@@ -131,15 +131,25 @@ async def test_undisturbed_runs_agree() -> None:
     assert not first.difference(second), "\n".join(first.difference(second))
 
 
-async def test_crash_behind_every_unit(anyio_backend_name: str) -> None:
-    """Wherever the crash comes, nothing is lost, nothing happens twice, nothing hangs."""
+async def crash_behind_units(step: int) -> None:
+    """Compare a crash behind each unit, or each so many, with none."""
     log, expected = await undisturbed()
-    step = 1 if anyio_backend_name == "asyncio" else 9
     for upto in borders(log)[::step]:
         left = log.copy(upto)
         done = completed_runs(left)
         trail = await go_on(left)
         check(left, done, trail, expected, f"cut at {upto}")
+
+
+async def test_crash_behind_many_units(anyio_backend_name: str) -> None:
+    """Wherever the crash comes, nothing is lost, nothing happens twice, nothing hangs."""
+    await crash_behind_units(4 if anyio_backend_name == "asyncio" else 27)
+
+
+@pytest.mark.soak
+async def test_crash_behind_every_unit() -> None:
+    """The same for each of them."""
+    await crash_behind_units(1)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -117,7 +117,7 @@ async def slow_clock() -> None:
 
 
 async def crashes() -> None:
-    """Some of those of `test_crash_behind_every_unit`."""
+    """Some of those of `test_crash_behind_many_units`."""
     log, expected = await crash.undisturbed()
     for upto in crash.borders(log)[::17]:
         left = log.copy(upto)
