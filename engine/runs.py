@@ -360,7 +360,8 @@ class RunsWriting:
             self._note(run)
 
     def _note(self, run: RunState) -> None:
-        since = [step.wait.since + 1 for step in run.steps.values() if step.wait is not None]
+        # From the record at `since` on: at its time the pattern begins, after a restart too.
+        since = [max(1, s.wait.since) for s in run.steps.values() if s.wait is not None]
         oldest = min([run.id, *run.events, *since])
         if self.oldest is None or oldest < self.oldest:
             self.oldest = oldest
