@@ -112,7 +112,11 @@ async def emit_all(engine: Engine, source: str, last: int, said: Callable[[str],
 
 async def live(log: FileLog, act: Act, life: int, last: int, said: Callable[[str], None]) -> None:
     """One life: go on from the log, emit, and let everything end."""
-    async with make_app(act).open(log, snapshot_every=SNAPSHOT_EVERY) as engine:
+    async with make_app(act).open(
+        log,
+        snapshot_every=SNAPSHOT_EVERY,
+        crash_attempts_max=0,  # it is killed for no fault of a run's
+    ) as engine:
         await engine.emit("life", life)
         async with anyio.create_task_group() as group:
             for source in SOURCES:

@@ -176,6 +176,7 @@ class SeededLife(Life):
                 grace_s=0,
                 probe_s=0.001,
                 snapshot_every=self.snapshot_every,
+                crash_attempts_max=0,  # it is cut short for no fault of a run's
             ) as engine:
                 self.trail.engine = engine
                 self.arm(fault)
