@@ -146,8 +146,19 @@ def in_places(made: Groups, model: Groups) -> Groups:
 
 
 def without_order_of_keys(groups: Groups) -> Groups:
-    """Return *groups* by key: among keys of one place there is no order."""
-    return [sorted(group, key=lambda one: repr(one.key)) for group in groups]
+    """Return *groups* by key: among keys of one place, and timers of one moment, is no order."""
+    merged: Groups = []
+    for group in groups:
+        of_timers = [one.at for one in group if one.by_timer]
+        if (
+            merged
+            and of_timers
+            and [one.at for one in merged[-1] if one.by_timer][:1] == [of_timers[0]]
+        ):
+            merged[-1] = [*merged[-1], *group]
+        else:
+            merged.append(group)
+    return [sorted(group, key=lambda one: repr(one.key)) for group in merged]
 
 
 def assert_same(shell: Shell, spec: Spec, timeline: list[Given]) -> None:
