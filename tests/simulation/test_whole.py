@@ -14,7 +14,7 @@ from headrace.engine.engine import Engine
 from headrace.engine.steps import Steps
 
 SEEDS = 200
-EVENTS = 30
+EVENTS = 15
 AT_ONCE = 10
 
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
