@@ -59,28 +59,32 @@ class Outcome(Struct, frozen=True):
 
 
 class Attempt:
-    """One try of a run.  `stop` may be called at any time; `carry_out` once."""
+    """One try of a run.  `stop` may be called at any time; `carry_out` once.
 
-    def __init__(self, run: Run, state: RunState, spec: TaskSpec) -> None:
+    What most of them never set is said here, once for all.
+    """
+
+    stopped: StopReason | None = None
+    reason: str = ""
+    """Why it was cancelled, for the record."""
+    waits: int = 0
+    """How many of its waits are for children or timers."""
+    is_parked: bool = False
+    """Whether the runner counts it as waiting: not from the moment it is stopped."""
+    refused: Exception | None = None
+    """What it fails of at once, if it is not to begin."""
+    on_begin: Callable[[Attempt], None] | None = None
+    """Called when the code begins: not while it waits for a thread or a process."""
+    thread_left: bool = False
+    """Its thread did not end within the grace period and was disowned."""
+
+    def __init__(self, run: Run, state: RunState, spec: TaskSpec, *, depth: int = 0) -> None:
         self.run = run
         self.state = state
         self.spec = spec
         self.scope = run._pipeline.backend.scope()
-        self.stopped: StopReason | None = None
-        self.reason = ""
-        """Why it was cancelled, for the record."""
-        self.waits = 0
-        """How many of its waits are for children or timers."""
-        self.is_parked = False
-        """Whether the runner counts it as waiting: not from the moment it is stopped."""
-        self.depth = 0
+        self.depth = depth
         """How many callers are on the stack of the same worker."""
-        self.refused: Exception | None = None
-        """What it fails of at once, if it is not to begin."""
-        self.on_begin: Callable[[Attempt], None] | None = None
-        """Called when the code begins: not while it waits for a thread or a process."""
-        self.thread_left = False
-        """Its thread did not end within the grace period and was disowned."""
 
     def stop(self, kind: StopReason, reason: str) -> None:
         """Cancel the code, wherever it is; the first reason counts."""

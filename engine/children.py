@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
-from headrace.engine.executor import Executor
-from headrace.engine.run_state import RunState, Step
+from headrace.engine.run_state import Step
 from headrace.engine.steps import Steps
 from headrace.engine.task import TaskSpec
 
@@ -19,11 +18,9 @@ A = TypeVar("A")
 class Children(Steps):
     """A run's calls that start children beside it."""
 
-    def __init__(self, executor: Executor, state: RunState, *, log_id: bytes) -> None:
-        """Made by the engine, not by users."""
-        super().__init__(executor, state, log_id=log_id)
-        self._handles: list[Handle[Any]] = []
-        self._child_ended: Callable[[], None] | None = None
+    _handles: list[Handle[Any]] | None = None
+    """The children that were spawned."""
+    _child_ended: Callable[[], None] | None = None
 
     @overload
     def spawn(
@@ -51,6 +48,8 @@ class Children(Steps):
         spec = self._executor.spec_of(task)
         step = self._request("spawn", spec, args, kwargs, ordinal)
         handle: Handle[Any] = Handle(self, step, spec, ordinal)
+        if self._handles is None:
+            self._handles = []
         self._handles.append(handle)
         if step.status == "pending":
             self._executor.when_ended(step.sequence, handle._ended)
@@ -156,7 +155,7 @@ class Children(Steps):
 
     async def _join(self) -> None:
         """Wait for the children that nobody awaited; raise what the first of them raised."""
-        for handle in self._handles:
+        for handle in self._handles or ():
             if not handle._awaited:
                 await handle.result()
 

@@ -315,11 +315,13 @@ class Pipeline:
             return
         if self.failure is not None:
             raise self.failure
-        group = next((group for group in self._groups if group.upto >= sequence), None)
-        if group is None:
+        for group in self._groups:
+            if group.upto >= sequence:
+                break
+        else:
+            if self._open is None:
+                self._open = _Group(0, self.backend.event())
             group = self._open
-            if group is None:
-                group = self._open = _Group(0, self.backend.event())
             group.upto = self.kernel.sequence
             if not self._commit_is_due:
                 self._commit_is_due = True

@@ -19,7 +19,7 @@ from msgspec import Struct
 from headrace.engine.backend import Backend
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
-from headrace.engine.defaults import CRASH_ATTEMPTS_MAX, PENDING_RUNS_MAX
+from headrace.engine.defaults import CRASH_ATTEMPTS_MAX, PENDING_RUNS_MAX, PROBE_S
 from headrace.engine.emission import Checked, time_ns_of
 from headrace.engine.errors import LogFull
 from headrace.engine.firings import FiringLoader
@@ -62,6 +62,7 @@ class Settings(Struct, frozen=True):
     concurrency: int | None = None
     crash_attempts_max: int = CRASH_ATTEMPTS_MAX
     pending_runs_max: int = PENDING_RUNS_MAX
+    probe_s: float = PROBE_S
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -76,6 +77,8 @@ class Settings(Struct, frozen=True):
             )
         if self.pending_runs_max < 1:
             raise ValueError(f"pending_runs_max={self.pending_runs_max!r}: expected at least 1")
+        if not self.probe_s > 0:
+            raise ValueError(f"probe_s={self.probe_s!r}: expected more than 0 seconds")
         if self.snapshot_every < 0:
             raise ValueError(f"snapshot_every={self.snapshot_every!r}: expected at least 0")
 
@@ -97,6 +100,7 @@ class Core:
             processes_max=settings.processes_max,
             concurrency=settings.concurrency,
             crash_attempts_max=settings.crash_attempts_max,
+            probe_s=settings.probe_s,
         )
         self.on_failure: Callable[[], None] = lambda: None
         """Called once the log has failed: `end` is due."""

@@ -19,6 +19,8 @@ from headrace.engine.waiting import give_back
 
 DEAD_MAX: Final = 10_000
 """Dead letters that are kept: those that died last."""
+DEAD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bytes of them together, as a snapshot has them; the last is kept however large it is."""
 
 
 class DeadLetter(Struct, frozen=True):
@@ -27,6 +29,8 @@ class DeadLetter(Struct, frozen=True):
     run: RunState
     """What a redrive begins with: without the steps that it executes again."""
     ended_at_ns: int
+    size_bytes: int
+    """Of the run, as a snapshot has it: with all that it was given, received and did."""
 
 
 class DeadLetters:
@@ -34,6 +38,7 @@ class DeadLetters:
 
     def __init__(self) -> None:
         self._letters: dict[int, DeadLetter] = {}
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._letters)
@@ -53,15 +58,25 @@ class DeadLetters:
         gone = set(forget)
         steps = {n: step for n, step in run.steps.items() if n not in gone}
         give_back(run, (step for n, step in run.steps.items() if n in gone))
-        self._letters[run.id] = DeadLetter(
-            msgspec.structs.replace(run, status="dead", steps=steps), at_ns
-        )
-        if len(self._letters) > DEAD_MAX:
-            del self._letters[next(iter(self._letters))]
+        run = msgspec.structs.replace(run, status="dead", steps=steps)
+        self._store(DeadLetter(run, at_ns, _size_bytes(packed_run(run))))
+        while (count := len(self._letters)) > DEAD_MAX or (
+            self._bytes > DEAD_BYTES_MAX and count > 1
+        ):
+            self._remove(next(iter(self._letters)))
+
+    def _store(self, letter: DeadLetter) -> None:
+        self._letters[letter.run.id] = letter
+        self._bytes += letter.size_bytes
+
+    def _remove(self, run_id: int) -> DeadLetter | None:
+        letter = self._letters.pop(run_id, None)
+        self._bytes -= 0 if letter is None else letter.size_bytes
+        return letter
 
     def take(self, run_id: int) -> RunState | None:
         """Return a run that was given up, to go on; it is no dead letter any more."""
-        letter = self._letters.pop(run_id, None)
+        letter = self._remove(run_id)
         if letter is None:
             return None
         # A copy: the old one may be about to be written to a snapshot.
@@ -105,8 +120,11 @@ class DeadLetters:
         """Take in what was written out."""
         for raw in entries:
             ended_at_ns, packed = _decode(raw)
-            run = unpacked_run(packed)
-            self._letters[run.id] = DeadLetter(run, ended_at_ns)
+            self._store(DeadLetter(unpacked_run(packed), ended_at_ns, _size_bytes(packed)))
+
+
+def _size_bytes(packed: Raw) -> int:
+    return memoryview(packed).nbytes
 
 
 _decode = msgspec.msgpack.Decoder(tuple[int, Raw]).decode

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Any
 
 from anyio import CancelScope
+from msgspec import Raw
 
 from headrace.engine.admission import Admission
 from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_of_late, failure_record
+from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.compensation import failing_record, undo_all
 from headrace.engine.large_results import NIL, store_result
@@ -30,8 +32,13 @@ class Endings(ABC):
 
     _queue: Admission
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, clock: Clock, *, probe_s: float) -> None:
         self.pipeline = pipeline
+        self._clock = clock
+        self._runs = pipeline.kernel.state.runs.active
+        self._probe_s = probe_s
+        self._storing: set[CancelScope] = set()
+        """Of those who store a large result, and may have to wait for room."""
         self.stopping = False
         """From here on what is interrupted stays open in the log, for the next start."""
         self._queued: set[int] = set()
@@ -61,24 +68,21 @@ class Endings(ABC):
 
     async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
         """End the children that are left, then record the outcome."""
-        state = attempt.state
+        state, runs = attempt.state, self._runs
         if outcome.stopped == "shutdown":
             return 0
-        runs = self.pipeline.kernel.state.runs.active
-        # Also those that this attempt has not asked for, because it went another way.
-        left = [step.sequence for step in state.steps.values() if step.status == "pending"]
-        if left and state.failing is None:
-            left = [run_id for run_id in left if run_id in runs]
-            with CancelScope(shield=True):
-                await self._end_children(left)
-            if self.stopping and any(run_id in runs for run_id in left):
-                return 0
+        if state.steps and state.failing is None and not await self._end_left(state):
+            return 0
         if self.pipeline.failure is not None:
             return 0
         blob = None
-        if outcome.result is not None and len(bytes(outcome.result)) > BLOB_BYTES_MIN:
-            blob = await store_result(self.pipeline, outcome.result)
+        if outcome.result is not None and memoryview(outcome.result).nbytes > BLOB_BYTES_MIN:
+            blob = await self._store(outcome.result)
+            if blob is None:
+                return 0
         if state.id not in runs or self.pipeline.failure is not None:
+            if blob is not None:
+                self.pipeline.log.blobs.settle(blob)
             return 0  # it was ended from outside, e.g. with its parent
         now_ns = self.pipeline.tick()
         if outcome.result is not None:
@@ -95,6 +99,29 @@ class Endings(ABC):
         seed = attempt.run.idempotency_key
         record = failure_record(attempt, outcome.failure, now_ns=now_ns, seed=seed)
         return await self._give_up(attempt, record)
+
+    async def _end_left(self, state: RunState) -> bool:
+        """End the children that are left; say whether that is done.
+
+        Also those that this attempt has not asked for, because it went another way.
+        """
+        left = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        left = [run_id for run_id in left if run_id in self._runs]
+        if not left:
+            return True
+        with CancelScope(shield=True):
+            await self._end_children(left)
+        return not (self.stopping and any(run_id in self._runs for run_id in left))
+
+    async def _store(self, result: Raw) -> bytes | None:
+        """Store a large result; ``None``: it is not stored, and the run stays open."""
+        with self.pipeline.backend.scope() as scope:
+            self._storing.add(scope)
+            try:
+                return await store_result(self.pipeline, result, self._clock, self._probe_s)
+            finally:
+                self._storing.discard(scope)
+        return None
 
     async def _give_up(
         self, attempt: Attempt, record: RunCancelled | RunFailed | AttemptFailed
@@ -114,7 +141,7 @@ class Endings(ABC):
 
     async def _finish_undo(self, attempt: Attempt, run_id: int) -> bool:
         """Let a child be executed that nothing interrupts; say whether it has ended."""
-        runs, run = self.pipeline.kernel.state.runs.active, attempt.state
+        runs, run = self._runs, attempt.state
         if run_id in runs and not self.stopping:
             parking = Parking(
                 self.pipeline.backend.waiter(),
@@ -131,7 +158,7 @@ class Endings(ABC):
         """Record the end of an attempt; tell who waits once that is committed."""
         sequence = self.pipeline.put(record)
         run_id: int = record.run
-        if run_id in self._ended and run_id not in self.pipeline.kernel.state.runs.active:
+        if run_id in self._ended and run_id not in self._runs:
             calls = self._ended.pop(run_id)
             for call in calls:
                 self.pipeline.after(sequence, call)
@@ -139,7 +166,7 @@ class Endings(ABC):
 
     async def _end_children(self, left: list[int]) -> None:
         """Children end with their parent."""
-        runs = self.pipeline.kernel.state.runs.active
+        runs = self._runs
         for run_id in left:
             self.cancel_child(run_id, "its parent ended")
         for run_id in left:
@@ -176,7 +203,7 @@ class Endings(ABC):
         if attempt is not None:
             self._stop(attempt, kind, reason)
             return None
-        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        state = self._runs.get(run_id)
         if state is None:
             return None
         if run_id in self._queued:
@@ -193,7 +220,7 @@ class Endings(ABC):
         """Say whether there are children at work, or something to be undone, by them or by it."""
         if state.undos:
             return True
-        runs = self.pipeline.kernel.state.runs.active
+        runs = self._runs
         children = [step.sequence for step in state.steps.values() if step.status == "pending"]
         return any(
             child in self._attempts or (child in runs and self._has_more_to_end(runs[child]))
@@ -201,6 +228,6 @@ class Endings(ABC):
         )
 
     def _cancel(self, run_id: int) -> None:
-        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        state = self._runs.get(run_id)
         if state is not None:
             self.cancel_child(run_id, state.cancelling or "cancelled")

@@ -15,13 +15,14 @@ from msgspec.structs import replace
 
 from headrace.engine.alarms import Alarm
 from headrace.engine.backend import in_own_thread
+from headrace.engine.core import Core
 from headrace.engine.declared import Declared
 from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, LogFull, RunNotFound
 from headrace.engine.launching import Launcher, checked_key, launch_outside, result_of
 from headrace.engine.life import NOT_OPEN, Life
 from headrace.engine.payload import check_text
-from headrace.engine.redriving import redrive_of
+from headrace.engine.redriving import is_at_hand, redrive_of, run_from_log
 from headrace.engine.run import Run
 from headrace.engine.runs import RunView
 from headrace.engine.views import StateView, runs_of, state_of
@@ -161,6 +162,7 @@ class Engine(Life):
             TaskFailed: it was given up: a dead letter.
             TaskCancelled: it was cancelled.
             RunNotFound: it is not open, and its result is not kept.
+            TypeChanged: its result does not fit the type that the task says by now.
             BlobUnusable: its result was too large for a record, and its file is damaged.
             WaitsForItself: the code of the run asks, or that of one of its children.
             EngineClosed, DurabilityLost: the engine ended before the run.
@@ -192,22 +194,32 @@ class Engine(Life):
             LogFull, DurabilityLost, EngineClosed: as `emit`.
         """
         self._check_taking()
-        core, log = self._core, self.log
+        core = self._core
         at_ns = await core.turn()
         state = core.kernel.state
-        if state.dead.find(run_id) is None and run_id not in state.runs.active:
-            # It is looked for in the log, which takes its time.
-            await core.pipeline.committed(core.kernel.sequence)
-            ask = partial(redrive_of, state, log, run_id, from_start=from_start, at_ns=at_ns)
-            asked = await in_own_thread(core.pipeline.backend, ask)
-            asked = replace(asked, at_ns=core.pipeline.tick())
+        if is_at_hand(state, run_id):
+            asked = redrive_of(state, self.log, run_id, from_start=from_start, at_ns=at_ns)
+            sequence = core.pipeline.put(asked)
         else:
-            asked = redrive_of(state, log, run_id, from_start=from_start, at_ns=at_ns)
-        sequence = core.pipeline.put(asked)
+            sequence = await self._redrive_from_log(core, run_id, from_start=from_start)
         if run_id in state.runs.active:
             core.results.watch(run_id)
         await core.pipeline.committed(sequence)
         return sequence
+
+    async def _redrive_from_log(self, core: Core, run_id: int, *, from_start: bool) -> int:
+        pipeline, state, log = core.pipeline, core.kernel.state, self.log
+        # One at a time: what is found stays so until the record is put.
+        async with self._redriving:
+            found = None
+            if not is_at_hand(state, run_id):
+                await pipeline.committed(core.kernel.sequence)
+                look = partial(run_from_log, log, run_id, dict(state.runs.versions))
+                found = await in_own_thread(pipeline.backend, look)
+            at_ns = pipeline.tick()
+            return pipeline.put(
+                redrive_of(state, log, run_id, from_start=from_start, at_ns=at_ns, found=found)
+            )
 
     async def cancel(self, run_id: int, reason: str = "cancelled on request") -> int:
         """Ask for a run to be cancelled; return the request's sequence once it is durable.

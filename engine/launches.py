@@ -22,6 +22,8 @@ KEYED_ENDED_MAX: Final = 10_000
 KEYED_BYTES_MAX: Final = 64 * 1024 * 1024
 """Bytes of their results together."""
 
+DUE_SPARE: Final = 64
+
 LaunchStatus = Literal["active", "completed", "dead", "cancelled"]
 
 
@@ -112,6 +114,10 @@ class Launches:
         self._ended[launch.run] = launch
         self._bytes += len(launch.result or b"")
         heapq.heappush(self._due, (launch.until_ns, launch.run))
+        if len(self._due) > 2 * len(self._ended) + DUE_SPARE:
+            # Most are of launches that had to make room, long before their windows are over.
+            self._due = [(one.until_ns, one.run) for one in self._ended.values()]
+            heapq.heapify(self._due)
 
     def _expire(self, at_ns: int) -> None:
         while self._due and self._due[0][0] <= at_ns:

@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 from headrace.engine.backend import Event
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.commit import Pipeline
-from headrace.engine.errors import RunNotFound, TaskCancelled, TaskFailed
+from headrace.engine.errors import RunNotFound, TaskCancelled, TaskFailed, TypeChanged
 from headrace.engine.payload import check_text
 from headrace.engine.record import RunLaunched
 from headrace.engine.retry import seconds_of
@@ -123,9 +123,15 @@ class Results:
         """Return what came of a run, once that is durable; see `Engine.result`."""
         pipeline = self.pipeline
         state = pipeline.kernel.state
+        if run_id not in self._waited and run_id not in state.runs.active:
+            recent = self._recent.get(run_id)
+            if recent is not None:
+                return recent
+            # The kernel is ahead of the log: what it knows may not be durable yet.
+            await pipeline.committed(pipeline.kernel.sequence)
         waited = self._waited.get(run_id)
         if waited is None and run_id not in state.runs.active:
-            return self._recent.get(run_id) or self._kept(run_id)
+            return self._kept(run_id)
         if pipeline.failure is not None:
             raise pipeline.failure
         if waited is None:
@@ -138,6 +144,9 @@ class Results:
 
     def watch(self, run_id: int) -> _Waited:
         """Keep what will come of an open run, for who may ask afterwards."""
+        waited = self._waited.get(run_id)
+        if waited is not None and waited.ending is None:
+            return waited  # somebody waits for it already
         waited = self._waited[run_id] = _Waited(self.pipeline.backend.event())
         runs = self.pipeline.kernel.state.runs
         runs.watched[run_id] = partial(self._note, run_id, waited)
@@ -155,9 +164,12 @@ class Results:
             del self._waited[run_id]
         waited.done.set()
         assert waited.ending is not None
-        if waited.ending.status == "dead":
+        self._remember(run_id, waited.ending)
+
+    def _remember(self, run_id: int, ending: Ending) -> None:
+        if ending.status == "dead":
             return  # it may be redriven, and is kept elsewhere
-        self._recent[run_id] = waited.ending
+        self._recent[run_id] = ending
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
@@ -175,11 +187,21 @@ class Results:
             f"were launched under a key, for the window of it"
         )
 
+    def adopt(self, before: Results) -> None:
+        """Keep what the life of the kernel before has kept, and would have, for who asks later."""
+        self._recent = dict(before._recent)
+        for run_id in before._waited:
+            if run_id in self.pipeline.kernel.state.runs.active:
+                self.watch(run_id)
+
     def wake(self) -> None:
         """Let all who wait see that nothing more comes."""
-        for waited in self._waited.values():
+        committed = self.pipeline.committed_sequence
+        for run_id, waited in list(self._waited.items()):
             waited.done.set()
-        self._waited.clear()
+            if waited.ending is not None and waited.sequence <= committed:
+                del self._waited[run_id]  # the log failed before that was told
+                self._remember(run_id, waited.ending)
 
 
 def result_of(run_id: int, ending: Ending, spec: TaskSpec | None) -> Any:
@@ -187,11 +209,18 @@ def result_of(run_id: int, ending: Ending, spec: TaskSpec | None) -> Any:
 
     Raises:
         TaskFailed, TaskCancelled: it has none.
+        TypeChanged: it does not fit the type any more.
     """
     if ending.status == "completed":
         assert ending.result is not None
         if spec is None:
             return msgspec.msgpack.decode(ending.result)
-        return spec.decode_result(ending.result)
+        try:
+            return spec.decode_result(ending.result)
+        except msgspec.ValidationError as error:
+            raise TypeChanged(
+                f"run {run_id}: expected the stored result of {ending.task!r} as its annotation "
+                f"says now, found {error}; ask with the code that it was launched with"
+            ) from error
     kind = TaskCancelled if ending.status == "cancelled" else TaskFailed
     raise kind(ending.task, run_id, ending.error or "unknown")

@@ -17,7 +17,7 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine.backend import Backend, current_backend, in_own_thread
-from headrace.engine.clock import NS, Clock, SystemClock, seconds_to_ns
+from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
@@ -87,17 +87,17 @@ class Life:
             concurrency,
             crash_attempts_max,
             pending_runs_max,
+            probe_s,
         )
         self._grace_s = grace_s
-        if not probe_s > 0:
-            raise ValueError(f"probe_s={probe_s!r}: expected more than 0 seconds")
-        self._probe_ns = seconds_to_ns(probe_s)
         self._resources = resources or OpenResources({})
         self._is_open = False
         self._is_stopping = False
         self._is_closing = False
         self._moved = Signal()
         """That the disk was full goes on or ends."""
+        self._redriving = anyio.Lock()
+        """For who redrives a run that only the log knows any more."""
         self._core: Core
         self._group: TaskGroup
         self._shelter: CancelScope
@@ -143,7 +143,11 @@ class Life:
         self._shelter = CancelScope(shield=True)
         self._group.start_soon(self._live, name="headrace engine")
         self._is_open = True
-        self._core.start()
+        try:
+            self._core.start()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     async def _live(self) -> None:
@@ -177,8 +181,10 @@ class Life:
 
         return await in_own_thread(backend, restored)
 
-    def _make_core(self, kernel: Kernel, backend: Backend) -> Core:
+    def _make_core(self, kernel: Kernel, backend: Backend, before: Core | None = None) -> Core:
         core = Core(kernel, self.log, self._settings, backend)
+        if before is not None:
+            core.results.adopt(before.results)
         core.runner.rules = self._rules
         core.runner.resources = self._resources.values
         core.on_failure = self._end_core
@@ -188,15 +194,15 @@ class Life:
         """Return the core that goes on once there is room on the disk."""
         full, backend, clock = core.pipeline.failure, core.pipeline.backend, self._settings.clock
         assert full is not None
-        logger().warning("disk_full", error=str(full), again_in_s=self._probe_ns / NS)
+        logger().warning("disk_full", error=str(full), again_in_s=self._settings.probe_s)
         try:
             kernel = await self._restored(backend)
             # To look at, and nothing else: it shows what is stored, not what would have been.
-            self._core = self._make_core(kernel, backend)
+            self._core = self._make_core(kernel, backend, core)
             self._core.pipeline.close(full)
-            has_room = False
+            probe_ns, has_room = seconds_to_ns(self._settings.probe_s), False
             while not has_room:  # not at once: what did not fit now would not fit again
-                await clock.sleep_until(clock.monotonic_ns() + self._probe_ns)
+                await clock.sleep_until(clock.monotonic_ns() + probe_ns)
                 has_room = self.log.resume()
             is_whole = self._core.snapshotter.is_settled  # also after a snapshot that found no room
             if not is_whole or kernel.sequence != self.log.next_sequence - 1:
@@ -206,7 +212,8 @@ class Life:
             self._abort()
             raise
         logger().warning("disk_has_room", sequence=kernel.sequence)
-        return self._make_core(kernel, backend)
+        assert kernel.sequence == self.log.next_sequence - 1, "the next record has one place"
+        return self._make_core(kernel, backend, core)
 
     async def __aexit__(
         self,

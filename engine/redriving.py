@@ -18,11 +18,17 @@ ENDS: Final = (r.RunFailed, r.RunCompleted, r.RunCancelled, r.RunReplaced, r.Run
 
 
 def redrive_of(
-    state: EngineState, log: ReadableLog, run_id: int, *, from_start: bool, at_ns: int
+    state: EngineState,
+    log: ReadableLog,
+    run_id: int,
+    *,
+    from_start: bool,
+    at_ns: int,
+    found: RunState | None = None,
 ) -> r.RunRedriven:
     """Return the record that lets a dead letter go on.
 
-    Reads the log only for one that the state has not.
+    One that the state has not is *found* in the log already, or looked for there now.
 
     Raises:
         RunNotFound: no such run was given up.
@@ -34,7 +40,7 @@ def redrive_of(
             raise RedriveRefused(
                 f"run {run_id}: expected one that was given up, found that it is open"
             )
-        run = _from_log(log, run_id)
+        run = found or run_from_log(log, run_id, state.runs.versions)
         if not from_start:
             raise RedriveRefused(
                 f"run {run_id}: expected its steps, found that they are only in the log by now; "
@@ -51,6 +57,11 @@ def redrive_of(
     return r.RunRedriven(at_ns, run_id, from_start, made)
 
 
+def is_at_hand(state: EngineState, run_id: int) -> bool:
+    """Say whether the state knows of a run that is open or was given up."""
+    return run_id in state.runs.active or state.dead.find(run_id) is not None
+
+
 def _check_events(log: ReadableLog, run: RunState) -> None:
     lost = set(run.events) - log.fetch(run.events).keys() if run.events else set()
     if lost:
@@ -60,8 +71,10 @@ def _check_events(log: ReadableLog, run: RunState) -> None:
         )
 
 
-def _from_log(log: ReadableLog, run_id: int) -> RunState:
-    """Return a dead letter as its making record says it.
+def run_from_log(log: ReadableLog, run_id: int, versions: dict[str, str]) -> RunState:
+    """Return a dead letter as its making record says it, of the version in force now.
+
+    Takes as long as the log is from there.  What only a parent knew of it, such as its key, is not known any more.
 
     Raises:
         RunNotFound: there is none of this id.
@@ -90,6 +103,7 @@ def _from_log(log: ReadableLog, run_id: int) -> RunState:
         what = "nothing" if ended is None else repr(r.KIND_BY_TYPE[type(ended)])
         raise RunNotFound(f"run {run_id}: expected that it was given up, found {what} last")
     run.attempt, run.error = ended.attempt, ended.error
+    run.version = "" if run.rule else versions.get(run.task, "")
     run.created_at_ns = run.attempt_at_ns = ended.at_ns
     return run
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
+
+import anyio
 
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import ResourceFailed
+
+CLOSE_S_MAX: Final = 30.0
+"""How long the resources of an engine may take to be closed."""
 
 R = TypeVar("R")
 
@@ -56,6 +61,8 @@ class OpenResources:
         self._declared = dict(declared)
         self._replaced = dict(replaced or {})
         self._stack: AsyncExitStack | None = None
+        self._scope: anyio.CancelScope
+        """Around them all: scopes that they hold open lie within it."""
         unknown = sorted(self._replaced.keys() - self._declared.keys())
         if unknown:
             there = ", ".join(sorted(self._declared)) or "none"
@@ -72,6 +79,7 @@ class OpenResources:
         if not self._declared:
             return
         self._stack = AsyncExitStack()
+        self._scope = self._stack.enter_context(anyio.CancelScope())
         for name, resource in self._declared.items():
             try:
                 self.values[name] = await self._opened(self._stack, name, resource)
@@ -106,7 +114,12 @@ class OpenResources:
         self.values.clear()
         if stack is not None:
             try:
+                # A host that is cancelled wants it closed as well; not for ever.
+                self._scope.shield = True
+                self._scope.deadline = anyio.current_time() + CLOSE_S_MAX
                 await stack.aclose()
+                if self._scope.cancelled_caught:
+                    logger().error("resource_not_closed", error=f"not within {CLOSE_S_MAX:g} s")
             except Exception as error:
                 logger().error("resource_not_closed", error=f"{type(error).__name__}: {error}")
                 raise

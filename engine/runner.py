@@ -24,6 +24,7 @@ from headrace.engine.backend import Event
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.deadlock import check_wait
+from headrace.engine.defaults import PROBE_S
 from headrace.engine.diagnostics import logger
 from headrace.engine.endings import Endings
 from headrace.engine.errors import LogError, ResourceFailed
@@ -47,6 +48,8 @@ ACTIVE_MAX: Final = 1000
 DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
 
+_INTERRUPTED: Final = Outcome(stopped="shutdown")
+
 
 class Runner(Endings):
     """Executes runs.  All methods belong to the event loop's thread."""
@@ -61,8 +64,9 @@ class Runner(Endings):
         processes_max: int | None = None,
         concurrency: int | None = None,
         crash_attempts_max: int = 0,
+        probe_s: float = PROBE_S,
     ) -> None:
-        super().__init__(pipeline)
+        super().__init__(pipeline, clock, probe_s=probe_s)
         self.on_settled: Callable[[], None] = lambda: None
         """Called when nothing executes and nothing waits to be executed."""
         self.rules: Rules | None = None
@@ -73,7 +77,6 @@ class Runner(Endings):
         self.processes = Processes(pipeline.backend, processes_max)
         self._specs = specs
         self._by_function = {spec.function: spec for spec in specs.values()}
-        self._clock = clock
         self._load_firing = load_firing
         self._group: TaskGroup | None = None
         self._active_max = concurrency
@@ -127,9 +130,8 @@ class Runner(Endings):
     @property
     def has_open_runs(self) -> bool:
         """Whether any run is open whose task is declared, itself or through its parent."""
-        runs = self.pipeline.kernel.state.runs.active
         return any(
-            not run.parent and spec_for(self._specs, run) is not None for run in runs.values()
+            not run.parent and spec_for(self._specs, run) is not None for run in self._runs.values()
         )
 
     async def ended(self) -> None:
@@ -156,7 +158,7 @@ class Runner(Endings):
 
     def start(self, run_id: int) -> None:
         """See `Executor`."""
-        state = self.pipeline.kernel.state.runs.active.get(run_id)
+        state = self._runs.get(run_id)
         if state is None or run_id in self._attempts or run_id in self._queued:
             return
         if (spec := spec_for(self._specs, state)) is not None:
@@ -186,7 +188,7 @@ class Runner(Endings):
         Those that sleep are not invoked until they are due.  Steps are started by their
         parents, but for those of a parent that sleeps.
         """
-        runs = self.pipeline.kernel.state.runs.active
+        runs = self._runs
         self._queue.resume()
         for state in list(runs.values()):
             if task is not None and state.task != task:
@@ -212,7 +214,7 @@ class Runner(Endings):
 
     async def _work(self) -> None:
         """Execute one run after the other, for ever."""
-        runs = self.pipeline.kernel.state.runs.active
+        runs = self._runs
         self._hired -= 1
         self._workers.add(self.pipeline.backend.current_task())
         while True:
@@ -230,27 +232,26 @@ class Runner(Endings):
             state = runs.get(run_id)
             if state is not None:
                 with suppress(LogError):  # of its record: it stays open, and whoever waits knows
-                    await self._execute(state)
+                    await self._execute(state, spec_for(self._specs, state))
             if self.is_settled:
                 self.on_settled()
 
     # ------------------------------------------------------------ one attempt
 
-    async def _execute(self, state: RunState, depth: int = 0, parent: Run | None = None) -> int:
+    async def _execute(
+        self, state: RunState, spec: TaskSpec | None, depth: int = 0, caller: Attempt | None = None
+    ) -> int:
         """Carry out one attempt and record what came of it; return that record's sequence.
 
-        *parent* waits for it from when it is there: so the engine never seems to be settled.
+        *caller* waits for it from when it is there: so the engine never seems to be settled.
         """
-        spec = spec_for(self._specs, state)
         if spec is None:
             return 0  # it stays open; `start` has said so
-        run = Run(self, state, log_id=self.pipeline.log.log_id)
-        attempt = Attempt(run, state, spec)
-        attempt.depth = depth
+        attempt = Attempt(Run(self, state), state, spec, depth=depth)
         self._attempts[state.id] = attempt
-        if parent is not None:
-            self.park(parent, +1)
-        doom = self._doomed.pop(state.id, None)
+        if caller is not None:
+            self._park(caller, +1)
+        doom = self._doomed.pop(state.id, None) if self._doomed else None
         if state.cancelling is not None:
             attempt.stop("cancel", state.cancelling)
         elif doom is not None:
@@ -259,9 +260,9 @@ class Runner(Endings):
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None or spec.limits is not None:
             attempt.on_begin = self._let_time_count
-        if spec.limits is not None:
-            self._limit(attempt, spec.limits)
-        outcome = Outcome(stopped="shutdown")
+            if spec.limits is not None:
+                self._limit(attempt, spec.limits)
+        outcome = _INTERRUPTED
         try:
             outcome = await attempt.carry_out(self._load_firing, self._threads.call)
             return await self._settle(attempt, outcome)
@@ -294,7 +295,8 @@ class Runner(Endings):
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
             self._queue.end(attempt.state, succeeded=outcome.succeeded)
-            self._count(attempt, parked=False)
+            if attempt.is_parked:
+                self._count(attempt, parked=False)
             self._left.send()
 
     # ------------------------------------------------------------ what runs ask for
@@ -318,15 +320,15 @@ class Runner(Endings):
 
     async def finish(self, parent: object, run_id: int) -> None:
         """See `Executor`."""
-        runs = self.pipeline.kernel.state.runs.active
+        runs = self._runs
         state = runs.get(run_id)
         assert state is not None, run_id
         sequence = 0
         assert isinstance(parent, Run)
-        caller = self._attempts.get(parent.id)
+        caller = self._attempts.get(parent._state.id)
         depth = 1 if caller is None else caller.depth + 1
         spec = spec_for(self._specs, state)
-        if spec is not None:
+        if spec is not None and spec.limits is not None:
             self._watch.watch(state, spec)
         if state.is_startable and (spec is None or depth > DEPTH_MAX or self._queue.holds(state)):
             self.start(run_id)
@@ -335,10 +337,12 @@ class Runner(Endings):
                 self._queue.discard(state)
                 self._queued.discard(run_id)
             try:
-                sequence = await self._execute(state, depth, parent)
+                sequence = await self._execute(state, spec, depth, caller)
             finally:
-                self.park(parent, -1)
-            await parent._go_on()
+                if caller is not None:
+                    self._park(caller, -1)
+            if parent._again is not None:
+                await parent._go_on()
         if run_id in runs:
             parking = parent._parking()
             self.when_ended(run_id, parking.wake)
@@ -350,22 +354,27 @@ class Runner(Endings):
         """See `Executor`."""
         assert isinstance(run, Run)
         attempt = self._attempts.get(run.id)
-        if attempt is None or attempt.run is not run:
-            return
+        if attempt is not None and attempt.run is run:
+            self._park(attempt, change)
+
+    def _park(self, attempt: Attempt, change: int) -> None:
+        run = attempt.run
         attempt.waits += change
         if change > 0:
             if run._again is not None or attempt.state.crashes:
                 self._queue.leave(attempt.state)
         elif run._beat_ns is not None:
             run._beat_ns = self._clock.monotonic_ns()
-        self._count(attempt, parked=attempt.waits > 0 and attempt.stopped is None)
+        parked = attempt.waits > 0 and attempt.stopped is None
+        if parked != attempt.is_parked:
+            self._count(attempt, parked=parked)
 
     def check_wait(self, run_id: int) -> None:
         """See `Executor`."""
         current = self.pipeline.backend.current_task()
         if current in self._workers:
             at_work = {i: (a.run._host, a.run._ordinal) for i, a in self._attempts.items()}
-            check_wait(self.pipeline.kernel.state.runs.active, at_work, current, run_id)
+            check_wait(self._runs, at_work, current, run_id)
 
     def is_at_work(self, run: object) -> bool:
         """See `Executor`."""
@@ -436,6 +445,8 @@ class Runner(Endings):
             self._stop(attempt, "shutdown", "the engine stops")
         for parking in list(self._undoing.values()):
             parking.wake()
+        for scope in self._storing:
+            scope.cancel()
         self._left.send()
 
     async def close(self) -> None:

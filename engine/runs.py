@@ -14,7 +14,14 @@ import msgspec
 from msgspec import Raw, Struct
 
 from headrace.engine.record import RuleFired, RunLaunched, StepRequested, thaw
-from headrace.engine.run_state import RunState, RunStatus, Step, digest_of, register_undo
+from headrace.engine.run_state import (
+    RunState,
+    RunStatus,
+    Step,
+    StepStatus,
+    digest_of,
+    register_undo,
+)
 from headrace.engine.subject import matches
 from headrace.engine.table import ENCODE
 
@@ -52,6 +59,9 @@ class Ending(Struct, frozen=True):
     error: str | None = None
     blob: bytes | None = None
     """Where the result is, if it is too large for the log."""
+
+
+_STEP_STATUS: Final[dict[RunStatus, StepStatus]] = {"completed": "done", "cancelled": "cancelled"}
 
 
 def view_of(
@@ -239,12 +249,15 @@ class RunTable:
         sequence: int = 0,
     ) -> None:
         """Remove *run*, tell its parent, and count it.  Children that are left go with it."""
-        self.touch(run.id)
+        if self._writing is not None:
+            self._writing.save(run)
         if run.steps:
             self._end_children(run, at_ns=at_ns)
         del self.active[run.id]
-        self.dormant.discard(run.id)
-        self.listening.discard(run.id)
+        if self.dormant:
+            self.dormant.discard(run.id)
+        if self.listening:
+            self.listening.discard(run.id)
         if run.rule:
             place = (run.task, run.key)
             ids = self._by_rule[place]
@@ -252,7 +265,9 @@ class RunTable:
             if not ids:
                 del self._by_rule[place]
         run.error = error or run.error
-        by_status = self.counts.setdefault(run.task, {})
+        by_status = self.counts.get(run.task)
+        if by_status is None:
+            by_status = self.counts[run.task] = {}
         by_status[status] = by_status.get(status, 0) + 1
         self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
         if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
@@ -266,11 +281,7 @@ class RunTable:
                 step.result = result.copy() if result is not None else None
                 step.blob = blob
                 step.error = error
-                step.status = (
-                    "done"
-                    if status == "completed"
-                    else ("cancelled" if status == "cancelled" else "failed")
-                )
+                step.status = _STEP_STATUS.get(status, "failed")
 
     def _end_children(self, run: RunState, *, at_ns: int) -> None:
         """End what a run that asked for less than before has left behind."""

@@ -269,6 +269,7 @@ class EngineState(RuleState):
         if asked.from_start:
             waiting.give_back(run, run.steps.values())
             run.steps = {}
+            run.patches = {}
         self.runs.redrive(run, at_ns=asked.at_ns)
         if run.launch_key is not None:
             launch = Launch(run.id, run.task, run.launch_key, run.window_ns)
@@ -279,9 +280,14 @@ class EngineState(RuleState):
     def held_blobs(self) -> set[bytes]:
         """Return the digests of the large results that are needed though the log may forget them.
 
-        Not those of open runs: they keep the log from that.
+        Of open runs, those that were redriven: what they did before may be forgotten by then.
+        The others keep the log from that.
         """
-        return self.launches.blobs() | self.dead.blobs()
+        redriven = (run for run in self.runs.active.values() if run.redriven_attempt)
+        open_ones = {
+            step.blob for run in redriven for step in run.steps.values() if step.blob is not None
+        }
+        return self.launches.blobs() | self.dead.blobs() | open_ones
 
     def holder_of(self, run: RunState, at_ns: int) -> int | None:
         """Return the other run that holds the key of *run*, which was given up; or ``None``."""

@@ -42,27 +42,28 @@ class Steps:
     raise `ConcurrentSteps`, because the order of calls must be the same again.
     """
 
-    def __init__(self, executor: Executor, state: RunState, *, log_id: bytes) -> None:
+    # What most runs never set is said here, once for all: a step costs as much as its run.
+    _ordinal: int = 0
+    _random: Random | None = None
+    _idempotency_key: str | None = None
+    _sleeping: tuple[int, Callable[[], None]] | None = None
+    _again: Callable[[], Event | None] | None = None
+    """For a task with limits: says what has to come before its code goes on after a wait."""
+    _beat_ns: int | None = None
+    """For a task with a heartbeat: when it was heard of last, as monotonic time."""
+    _progress: tuple[float, float | None] | None = None
+    is_over: bool = False
+    """Whether the attempt has ended: nothing can be asked for any more."""
+
+    def __init__(self, executor: Executor, state: RunState) -> None:
         """Made by the engine, not by users."""
         self._executor = executor
         self._pipeline = executor.pipeline
         self._state = state
-        self._log_id = log_id
-        self._ordinal = 0
-        self._host = self._current_task()
+        self._host = executor.pipeline.backend.current_task()
         self._now_ns = state.attempt_at_ns
-        self._random: Random | None = None
-        self._idempotency_key: str | None = None
         self._shown: dict[int, int] = {}
         """The failed steps that the code knows of, each with the last ordinal by then."""
-        self._sleeping: tuple[int, Callable[[], None]] | None = None
-        self._again: Callable[[], Event | None] | None = None
-        """For a task with limits: says what has to come before its code goes on after a wait."""
-        self._beat_ns: int | None = None
-        """For a task with a heartbeat: when it was heard of last, as monotonic time."""
-        self._progress: tuple[float, float | None] | None = None
-        self.is_over = False
-        """Whether the attempt has ended: nothing can be asked for any more."""
 
     def __repr__(self) -> str:
         """Name the run."""
@@ -121,7 +122,7 @@ class Steps:
             while state.parent:
                 parent = runs[state.parent]
                 state, way = parent, f"/{parent.attempt}.{state.ordinal}{way}"
-            self._idempotency_key = f"{self._log_id.hex()}/{state.id}{way}"
+            self._idempotency_key = f"{self._pipeline.log.log_id.hex()}/{state.id}{way}"
         return self._idempotency_key
 
     @property
@@ -157,7 +158,7 @@ class Steps:
     def _current_task(self) -> Any:
         try:
             return self._pipeline.backend.current_task()
-        except RuntimeError:  # in a worker thread
+        except RuntimeError:  # in a worker thread, with trio
             return None
 
     def _is_at_work(self) -> bool:

@@ -13,6 +13,10 @@ TimerId = tuple[str, int, Any]
 """``(owner, slot, key)``, as in the record `TimerFired`."""
 
 
+LEFT_SPARE: Final = 1000
+"""Entries of disarmed timers beyond the number of the armed ones, before they are taken out."""
+
+
 class Timers:
     """A set of timers, at most one per id, that hands out the earliest.
 
@@ -61,6 +65,10 @@ class Timers:
                 self._calendar.pop()  # as of each that has fired
             else:
                 self._left[timer] = found[2]
+                if len(self._left) > len(self._armed) + LEFT_SPARE:
+                    # So many are disarmed long before they are due: it would not stop growing.
+                    self._calendar.remove(self._left)
+                    self._left = {}
 
     def due_ns(self, timer: TimerId) -> int | None:
         """Return when *timer* is due, or ``None`` if it is not armed."""

@@ -68,9 +68,11 @@ def signal_of(state: Situation, run_id: int, name: str, data: Raw, *, at_ns: int
     """Return the record of a signal that may be sent now.
 
     Raises:
+        TypeError, ValueError, EventRefused: *name* is none.
         RunNotFound: the run is not open.
         SignalRefused: it has too many that it has not received.
     """
+    check_name("signal", name)
     run = state.runs.active.get(run_id)
     if run is None:
         raise RunNotFound(f"run {run_id} is not open: it has ended, or never was")

@@ -13,6 +13,7 @@ from tests.engine.stand import StepClock, borders, check_live, of_kind, opened, 
 from headrace import (
     App,
     DurabilityLost,
+    Engine,
     FileLog,
     Firing,
     MemoryLog,
@@ -20,6 +21,7 @@ from headrace import (
     Run,
     on,
 )
+from headrace.engine.defaults import PROBE_S
 from headrace.engine.errors import BlobUnusable
 from headrace.engine.large_results import named_blobs
 from headrace.engine.log import LogReader
@@ -29,6 +31,7 @@ from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.fork import fork
 from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.record import RunCompleted, decode
+from headrace.engine.snapshotter import Snapshotter
 
 SIZE = 100_000
 
@@ -199,10 +202,36 @@ def test_a_sweep_removes_what_nobody_names(tmp_path: Path) -> None:
         blobs.get(unnamed)
 
 
-async def test_retention_removes_results_with_their_records(tmp_path: Path) -> None:
-    """And keeps those that a run, a key or a dead letter still needs."""
-    app, _ = making()
-    folder = tmp_path / "log"
+def test_a_sweep_spares_what_is_stored_and_named_meanwhile(tmp_path: Path) -> None:
+    """Its record may come after the others were looked through; the next sweep sees it."""
+    blobs = FileBlobs(SystemFiles(), str(tmp_path))
+    again = blobs.put(b"a" * 9)
+    blobs.settle(again)
+
+    def names() -> set[bytes]:
+        assert blobs.put(b"a" * 9) == again
+        blobs.settle(again)
+        return set()
+
+    assert blobs.sweep(names) == 0
+    assert FileBlobs(SystemFiles(), str(tmp_path)).get(again) == b"a" * 9
+    assert blobs.sweep(set) == 1
+
+
+async def test_retention_removes_results_with_their_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps those that a key, a dead letter or a run still needs, also a redriven one."""
+    app, did = making()
+    folder, broken = tmp_path / "log", [True]
+
+    @app.task
+    async def stumble(run: Run, letter: str) -> str:
+        made = await run.call(task(app, "make"), letter)
+        if broken:
+            raise OSError
+        await run.receive("go")
+        return str(made[:2])
 
     @app.rule(on("fill"))
     async def fill(firing: Firing[Any]) -> None: ...
@@ -212,17 +241,39 @@ async def test_retention_removes_results_with_their_records(tmp_path: Path) -> N
 
     async with opened(app, make_log(), snapshot_every=0) as engine:
         kept = await engine.keyed("k", window=1e6).launch(task(app, "make"), "k")
-        gone = await engine.launch(task(app, "make"), "g")
-        await engine.result(kept)
-        await engine.result(gone)
-        for _ in range(3):
+        await engine.launch(task(app, "make"), "g")
+        dead, redriven = [await engine.launch(stumble, letter) for letter in "dr"]
+        await engine.drain()
+        broken.clear()
+
+        async def age() -> None:
             await engine.emit_many([("fill", "x" * 500) for _ in range(100)])
             await engine.drain()
             await engine.snapshot()
-        assert engine.log.blobs.get(digest_of(_packed("k")))
+
+        write = Snapshotter._write
+
+        async def write_and_redrive(self: Snapshotter, *parts: Any) -> None:
+            await write(self, *parts)
+            await engine.redrive(redriven)  # what is removed then is as of the snapshot
+
+        await age()
+        await age()
+        assert not engine.log.fetch([dead, redriven])
+        monkeypatch.setattr(Snapshotter, "_write", write_and_redrive)
+        await age()
+        monkeypatch.setattr(Snapshotter, "_write", write)
         assert await engine.result(kept) == "k" * SIZE
     names = {path.name for path in folder.glob("blobs/*/*")}
-    assert names == {digest_of(_packed("k")).hex()}
+    assert names == {digest_of(_packed(letter)).hex() for letter in "kdr"}
+
+    did.clear()
+    async with opened(app, make_log(), snapshot_every=0) as engine:
+        await engine.redrive(dead)
+        for run_id, result in ((redriven, "rr"), (dead, "dd")):
+            await engine.signal(run_id, "go")
+            assert await engine.result(run_id) == result
+    assert did == []
 
 
 class _FullDisk(SystemFiles):
@@ -230,25 +281,53 @@ class _FullDisk(SystemFiles):
 
     def __init__(self, error: int) -> None:
         self.error = error
+        self.refused = 0
 
     def pwrite(self, fd: int, data: Any, offset_bytes: int) -> int:
         """See `SystemFiles`."""
         if self.error and len(data) == len(_packed("x")):
+            self.refused += 1
             raise OSError(self.error, "the disk of the test")
         return super().pwrite(fd, data, offset_bytes)
 
 
-async def test_a_full_disk_is_as_for_records(tmp_path: Path) -> None:
-    """The run goes on once there is room."""
+async def _refused(disk: _FullDisk, clock: StepClock, engine: Engine, times: int) -> None:
+    """Return when *disk* has refused *times* blobs."""
+    while disk.refused < times:
+        await clock.step(engine, PROBE_S)
+
+
+async def test_a_full_disk_keeps_only_the_result_waiting(tmp_path: Path) -> None:
+    """All else goes on, and once there is room the run ends; its code executed once."""
+    app, did = making()
+    disk, clock = _FullDisk(errno.ENOSPC), StepClock()
+
+    @app.rule(on("also"))
+    async def also(firing: Firing[Any]) -> None:
+        did.append("also")
+
+    async with opened(app, FileLog(tmp_path / "log", files=disk), clock) as engine:
+        run_id = await engine.launch(task(app, "make"), "x")
+        await _refused(disk, clock, engine, 3)
+        await engine.emit("also")
+        while did[-1] != "also":
+            await clock.step(engine, PROBE_S)
+        assert engine.state().ready
+        disk.error = 0
+        await clock.step(engine, PROBE_S)
+        assert await engine.result(run_id) == "x" * SIZE
+        await check_live(engine)
+    assert did == ["x", "also"]
+
+
+async def test_an_engine_stops_while_a_result_waits_for_room(tmp_path: Path) -> None:
+    """The run stays open, and is executed again by the next one."""
     app, did = making()
     disk, clock = _FullDisk(errno.ENOSPC), StepClock()
     async with opened(app, FileLog(tmp_path / "log", files=disk), clock) as engine:
         run_id = await engine.launch(task(app, "make"), "x")
-        while engine.state().ready:
-            await quiet(engine)
-        disk.error = 0
-        while not engine.state().ready:
-            await clock.step(engine, 10)
+        await _refused(disk, clock, engine, 2)
+    async with opened(app, FileLog(tmp_path / "log"), clock) as engine:
         assert await engine.result(run_id) == "x" * SIZE
     assert did == ["x", "x"]
 

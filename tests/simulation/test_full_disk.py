@@ -79,8 +79,9 @@ async def check_random_life(seed: int) -> None:
     )
     disk = life.disk
 
-    def make_room(name: str, _: str) -> None:
-        if name == "allocate" and disk.free_bytes is not None and rng.random() < 0.5:
+    def make_room(name: str, path: str) -> None:
+        is_probe = name == "allocate" or (name == "pwrite" and "/blobs/" in path)
+        if is_probe and disk.free_bytes is not None and rng.random() < 0.5:
             disk.free_bytes = rng.choice([None, *(rng.randint(1300, 5000) for _ in range(3))])
 
     def be_full() -> None:

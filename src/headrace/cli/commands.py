@@ -334,8 +334,11 @@ def runs_list_command(
     output: Output = "table",
 ) -> int:
     """Print the newest runs, newest first."""
+    from headrace.cli.errors import Usage
     from headrace.cli.runs import list_runs
 
+    if failed and status is not None:
+        raise Usage("runs list: expected --failed or --status, found both; --failed shows the dead")
     wanted = "dead" if failed else status
     return list_runs(folder, output, status=wanted, task=task, since=since, limit=limit)
 

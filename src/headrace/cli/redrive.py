@@ -16,7 +16,7 @@ from headrace.cli.logs import folded, opened
 from headrace.cli.output import Output, write_document, write_rows
 from headrace.cli.progress import shown
 from headrace.cli.text import safe
-from headrace.engine.errors import RedriveRefused, RunNotFound
+from headrace.engine.errors import HeadraceError, RedriveRefused, RunNotFound
 
 if TYPE_CHECKING:
     from headrace.engine.runs import RunView
@@ -142,5 +142,11 @@ def one_by_one(
                     raise
                 sys.stderr.write(f"headrace: {safe(str(error))}\n")
                 code = code or code_of(error)
+            except HeadraceError as error:
+                if not rows:
+                    raise
+                # What was asked for until then is done: it is printed.
+                sys.stderr.write(f"headrace: {safe(str(error))}\n")
+                return rows, code_of(error)
             advance(number + 1)
     return rows, code

@@ -338,6 +338,9 @@ def _lines(story: dict[str, Any], indent: str) -> list[str]:
         elif step["kind"] == "launch":
             key = safe(step["key"] or "")
             lines.append(f"{inner}launch {safe(step['task'])} [{key}]  record {step['sequence']}")
+        elif step["kind"] == "compensate":
+            undo = f"{safe(step['task'])} {to_json(step['input'])}"
+            lines.append(f"{inner}to undo: {undo}  record {step['sequence']}")
         elif step["kind"] in ("receive", "wait"):
             lines.append(inner + run_waits.line(step))
         else:
