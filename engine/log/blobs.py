@@ -1,8 +1,12 @@
 """Blobs: results that are too large for a record, in files of their own beside the log.
 
 ``blobs/<2 hex>/<digest>`` is named by the blake2b digest of its bytes.  It is written and
-synced before the record that names it, so a record never names one that is not there; a
-crash between the two leaves one that nobody names, and `sweep` removes it.
+synced before the record that names it, so a record never names one that is not there.
+
+One that nobody names is what a crash between the two leaves, or what is left of a record
+that retention has removed.  `sweep` removes it, unless the state still needs it.  That is
+asked for only after retention has removed records: a log that is kept whole keeps all of
+them.  What a crash left half-written goes at the next `FileLog.open`.
 """
 
 from __future__ import annotations
@@ -14,20 +18,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-from headrace.engine.errors import BlobUnusable, DurabilityLost, LogFull
+from headrace.engine.errors import DurabilityLost, LogFull
+from headrace.engine.log import blob_files
+from headrace.engine.log.blob_files import NAME, TEMPORARY, fault_of, new_digest, unusable
 from headrace.engine.log.files import NO_SPACE, Files, opened, read_all, write_all
 
-NAME: Final = "blobs"
-DIGEST_BYTES: Final = 32
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """How much of what was written last is kept in memory: its parent asks for it at once."""
 
 
 def digest_of(data: bytes) -> bytes:
     """Return the name of *data*."""
-    from hashlib import blake2b  # a tenth of what importing the engine costs
-
-    return blake2b(data, digest_size=DIGEST_BYTES).digest()
+    digest = new_digest()
+    digest.update(data)
+    return digest.digest()
 
 
 class Blobs(Protocol):
@@ -78,9 +82,9 @@ class MemoryBlobs:
         """See `Blobs`."""
         data = self.stored.get(digest)
         if data is None:
-            raise _unusable(digest.hex(), "nothing there")
+            raise unusable(digest.hex(), "nothing there")
         if digest_of(data) != digest:
-            raise _unusable(digest.hex(), f"{len(data)} bytes with another digest")
+            raise unusable(digest.hex(), f"{len(data)} bytes with another digest")
         return data
 
     def sweep(self, named: Callable[[], Iterable[bytes]]) -> int:
@@ -94,19 +98,21 @@ class FileBlobs:
     def __init__(self, files: Files, folder: str) -> None:
         """Look after those in *folder*."""
         self._files = files
-        self._folder = f"{folder}/{NAME}"
+        self._folder = folder
         self._io = threading.Lock()
         """For whoever writes or removes a file: waiting for the disk."""
         self._lock = threading.Lock()
         """For what is known of them: never held for long."""
         self._fresh: dict[bytes, int] = {}
         """Those that were stored and that no committed record names yet, with how often."""
+        self._spared: set[bytes] | None = None
+        """While a sweep is under way: what was stored meanwhile, and may be named by now."""
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._kept_bytes = 0
 
     def path_of(self, digest: bytes) -> str:
         """Return the file of the blob of this digest."""
-        return f"{self._folder}/{digest.hex()[:2]}/{digest.hex()}"
+        return blob_files.path_of(self._folder, digest)
 
     def put(self, data: bytes) -> bytes:
         """See `Blobs`."""
@@ -114,6 +120,8 @@ class FileBlobs:
         path = self.path_of(digest)
         with self._lock:
             self._fresh[digest] = self._fresh.get(digest, 0) + 1
+            if self._spared is not None:
+                self._spared.add(digest)
         with self._io:
             try:
                 self._store(path, data)
@@ -133,14 +141,14 @@ class FileBlobs:
 
     def _store(self, path: str, data: bytes) -> None:
         files, folder = self._files, path.rpartition("/")[0]
-        for place in (self._folder, folder):
+        for place in (f"{self._folder}/{NAME}", folder):
             if files.kind(place) == "missing":
                 files.mkdir(place)
                 files.sync_directory(place.rpartition("/")[0])
         if files.kind(path) == "file" and self._is_whole(path, data):
             files.sync_directory(folder)  # whoever wrote it may have crashed before that
             return
-        temporary = f"{path}.tmp"
+        temporary = f"{path}{TEMPORARY}"
         try:
             with opened(files, temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as fd:
                 write_all(files, fd, data, 0)
@@ -181,26 +189,43 @@ class FileBlobs:
         try:
             data = read_all(self._files, path)
         except OSError as error:
-            found = "nothing there" if isinstance(error, FileNotFoundError) else str(error)
-            raise _unusable(path, found) from error
+            raise unusable(path, fault_of(error)) from error
         if digest_of(data) != digest:
-            raise _unusable(path, f"{len(data)} bytes with another digest")
+            raise unusable(path, f"{len(data)} bytes with another digest")
         return data
 
+    def remove_temporaries(self) -> None:
+        """Remove what was left half-written, for who has the log's lock.
+
+        What cannot be removed is no harm.
+        """
+        with contextlib.suppress(OSError):
+            for path in blob_files.temporaries(self._files, self._folder):
+                # Whoever was writing it has come to its end, and it has its name.
+                with self._io, contextlib.suppress(FileNotFoundError):
+                    self._files.unlink(path)
+
     def sweep(self, named: Callable[[], Iterable[bytes]]) -> int:
-        """See `Blobs`."""
-        found = self._digests()
-        if not found:
-            return 0
-        keep = set(named())
+        """See `Blobs`.  One at a time."""
+        self.remove_temporaries()
+        with self._lock:
+            self._spared = set()
+        try:
+            found = self._digests()
+            return self._remove(found, set(named())) if found else 0
+        finally:
+            with self._lock:
+                self._spared = None
+
+    def _remove(self, found: list[bytes], keep: set[bytes]) -> int:
         removed = 0
         for digest in found:
             if digest in keep:
                 continue
             with self._io:
                 with self._lock:
-                    if digest in self._fresh:
-                        continue  # it is stored again just now
+                    if digest in self._fresh or digest in (self._spared or ()):
+                        continue  # it is stored again just now, or was
                     self._forget(digest)
                 self._files.unlink(self.path_of(digest))
                 removed += 1
@@ -214,23 +239,10 @@ class FileBlobs:
     def _digests(self) -> list[bytes]:
         """Return what is stored by now, but for what no committed record names yet."""
         files = self._files
-        if files.kind(self._folder) != "directory":
-            return []
-        found: list[bytes] = []
-        for part in files.listdir(self._folder):
-            if len(part) != 2 or files.kind(f"{self._folder}/{part}") != "directory":
-                continue
-            for name in files.listdir(f"{self._folder}/{part}"):
-                with contextlib.suppress(ValueError):
-                    digest = bytes.fromhex(name)
-                    if len(digest) == DIGEST_BYTES:
-                        found.append(digest)
+        found = [
+            digest
+            for part in blob_files.parts_of(files, self._folder)
+            for digest in blob_files.digests_in(files, part)
+        ]
         with self._lock:
             return [digest for digest in found if digest not in self._fresh]
-
-
-def _unusable(path: str, found: str) -> BlobUnusable:
-    return BlobUnusable(
-        f"{path}: expected a result that was stored there, found {found}; restore the file from a "
-        "copy of the log"
-    )

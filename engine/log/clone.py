@@ -16,12 +16,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from headrace.engine.errors import LogCorrupt, LogUnusable, SegmentGone
-from headrace.engine.log import index_file, snapshots
+from headrace.engine.errors import BlobUnusable, LogCorrupt, LogUnusable, SegmentGone
+from headrace.engine.log import blob_files, index_file, snapshots
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.digest import new_digest
-from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
+from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, remove_tree, write_all
 from headrace.engine.log.folder import UNFINISHED, is_ours, make_directory
 from headrace.engine.log.frame import (
     CLOSE,
@@ -34,7 +34,6 @@ from headrace.engine.log.neighbours import check_sealed
 from headrace.engine.log.tail import Tail
 from headrace.engine.log.walker import OpenSegments, listed_now, step
 
-BLOBS: Final = "blobs"
 TRIES_MAX: Final = 32
 """How often it is begun anew because retention took away what was to be copied."""
 
@@ -72,10 +71,12 @@ class Clone(Struct, frozen=True):
     """How many bytes of segments were written for it."""
     snapshot: int
     """The sequence of the newest snapshot that it has; 0: none."""
+    results: int
+    """How many large results it has, in files of their own."""
 
 
 class _Outrun(Exception):
-    """The snapshots that there were at that moment have made way for newer ones."""
+    """What there was at that moment has made way: snapshots for newer ones, or old records."""
 
 
 def make(
@@ -89,6 +90,7 @@ def make(
     Raises:
         LogUnusable: there is no log at *source*, something at *target*, or the disk failed.
         LogCorrupt: something that was to be taken over is damaged.
+        BlobUnusable: a large result that was to be copied is.
         LogVersion: a newer headrace wrote the source.
     """
     try:
@@ -121,7 +123,7 @@ def make(
         ) from error
     raise LogUnusable(
         f"{source}: expected a log that stays as it is for a moment, found other segments each "
-        f"of {TRIES_MAX} times; try again"
+        f"of {TRIES_MAX} times; try again, or keep its records meanwhile: `headrace log hold`"
     )
 
 
@@ -177,19 +179,10 @@ def _empty(files: Files, path: str) -> None:
     """Remove all that we put into the directory *path*, but for the mark."""
     # MANIFEST first: without it the rest is no log, however far this comes.
     for name in sorted(files.listdir(path), key=lambda name: name != manifests.NAME):
-        if name == BLOBS:
-            _remove(files, f"{path}/{name}")
+        if name == blob_files.NAME:
+            remove_tree(files, f"{path}/{name}")
         elif name != UNFINISHED and is_ours(name):
             files.unlink(f"{path}/{name}")
-
-
-def _remove(files: Files, path: str) -> None:
-    if files.kind(path) != "directory":
-        files.unlink(path)
-        return
-    for name in files.listdir(path):
-        _remove(files, f"{path}/{name}")
-    files.rmdir(path)
 
 
 class _Making:
@@ -228,8 +221,7 @@ class _Making:
         tail = entries[len(shared)]
         log_id = plan.fork_id or self._manifest.log_id
         parent, last = self._write_tail(tail, log_id, previous)
-        if files.kind(f"{self._source}/{BLOBS}") == "directory":
-            self._take_all(f"{self._source}/{BLOBS}", f"{self._target}/{BLOBS}")
+        results = self._take_results()
         files.sync_directory(self._target)
         changes = {"segments": [*shared, last]}
         manifest = msgspec.structs.replace(self._manifest, **changes)
@@ -243,7 +235,7 @@ class _Making:
                 holds={},
             )
         manifests.store(files, self._target, manifest)
-        return Clone(manifest, self._linked, self._copied_bytes, snapshot)
+        return Clone(manifest, self._linked, self._copied_bytes, snapshot, results)
 
     def _take_snapshots(self) -> int:
         """Share or copy the snapshots that the new log can use; return the newest's sequence.
@@ -365,16 +357,44 @@ class _Making:
             return False
         return True
 
-    def _take_all(self, source: str, target: str) -> None:
-        """Share or copy the files of a directory, and those of the directories in it."""
-        self._files.mkdir(target)
-        for name in self._files.listdir(source):
-            kind = self._files.kind(f"{source}/{name}")
-            if kind == "directory":
-                self._take_all(f"{source}/{name}", f"{target}/{name}")
-            elif kind == "file" and not name.endswith(".tmp"):
-                self._take(f"{source}/{name}", f"{target}/{name}")
-        self._files.sync_directory(target)
+    def _take_results(self) -> int:
+        """Share or copy the large results; return how many there are.
+
+        Raises:
+            BlobUnusable: one that was to be copied is damaged.
+            _Outrun: retention has removed records meanwhile, and perhaps what they name.
+        """
+        files, count = self._files, 0
+        parts = list(blob_files.parts_of(files, self._source))
+        if not parts:
+            return 0
+        files.mkdir(blobs := f"{self._target}/{blob_files.NAME}")
+        for part in parts:
+            files.mkdir(made := f"{blobs}/{part.rpartition('/')[2]}")
+            for digest in blob_files.digests_in(files, part):
+                count += self._take_result(digest)
+            files.sync_directory(made)
+        files.sync_directory(blobs)
+        now = manifests.load(files, self._source)
+        # It is told before it removes anything: see `retention`.
+        if now is not None and now.first_sequence != self._manifest.first_sequence:
+            raise _Outrun
+        return count
+
+    def _take_result(self, digest: bytes) -> bool:
+        """Share or copy a large result; say whether it is still there."""
+        files, source, target = self._files, self._source, self._target
+        try:
+            old, new = blob_files.path_of(source, digest), blob_files.path_of(target, digest)
+            if not (self._plan.forks and self._link(old, new)):
+                blob_files.copy_checked(files, source, target, digest)
+        except FileNotFoundError:
+            return False
+        except BlobUnusable as error:
+            raise BlobUnusable(
+                f"{error}, or `headrace log salvage {source} NEW` makes a log without it"
+            ) from error
+        return True
 
     def _write_tail(
         self, entry: Segment, log_id: bytes, previous: Segment | None

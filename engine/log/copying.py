@@ -22,6 +22,8 @@ class Copied(Struct, frozen=True):
     segments: int
     copied_bytes: int
     """How many bytes of segments were written."""
+    results: int
+    """How many large results, in files of their own, were copied."""
 
 
 def copy(
@@ -33,7 +35,8 @@ def copy(
     """Make *target* what the log at *source* is at this moment, as far as it is committed.
 
     The source may be written meanwhile, and is only read.  Every byte is read, checked and
-    written: nothing is shared with the source.  The copy has the same id and opens as a log
+    written: nothing is shared with the source.  What is missing of the large results is not
+    looked for; `verify` does that.  The copy has the same id and opens as a log
     that was closed; never let both be written, or two logs of one id hold different records.
 
     *target* must be missing, empty, or left by a copy that was cut short.  After an error, or
@@ -42,6 +45,7 @@ def copy(
     Raises:
         LogUnusable: *source* cannot be read, or *target* cannot be made.
         LogCorrupt: the source is damaged.
+        BlobUnusable: one of its large results is.
         LogVersion: a newer headrace wrote the source.
     """
     old: str = os.path.abspath(source)  # noqa: PTH100  resolve() asks the disk
@@ -60,4 +64,5 @@ def copy(
         last_sequence=last,
         segments=len(made.manifest.segments),
         copied_bytes=made.copied_bytes,
+        results=made.results,
     )

@@ -225,6 +225,8 @@ class FileLog:
         self._log_id = opened.manifest.log_id
         self._last_failure = None
         self.recovery = opened.recovery
+        if not opened.recovery.clean:
+            self.blobs.remove_temporaries()
         store.reserve()
         self._begin(store, notify)
         if self._compress or len(store.manifest.segments) > 1:

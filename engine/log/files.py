@@ -279,3 +279,13 @@ def replace(files: Files, folder: str, name: str, data: Data) -> None:
         files.fsync(fd)
     files.rename(temporary, f"{folder}/{name}")
     files.sync_directory(folder)
+
+
+def remove_tree(files: Files, path: str) -> None:
+    """Remove the file *path*, or the directory with all that is in it."""
+    if files.kind(path) == "directory":
+        for name in files.listdir(path):
+            remove_tree(files, f"{path}/{name}")
+        files.rmdir(path)
+    else:
+        files.unlink(path)

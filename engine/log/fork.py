@@ -36,6 +36,8 @@ class Fork(Struct, frozen=True):
     """How many bytes of segments were written."""
     snapshot: int
     """The sequence of the newest snapshot that it has; 0: none."""
+    results: int
+    """How many large results, in files of their own, it has: all that its origin has."""
 
     @property
     def sequence(self) -> int:
@@ -66,6 +68,7 @@ def fork(
         LogMismatch: there is no such record, or no whole unit up to it.
         LogUnusable: *source* cannot be read, or *target* cannot be made.
         LogCorrupt: something that was to be taken over is damaged.
+        BlobUnusable: a large result that had to be copied is.
         LogVersion: a newer headrace wrote the source.
     """
     old: str = os.path.abspath(source)  # noqa: PTH100  resolve() asks the disk
@@ -101,6 +104,7 @@ def fork(
         linked=made.linked,
         copied_bytes=made.copied_bytes,
         snapshot=made.snapshot,
+        results=made.results,
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from headrace.engine.clock import Clock, SystemClock
 from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion, SnapshotUnusable
+from headrace.engine.log import blob_files
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
 from headrace.engine.log.file import SEGMENT_BYTES_MAX, draw_id
-from headrace.engine.log.files import Files, SystemFiles, read_all, replace
+from headrace.engine.log.files import Files, SystemFiles, read_all, remove_tree, replace
 from headrace.engine.log.folder import prepare
 from headrace.engine.log.frame import (
     DATA,
@@ -31,12 +33,25 @@ from headrace.engine.log.frame import (
 from headrace.engine.log.group import Group
 from headrace.engine.log.lock import Lock
 from headrace.engine.log.manifest import Manifest, Segment
+from headrace.engine.log.named import named_result
 from headrace.engine.log.recovery import begin, recover
 from headrace.engine.log.segment import Gap
 from headrace.engine.log.snapshots import FileSnapshots, name_of
 from headrace.engine.log.store import Store
 
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
+LISTED_MAX: Final = 1000
+"""Large results that were not found and are named one by one; of more there is the number."""
+
+
+class Lost(Struct, frozen=True):
+    """A large result that a record names, and that was not found, or is damaged."""
+
+    sequence: int
+    """The record; 0: none that was found names it."""
+    run: int
+    """The run that it is of; 0: not known."""
+    reason: str
 
 
 class Salvage(Struct):
@@ -54,13 +69,19 @@ class Salvage(Struct):
     """Why other snapshots were not."""
     doubts: list[str] = []
     """What may be wrong with those that were copied."""
+    results: int = 0
+    """Large results that were copied: all that are whole."""
+    lost: list[Lost] = []
+    """Those that were not."""
+    lost_unlisted: int = 0
+    """How many further records name such a result: see `LISTED_MAX`."""
     log_id: bytes = b""
     """Of the new log."""
 
     @property
     def complete(self) -> bool:
         """Whether nothing is missing."""
-        return not self.gaps
+        return not self.gaps and not self.lost and not self.lost_unlisted
 
     @property
     def obstacle(self) -> Gap | None:
@@ -82,7 +103,8 @@ def salvage(
 
     Sequences stay as they are: other records refer to them.  The source is only read.  What
     the log removed on purpose (retention) is not missing: the new log begins there too.
-    Snapshots that are whole, and whose own record was found, are copied, and so are holds.
+    Large results that are whole are copied, whoever may need them, and so are holds, and
+    snapshots that are whole and whose own record was found.
 
     After an error nothing is left at *target*, as far as the disk lets it be removed; what is
     left then, or after a crash at any moment, is no log and says so.
@@ -130,7 +152,10 @@ def _make(files: Files, old: str, new: str, *, clock: Clock, log_id: bytes) -> S
             store = _begin(origin, new, clock=clock, log_id=log_id)
             opened.callback(store.close)
             found = Salvage(log_id=log_id, first_sequence=store.manifest.first_sequence)
-            _copy(origin, store, found)
+            results = _Results(files, old, new, found)
+            results.copy()
+            _copy(origin, store, found, results)
+            results.note_unnamed()
             store.finish()
             for sequence in sorted(origin.records):
                 _copy_snapshot(origin, sequence, new, found)
@@ -148,7 +173,7 @@ def _discard(files: Files, new: str) -> None:
     with contextlib.suppress(OSError):
         for name in files.listdir(new):
             if name != manifests.NAME:
-                files.unlink(f"{new}/{name}")
+                remove_tree(files, f"{new}/{name}")
         # MANIFEST last: it says that this is no log.
         files.sync_directory(new)
         if manifests.NAME in files.listdir(new):
@@ -183,7 +208,70 @@ def _begin(origin: _Origin, new: str, *, clock: Clock, log_id: bytes) -> Store:
     )
 
 
-def _copy(origin: _Origin, store: Store, found: Salvage) -> None:
+class _Results:
+    """The large results of a log that is salvaged."""
+
+    def __init__(self, files: Files, old: str, new: str, found: Salvage) -> None:
+        self._files = files
+        self._old = old
+        self._new = new
+        self._found = found
+        self._damaged: dict[bytes, str] = {}
+        """Why those were left out that no record has named yet."""
+        self._lost: set[bytes] = set()
+
+    def copy(self) -> None:
+        """Copy all that are whole, durably."""
+        files = self._files
+        parts = list(blob_files.parts_of(files, self._old))
+        if not parts:
+            return
+        files.mkdir(blobs := f"{self._new}/{blob_files.NAME}")
+        for part in parts:
+            files.mkdir(made := f"{blobs}/{part.rpartition('/')[2]}")
+            for digest in blob_files.digests_in(files, part):
+                # Looked at alone first, so that what fails afterwards is the new log's disk.
+                reason, _ = blob_files.fault_in(files, self._old, digest)
+                if not reason:
+                    blob_files.copy_checked(files, self._old, self._new, digest)
+                    self._found.results += 1
+                elif len(self._damaged) < LISTED_MAX:
+                    self._damaged[digest] = reason
+            files.sync_directory(made)
+        files.sync_directory(blobs)
+        files.sync_directory(self._new)
+
+    def check(self, first: int, records: list[bytes]) -> None:
+        """Note what is missing of that which *records* name."""
+        for sequence, record in enumerate(records, first):
+            named = named_result(record)
+            if named is None or named.digest in self._lost:
+                continue
+            if self._files.kind(blob_files.path_of(self._new, named.digest)) != "file":
+                self._damaged.pop(named.digest, None)
+                reason, _ = blob_files.fault_in(self._files, self._old, named.digest)
+                self._note(
+                    named.digest, Lost(sequence, named.run, self._text(named.digest, reason))
+                )
+
+    def note_unnamed(self) -> None:
+        """Note what is damaged and was named by no record that was found."""
+        for digest, reason in self._damaged.items():
+            self._note(digest, Lost(0, 0, self._text(digest, reason)))
+
+    def _note(self, digest: bytes, lost: Lost) -> None:
+        if len(self._lost) < LISTED_MAX:
+            self._lost.add(digest)
+            self._found.lost.append(lost)
+        else:
+            self._found.lost_unlisted += 1
+
+    def _text(self, digest: bytes, reason: str) -> str:
+        path = blob_files.path_of(self._old, digest)
+        return f"{path}: expected a result that was stored there, found {reason}"
+
+
+def _copy(origin: _Origin, store: Store, found: Salvage, results: _Results) -> None:
     """Copy the records, and note those at which there are snapshots."""
     files, folder, noted = origin.files, origin.folder, origin.records
     expected = found.first_sequence
@@ -211,6 +299,7 @@ def _copy(origin: _Origin, store: Store, found: Salvage) -> None:
                 noted |= {s: r for s, r in enumerate(fresh, expected) if s in noted}
                 size_bytes = sum(map(len, fresh))
                 store.write([Group(expected, fresh, [len(fresh)], size_bytes)])
+                results.check(expected, fresh)
                 found.records += len(fresh)
                 expected += len(fresh)
     head = heads.load(files, folder)

@@ -1,10 +1,13 @@
-"""Verification: read every byte of a log, change nothing, and say what is wrong with it."""
+"""Verification: read every byte of a log, change nothing, and say what is wrong with it.
+
+That includes the large results that its records name, which are in files of their own.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -13,19 +16,31 @@ from headrace.engine.errors import LogCorrupt, LogUnusable
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
+from headrace.engine.log.blob_files import Checklist, path_of
 from headrace.engine.log.digest import new_digest
 from headrace.engine.log.evidence import judge, scan_active
 from headrace.engine.log.files import Files, SystemFiles, opened
 from headrace.engine.log.folder import check_finished
-from headrace.engine.log.frame import SEAL, SEGMENT_HEADER_BYTES, Damage, Frame, Newer, records_of
+from headrace.engine.log.frame import (
+    PLAIN,
+    SEAL,
+    SEGMENT_HEADER_BYTES,
+    Damage,
+    Frame,
+    Newer,
+    records_of,
+)
 from headrace.engine.log.head import Head
 from headrace.engine.log.lease import EVERYTHING, Lease
 from headrace.engine.log.manifest import Segment
+from headrace.engine.log.named import may_name, named_result
 from headrace.engine.log.neighbours import check_follows, check_sealed
 from headrace.engine.log.walker import check_kept, listed_now
 
 PROGRESS_FRAMES: Final = 256
 """How many frames are checked between two reports of progress."""
+LISTED_MAX: Final = 1000
+"""Results that are missing or damaged and are named one by one; of more there is the number."""
 
 
 class Fault(Struct, frozen=True):
@@ -39,6 +54,8 @@ class Fault(Struct, frozen=True):
     acknowledged: bool
     """Whether records that somebody relies on are concerned."""
     reason: str
+    run: int = 0
+    """The run whose large result is concerned; 0: it is the log itself, or not known whose."""
 
 
 class Report(Struct):
@@ -56,18 +73,29 @@ class Report(Struct):
     torn_bytes: int = 0
     """An unfinished last write, which the next start will cut."""
     errors: list[Fault] = []
+    errors_unlisted: int = 0
+    """How many further records name large results that are missing or damaged."""
+    results: int = 0
+    """Large results that are needed, and intact."""
+    result_bytes: int = 0
+    unnamed_results: int | None = None
+    """How many are stored that nobody names, which is no fault: a crash leaves such, and
+    retention removes them.  ``None``: not known, since records are damaged."""
 
 
 def verify(
     path: str | os.PathLike[str],
     *,
+    held: Iterable[bytes] = (),
     files: Files | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Report:
-    """Check every frame, record, digest and index of the log at *path*.
+    """Check every frame, record, digest and index of the log at *path*, and its large results.
 
-    Takes no lock: a log that is being written is checked up to where it is.  *progress* is
-    told how many bytes of how many are done.
+    Takes no lock: a log that is being written is checked up to where it is.  *held* are
+    digests of large results that the state needs though no record names them any more.
+    *progress* is told how many bytes of how many are done; of large results how many there
+    are is not known beforehand.
 
     Raises:
         LogUnusable: there is no log, or it may not be read.
@@ -78,13 +106,13 @@ def verify(
     folder: str = os.path.abspath(path)  # noqa: PTH100  resolve() asks the disk
     try:
         verification = _Verification(files or SystemFiles(), folder, progress)
-        verification.run()
+        verification.run(held)
     except OSError as error:
         raise LogUnusable(
             f"{folder}: expected an event log that can be read, found: {error}; check its mode"
         ) from error
     report = verification.report
-    report.ok = not report.errors
+    report.ok = not report.errors and not report.errors_unlisted
     return report
 
 
@@ -96,11 +124,19 @@ class _Verification:
         self._folder = folder
         self._progress = progress
         self._total_bytes = 0
+        self._checklist = Checklist(files, folder)
+        self._missed: set[bytes] = set()
+        """Digests of the large results that are listed as faults."""
         self.report = Report()
 
-    def run(self) -> None:
+    def run(self, held: Iterable[bytes]) -> None:
         with Lease(self._files, self._folder, EVERYTHING) as lease:
+            for digest in held:
+                self._check_result(digest, 0, 0)
+            damaged = len(self.report.errors)
             self._run(lease)
+        if all(fault.run for fault in self.report.errors[damaged:]):
+            self.report.unnamed_results = self._checklist.unseen()
 
     def _run(self, lease: Lease) -> None:
         # HEAD first, so that what is written meanwhile can only be more than it says.
@@ -204,19 +240,50 @@ class _Verification:
         place = (walk.offset, walk.sequence)
         try:
             for number, frame in enumerate(walk.frames(limit_offset)):
-                records_of(frame)
+                records = records_of(frame)
+                if records and (frame.codec != PLAIN or may_name(frame.body)):
+                    self._check_results(base, frame.base, records)
                 place = (walk.offset, walk.sequence)
                 report.records += frame.count
                 report.size_bytes += len(frame.raw)
                 report.last_sequence = walk.sequence - 1
                 report.durable_sequence = max(report.durable_sequence, frame.durable - 1)
                 if number % PROGRESS_FRAMES == 0:
-                    self._progress(report.size_bytes, self._total_bytes)
+                    self._progress(report.size_bytes + report.result_bytes, self._total_bytes)
                 yield frame
         except Damage as damage:
             raise segments.corrupt(path, place[0], damage, place[1]) from damage
         except Newer as newer:
             raise segments.too_new(path, place[0], newer) from newer
+
+    def _check_results(self, base: int, first: int, records: list[bytes]) -> None:
+        """Check the large results that *records* of the segment *base* name."""
+        for sequence, record in enumerate(records, first):
+            named = named_result(record)
+            if named is not None and not self._check_result(named.digest, sequence, named.run):
+                # Unless it went with its record, just now, since there was no lease.
+                check_kept(self._files, self._folder, base)
+
+    def _check_result(self, digest: bytes, sequence: int, run: int) -> bool:
+        """Check a large result that is needed; say whether it is whole."""
+        report = self.report
+        found, size_bytes = self._checklist.check(digest)
+        if not found:
+            if size_bytes:
+                report.results += 1
+                report.result_bytes += size_bytes
+                self._progress(report.size_bytes + report.result_bytes, self._total_bytes)
+        elif digest not in self._missed:  # the end of a run and the event about it are two
+            if len(self._missed) < LISTED_MAX:
+                self._missed.add(digest)
+                whose = f"the result of run {run}" if run else "a result that the state refers to"
+                reason = f"expected {whose}, found {found}"
+                path = path_of(self._folder, digest)
+                fault = Fault(path, 0, sequence, acknowledged=True, reason=reason, run=run)
+                report.errors.append(fault)
+            else:
+                report.errors_unlisted += 1
+        return not found
 
     def _check_last(self, entry: Segment, head: Head | None, previous: Segment | None) -> None:
         """Read the segment that is being written, and those after it that are not listed yet."""
@@ -245,4 +312,4 @@ class _Verification:
             if not more:
                 break
             previous, entry = active.entry(), Segment(active.sequence, entry.log_id)
-        self._progress(report.size_bytes, self._total_bytes)
+        self._progress(report.size_bytes + report.result_bytes, self._total_bytes)

@@ -7,6 +7,7 @@ from tests.simulation.disk import Inode, SimulatedDisk
 from tests.simulation.session import Session, contents, record
 
 from headrace.engine.log import FileLog, LogReader
+from headrace.engine.log.blobs import digest_of
 from headrace.engine.log.files import Files
 from headrace.engine.log.verify import verify
 
@@ -14,7 +15,11 @@ SOURCE, TARGET = "/log", "/new"
 SEGMENT_BYTES_MAX = 400
 LOG_ID, FORK_ID = b"i" * 16, b"f" * 16
 SNAPSHOTS = ("snap-00000000000000000009.hrs", "snap-00000000000000000020.hrs")
-BLOB = "blobs/ab/abcdef"
+RESULT = b"a large result"
+_DIGEST = digest_of(RESULT).hex()
+BLOB = f"blobs/{_DIGEST[:2]}/{_DIGEST}"
+EXTRAS = {**{name: name.encode() for name in SNAPSHOTS}, BLOB: RESULT}
+"""What is beside the segments, and belongs into forks and copies too."""
 
 
 def decision(number: int) -> bytes:
@@ -66,8 +71,8 @@ def world(*, close: bool = True, extras: bool = True) -> SimulatedDisk:
     if close:
         left = {path: bytes(inode.data) for path, inode in disk.names.items()}
     if extras:
-        for name in (*SNAPSHOTS, BLOB, "blobs/half.tmp"):
-            left[f"{SOURCE}/{name}"] = name.encode()
+        for name, data in {**EXTRAS, f"{BLOB}.tmp": RESULT[:5]}.items():
+            left[f"{SOURCE}/{name}"] = data
     return disk_with(left)
 
 

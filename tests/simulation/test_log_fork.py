@@ -12,6 +12,7 @@ from tests.simulation.disk import SimulatedDisk
 from tests.simulation.forks import (
     BLOB,
     ENDS,
+    EXTRAS,
     FORK_ID,
     LOG_ID,
     RECORDS,
@@ -96,7 +97,7 @@ def check_left(disk: SimulatedDisk, make: Make, before: dict[str, bytes]) -> boo
     check_log(disk, TARGET, expected, log_id)
     kept = {name for name in SNAPSHOTS if int(name[5:25]) <= len(expected)}
     for name in (*kept, BLOB):
-        assert files_of(disk, TARGET)[f"{TARGET}/{name}"] == name.encode()
+        assert files_of(disk, TARGET)[f"{TARGET}/{name}"] == EXTRAS[name]
     assert files_of(disk, SOURCE) == before
     check_log(disk, SOURCE, RECORDS, LOG_ID)
     return there

@@ -13,6 +13,7 @@ from tests.simulation.session import Session, record, records
 
 from headrace.engine.errors import LogError, LogUnusable
 from headrace.engine.log import FileLog, LogReader
+from headrace.engine.log.blobs import FileBlobs, digest_of
 from headrace.engine.log.copying import copy as copy_log
 from headrace.engine.log.frame import SEGMENT_HEADER_BYTES, frame_size
 from headrace.engine.log.salvage import salvage
@@ -101,9 +102,16 @@ def test_salvage_never_writes_over_anything() -> None:
 SNAPSHOTS = (10, damage.COUNT - 4)
 
 
+RESULT = b"a large result"
+
+
 def with_snapshots(*, oldest: int) -> SimulatedDisk:
-    """A log that was closed, with snapshots that refer to the records from *oldest* on."""
+    """A log that was closed, with snapshots that refer to the records from *oldest* on.
+
+    And with a large result in a file of its own.
+    """
     disk = damage.written(close=True)
+    FileBlobs(disk, damage.PATH).put(RESULT)
     for sequence in SNAPSHOTS:
         file = FileSnapshots(disk, damage.PATH).begin(sequence)
         file.write([b"state at %d" % sequence])
@@ -168,6 +176,8 @@ def test_salvage_on_a_disk_that_fails(fault: str | int) -> None:
             with suppress(LogUnusable):
                 log.open(lambda: None)
                 assert log.committed_sequence in (0, damage.COUNT)
+                if log.committed_sequence:
+                    assert log.blobs.get(digest_of(RESULT)) == RESULT
                 for sequence in log.snapshots.sequences():
                     parts = log.snapshots.read(sequence, log.fetch([sequence]).get(sequence))
                     assert list(parts) == [b"state at %d" % sequence]
