@@ -18,7 +18,7 @@ from headrace.engine.backend import in_own_thread
 from headrace.engine.core import Core
 from headrace.engine.declared import Declared
 from headrace.engine.emission import Emission, checked
-from headrace.engine.errors import EngineClosed, LogFull, RunNotFound
+from headrace.engine.errors import BlobUnusable, EngineClosed, LogFull, RunNotFound
 from headrace.engine.launching import Launcher, checked_key, launch_outside, result_of
 from headrace.engine.life import NOT_OPEN, Life
 from headrace.engine.payload import check_text
@@ -156,7 +156,8 @@ class Engine(Life):
 
         For any run that is open; of those that have ended, for runs that were launched under
         a key, within its window, and for the last 256 that this engine has launched or
-        redriven, or that somebody waited for.  It is of the type that the task says.
+        redriven, or that somebody waited for (if the result has more than 64 KiB, for as long
+        as the log keeps its record).  It is of the type that the task says.
 
         Raises:
             TaskFailed: it was given up: a dead letter.
@@ -177,7 +178,12 @@ class Engine(Life):
                 continue
             if ending.blob is not None:
                 read = partial(self.log.blobs.get, ending.blob)
-                stored = Raw(await in_own_thread(core.pipeline.backend, read))
+                try:
+                    stored = Raw(await in_own_thread(core.pipeline.backend, read))
+                except BlobUnusable:
+                    if core.results.forget_removed(run_id):
+                        continue
+                    raise
                 ending = replace(ending, result=stored)
             return result_of(run_id, ending, self._settings.specs.get(ending.task))
 

@@ -116,8 +116,8 @@ class Results:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self._waited: dict[int, _Waited] = {}
-        self._recent: dict[int, Ending] = {}
-        """Of the last that ended: who launches one may ask for it only after that."""
+        self._recent: dict[int, _Waited] = {}
+        """The last that ended: who launches one may ask for it only after that."""
 
     async def ending(self, run_id: int) -> Ending:
         """Return what came of a run, once that is durable; see `Engine.result`."""
@@ -125,8 +125,8 @@ class Results:
         state = pipeline.kernel.state
         if run_id not in self._waited and run_id not in state.runs.active:
             recent = self._recent.get(run_id)
-            if recent is not None:
-                return recent
+            if recent is not None and recent.ending is not None:
+                return recent.ending
             # The kernel is ahead of the log: what it knows may not be durable yet.
             await pipeline.committed(pipeline.kernel.sequence)
         waited = self._waited.get(run_id)
@@ -163,13 +163,13 @@ class Results:
         if self._waited.get(run_id) is waited:  # else it is redriven, and watched again
             del self._waited[run_id]
         waited.done.set()
-        assert waited.ending is not None
-        self._remember(run_id, waited.ending)
+        self._remember(run_id, waited)
 
-    def _remember(self, run_id: int, ending: Ending) -> None:
-        if ending.status == "dead":
+    def _remember(self, run_id: int, waited: _Waited) -> None:
+        assert waited.ending is not None
+        if waited.ending.status == "dead":
             return  # it may be redriven, and is kept elsewhere
-        self._recent[run_id] = ending
+        self._recent[run_id] = waited
         if len(self._recent) > RECENT_MAX:
             del self._recent[next(iter(self._recent))]
 
@@ -187,6 +187,17 @@ class Results:
             f"were launched under a key, for the window of it"
         )
 
+    def forget_removed(self, run_id: int) -> bool:
+        """Forget a run if retention has removed the record of its end; say whether it has.
+
+        A large result, in a file of its own, goes with that.
+        """
+        waited = self._recent.get(run_id)
+        if waited is None or self.pipeline.log.fetch([waited.sequence]):
+            return False
+        del self._recent[run_id]
+        return True
+
     def adopt(self, before: Results) -> None:
         """Keep what the life of the kernel before has kept, and would have, for who asks later."""
         self._recent = dict(before._recent)
@@ -201,7 +212,7 @@ class Results:
             waited.done.set()
             if waited.ending is not None and waited.sequence <= committed:
                 del self._waited[run_id]  # the log failed before that was told
-                self._remember(run_id, waited.ending)
+                self._remember(run_id, waited)
 
 
 def result_of(run_id: int, ending: Ending, spec: TaskSpec | None) -> Any:
