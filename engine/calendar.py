@@ -10,6 +10,7 @@ all miss the processor's cache: see `benchmarks/triggers.py`.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from typing import Any, Final
 
 Entry = tuple[int, int, Any]
@@ -40,6 +41,14 @@ class _Level:
             heapq.heappush(self.numbers, number)
         else:
             bucket.append(entry)
+
+    def remove(self, gone: Container[Any]) -> None:
+        kept = {}
+        for number, bucket in self.buckets.items():
+            if left := [entry for entry in bucket if entry[2] not in gone]:
+                kept[number] = left
+        self.buckets, self.numbers = kept, list(kept)
+        heapq.heapify(self.numbers)
 
 
 class Calendar:
@@ -93,6 +102,14 @@ class Calendar:
             near.pop()
         else:
             heapq.heappop(late)
+
+    def remove(self, gone: Container[Any]) -> None:
+        """Take out all entries of what is *gone*.  Looks at each entry that there is."""
+        for level in (self._coarse, self._middle, self._fine):
+            level.remove(gone)
+        self._near = [entry for entry in self._near if entry[2] not in gone]
+        self._late = [entry for entry in self._late if entry[2] not in gone]
+        heapq.heapify(self._late)
 
     def _advance(self) -> bool:
         """Bring what is due next near; say whether there is anything."""

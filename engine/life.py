@@ -35,7 +35,7 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.process_import import refuse_in_import
 from headrace.engine.record import EngineStopped, encode
-from headrace.engine.resources import OpenResources
+from headrace.engine.resources import OpenResources, sole
 from headrace.engine.restore import restore
 from headrace.engine.rule_control import Declare, RuleControl
 from headrace.engine.signal import Signal
@@ -241,10 +241,7 @@ class Life:
             else:
                 swallowed = await self._group.__aexit__(exc_type, exc, traceback)
         except BaseExceptionGroup as several:
-            error: BaseException = several
-            while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-                error = error.exceptions[0]
-            raise error from None
+            raise sole(several) from None
         finally:
             try:
                 await self._close_log(tell_full=exc is None)

@@ -74,7 +74,8 @@ def _check_events(log: ReadableLog, run: RunState) -> None:
 def run_from_log(log: ReadableLog, run_id: int, versions: dict[str, str]) -> RunState:
     """Return a dead letter as its making record says it, of the version in force now.
 
-    Takes as long as the log is from there.  What only a parent knew of it, such as its key, is not known any more.
+    Takes as long as the log is from there.  What only a parent knew of it, such as its key, is
+    not known any more.
 
     Raises:
         RunNotFound: there is none of this id.

@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, Asyn
 from typing import Any, Final, Generic, TypeVar, cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import ResourceFailed
@@ -22,6 +23,13 @@ CLOSE_S_MAX: Final = 30.0
 R = TypeVar("R")
 
 Factory = Callable[[], AbstractAsyncContextManager[R] | AbstractContextManager[R]]
+
+
+def sole(error: BaseException) -> BaseException:
+    """Return what is in a group of one, else the *error* itself."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Resource(Generic[R]):
@@ -47,7 +55,11 @@ class Resource(Generic[R]):
 
 
 class OpenResources:
-    """The resources of one engine, by name, as long as they are open."""
+    """The resources of one engine, by name, as long as they are open.
+
+    A task of its own opens them, keeps them and closes them: the task groups that they may
+    hold open are then not around the host's code, so what cancels that does not reach them.
+    """
 
     def __init__(
         self, declared: Mapping[str, Resource[Any]], replaced: Mapping[str, Any] | None = None
@@ -60,9 +72,14 @@ class OpenResources:
         self.values: dict[str, Any] = {}
         self._declared = dict(declared)
         self._replaced = dict(replaced or {})
-        self._stack: AsyncExitStack | None = None
-        self._scope: anyio.CancelScope
-        """Around them all: scopes that they hold open lie within it."""
+        self._group: TaskGroup | None = None
+        self._opened: anyio.Event
+        self._closing: anyio.Event
+        self._opening: anyio.CancelScope
+        """Around the resource that is opened next, and all after it."""
+        self._is_given_up = False
+        """Whether the host does not wait any longer for them to be open."""
+        self._failure: ResourceFailed | None = None
         unknown = sorted(self._replaced.keys() - self._declared.keys())
         if unknown:
             there = ", ".join(sorted(self._declared)) or "none"
@@ -78,21 +95,69 @@ class OpenResources:
         """
         if not self._declared:
             return
-        self._stack = AsyncExitStack()
-        self._scope = self._stack.enter_context(anyio.CancelScope())
-        for name, resource in self._declared.items():
+        self._opened, self._closing = anyio.Event(), anyio.Event()
+        self._opening = anyio.CancelScope()
+        self._group = await anyio.create_task_group().__aenter__()
+        self._group.start_soon(self._hold, name="headrace resources")
+        try:
+            await self._opened.wait()
+        except BaseException:
+            if not self._opened.is_set():
+                self._is_given_up = True
+                self._opening.cancel()
+            await self.close()
+            raise
+        if self._failure is not None:
+            await self.close()
+            raise self._failure
+
+    async def close(self) -> None:
+        """Close all that are open, in reverse.  An error of one does not keep others open."""
+        group, self._group = self._group, None
+        if group is not None:
+            self._closing.set()
             try:
-                self.values[name] = await self._opened(self._stack, name, resource)
+                await group.__aexit__(None, None, None)
+            except BaseExceptionGroup as several:
+                raise sole(several) from None
+
+    async def _hold(self) -> None:
+        stack = AsyncExitStack()
+        with anyio.CancelScope(shield=True) as scope:
+            try:
+                await self._open_all(stack)
+                self._opened.set()
+                await self._closing.wait()
+            except ResourceFailed as failure:
+                self._failure = failure
+            except anyio.get_cancelled_exc_class():
+                if not self._is_given_up:
+                    raise  # it is for the scope of a resource that has failed
+            finally:
+                self.values.clear()
+                # A host that is cancelled wants them closed as well; not for ever.
+                scope.deadline = anyio.current_time() + CLOSE_S_MAX
+                await self._close_all(stack)
+        if scope.cancelled_caught:
+            logger().error("resource_not_closed", error=f"not within {CLOSE_S_MAX:g} s")
+        self._opened.set()
+
+    async def _open_all(self, stack: AsyncExitStack) -> None:
+        for name, resource in self._declared.items():
+            # Left when it is closed: scopes that it holds open lie within.
+            stack.enter_context(self._opening)
+            try:
+                self.values[name] = await self._entered(stack, name, resource)
             except BaseException as error:
-                await self.close()
                 if isinstance(error, Exception):
                     raise ResourceFailed(
                         f"resource {name!r}: expected to open it, found {type(error).__name__}: "
                         f"{error}; the engine has not started, and nothing was written"
                     ) from error
                 raise
+            self._opening = anyio.CancelScope()
 
-    async def _opened(self, stack: AsyncExitStack, name: str, resource: Resource[Any]) -> Any:
+    async def _entered(self, stack: AsyncExitStack, name: str, resource: Resource[Any]) -> Any:
         made: Any = self._replaced.get(name, resource.factory)
         if name in self._replaced and not inspect.isroutine(made):
             return made
@@ -108,18 +173,9 @@ class OpenResources:
             "it with contextlib.asynccontextmanager"
         )
 
-    async def close(self) -> None:
-        """Close all that are open, in reverse.  An error of one does not keep others open."""
-        stack, self._stack = self._stack, None
-        self.values.clear()
-        if stack is not None:
-            try:
-                # A host that is cancelled wants it closed as well; not for ever.
-                self._scope.shield = True
-                self._scope.deadline = anyio.current_time() + CLOSE_S_MAX
-                await stack.aclose()
-                if self._scope.cancelled_caught:
-                    logger().error("resource_not_closed", error=f"not within {CLOSE_S_MAX:g} s")
-            except Exception as error:
-                logger().error("resource_not_closed", error=f"{type(error).__name__}: {error}")
-                raise
+    async def _close_all(self, stack: AsyncExitStack) -> None:
+        try:
+            await stack.aclose()
+        except Exception as error:
+            logger().error("resource_not_closed", error=f"{type(error).__name__}: {error}")
+            raise

@@ -126,7 +126,11 @@ class Snapshotter:
             for file in begun:
                 await self._in_thread(file.abort)
             raise
-        held = pipeline.kernel.state.held_blobs()
+        kernel = pipeline.kernel
+        held, upto = kernel.state.held_blobs(), kernel.sequence
+        # What is not needed any more would be again, were the record lost that says so.
+        await pipeline.committed(upto)
+        await self._in_thread(partial(log.sync, upto))
         await self._in_thread(partial(tidy_up, log, held))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:

@@ -10,6 +10,7 @@ from tests.engine.stand import (
     FailingLog,
     FullLog,
     Gate,
+    GatedLog,
     StepClock,
     borders,
     check_live,
@@ -31,9 +32,11 @@ from headrace import (
     RunNotFound,
     TaskCancelled,
     TaskFailed,
+    TypeChanged,
     on,
 )
 from headrace.engine import launches as launches_module
+from headrace.engine.launches import DUE_SPARE, Launch, Launches
 from headrace.engine.record import RunCompleted, RunLaunched
 from headrace.engine.snapshot import Snapshot, load
 
@@ -251,6 +254,138 @@ async def test_who_waits_goes_on_after_a_full_disk() -> None:
     assert results == ["bill 1"]
 
 
+async def test_an_end_that_is_not_durable_yet_is_told_to_nobody() -> None:
+    """Also not of a run that has ended by the time somebody asks, and whose result is kept."""
+    gate, log = Gate(), GatedLog()
+    app, _ = billing(gate)
+    results: list[Any] = []
+
+    @app.rule(on("order", int))
+    async def take(run: Run, firing: Firing[int]) -> int:
+        bill = app.tasks["bill"].function
+        return await run.keyed("k", window=60).launch(bill, firing.events[0].data)
+
+    async with opened(app, log) as engine:
+        await engine.emit("order", 1)
+        await quiet(engine)
+        (run_id,) = (view.id for view in engine.runs("active"))
+
+        async def wait() -> None:
+            results.append(await engine.result(run_id))
+            assert log.committed_sequence >= ended_at
+
+        log.hold = True
+        gate.open()
+        await quiet(engine)
+        ended_at = engine.kernel.sequence
+        assert engine.runs("active") == []
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await quiet(engine)
+            assert results == []
+            log.release()
+    assert results == ["bill 1"]
+
+
+async def test_two_who_watch_a_run_are_both_told() -> None:
+    """Who comes second does not take the first one's place."""
+    gate, results = Gate(), list[Any]()
+    app, _ = billing(gate)
+
+    async with opened(app) as engine:
+        run_id = await engine.launch(app.tasks["bill"].function, 1)
+
+        async def wait() -> None:
+            results.append(await engine.result(run_id))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await quiet(engine)
+            engine.opened().results.watch(run_id)
+            gate.open()
+    assert results == ["bill 1"]
+
+
+async def test_what_ended_before_a_full_disk_is_told_while_it_is_full_and_after() -> None:
+    """It is durable, and whoever launched it may ask as before."""
+    log, clock = FullLog(), StepClock()
+    app, _ = billing()
+
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(app.tasks["bill"].function, 1)
+        await engine.drain()
+        await fill_disk(engine, log)
+        assert await engine.result(run_id) == "bill 1"
+        await make_room(engine, log, clock)
+        assert await engine.result(run_id) == "bill 1"
+
+
+async def test_what_ends_after_a_full_disk_is_told_to_who_launched_it_before() -> None:
+    """Nobody has to wait for it all the time."""
+    gate, log, clock = Gate(), FullLog(), StepClock()
+    app, _ = billing(gate)
+
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(app.tasks["bill"].function, 1)
+        await quiet(engine)
+        await fill_disk(engine, log)
+        await make_room(engine, log, clock)
+        gate.open()
+        await engine.drain()
+        assert await engine.result(run_id) == "bill 1"
+
+
+class _FullBehind(FullLog):
+    """A log whose disk is full right after a commit that succeeds."""
+
+    is_due = False
+
+    def commit(self) -> None:
+        """See `MemoryLog`."""
+        super().commit()
+        if self.is_due:
+            self.is_due = False
+            self.fill()
+
+
+async def test_what_the_last_commit_before_a_full_disk_says_is_told() -> None:
+    """The engine learns of the commit and of the failure at the same time."""
+    gate, log, clock = Gate(), _FullBehind(), StepClock()
+    app, billed = billing(gate)
+
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(app.tasks["bill"].function, 1)
+        await quiet(engine)
+        before, log.is_due = engine.kernel, True
+        gate.open()
+        while engine.kernel is before:
+            await quiet(engine)
+        await make_room(engine, log, clock)
+        assert await engine.result(run_id) == "bill 1"
+    assert billed == [1]
+
+
+async def test_a_result_that_does_not_fit_its_type_any_more_says_so() -> None:
+    """As an error of headrace, which says what was found and what to do."""
+    log = MemoryLog()
+
+    async def one() -> int:
+        return 1
+
+    async def text() -> str:
+        return "one"
+
+    before, after = App("t"), App("t")
+    before.task(name="make")(one)
+    after.task(name="make")(text)
+    async with opened(before, log) as engine:
+        run_id = await engine.keyed("k", window=60).launch(one)
+        assert await engine.result(run_id) == 1
+    async with opened(after, log) as engine:
+        with pytest.raises(TypeChanged, match=rf"run {run_id}: .*'make'.*`str`.*`int`"):
+            await engine.result(run_id)
+
+
 async def test_closed_engines_launch_nothing() -> None:
     """As they take no events."""
     app, _ = billing()
@@ -295,3 +430,21 @@ async def test_results_that_are_kept_are_bounded(monkeypatch: pytest.MonkeyPatch
         loaded = refolded(MemoryLog(), app.decider())
         load(loaded, Snapshot(engine.kernel).parts(2))
         assert loaded.dump() == engine.kernel.dump()
+
+
+def test_results_that_made_way_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long their windows are; those that are kept end when theirs are over."""
+    monkeypatch.setattr(launches_module, "KEYED_ENDED_MAX", 3)
+    launches, window_ns = Launches(), 10**18
+    for number in range(1000):
+        launches.hold(Launch(number, "t", str(number), window_ns), number)
+        launches.end(
+            ("t", str(number)), "completed", at_ns=number, result=None, error=None, blob=None
+        )
+    assert len(launches) == 3
+    assert len(launches._due) <= 2 * 3 + DUE_SPARE
+
+    for number in (997, 998, 999):
+        assert launches.find("t", str(number), window_ns + number - 1) is not None
+        launches.hold(Launch(1001, "t", "other"), window_ns + number)
+        assert len(launches) == 1 + 999 - number

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import Raw
 from tests.engine.stand import StepClock, check_live, of_kind, opened, quiet
 
 from headrace import App, EventRefused, MemoryLog, Retry, Run, RunNotFound, on
@@ -234,6 +235,9 @@ async def test_too_many_signals_are_refused() -> None:
         (7, 1, TypeError),
         ("a", object(), EventRefused),
         ("x" * 300, 1, ValueError),
+        # As it comes from another process, encoded already.
+        ("", Raw(b"\xc0"), ValueError),
+        ("x" * 300, Raw(b"\xc0"), ValueError),
     ],
 )
 async def test_bad_signals_are_refused(name: Any, data: Any, error: type[Exception]) -> None:

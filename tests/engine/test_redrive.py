@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+import anyio
+import msgspec
 import pytest
+from msgspec import Raw, msgpack
 from tests.engine.stand import (
+    HANG_S,
     Gate,
     StepClock,
     borders,
@@ -14,6 +20,7 @@ from tests.engine.stand import (
     opened,
     quiet,
     refolded,
+    until,
 )
 
 from headrace import (
@@ -29,7 +36,9 @@ from headrace import (
     on,
 )
 from headrace.engine import dead as dead_module
+from headrace.engine.dead import DEAD_BYTES_MAX, DeadLetters
 from headrace.engine.record import RunFailed, RunRedriven
+from headrace.engine.run_state import RunState, Step
 from headrace.engine.snapshot import Snapshot, load
 
 
@@ -40,6 +49,8 @@ class Shop:
         """Begin broken."""
         self.app = App("shop")
         self.broken = True
+        self.gate: Gate | None = None
+        """Where a purchase stops, if there is one."""
         self.did: list[str] = []
         self.keys: list[str] = []
         self._declare()
@@ -66,6 +77,8 @@ class Shop:
         @self.app.task
         async def buy(run: Run, order: int) -> list[str]:
             self.did.append(f"attempt {run.attempt}")
+            if self.gate is not None:
+                await self.gate.wait()
             reserved = await run.call(reserve, order)
             try:
                 await run.call(ask)
@@ -218,6 +231,123 @@ async def test_one_that_is_not_kept_goes_on_from_its_start(monkeypatch: pytest.M
         await check_live(engine)
 
 
+class SlowLog(MemoryLog):
+    """A log that takes its time when somebody reads it to its end."""
+
+    held: threading.Event | None = None
+    """What the next reader waits for."""
+    is_read = False
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+        """See `MemoryLog`."""
+        yield from super().read(after=after)
+        held, self.held = self.held, None
+        if held is not None:
+            self.is_read = True
+            assert held.wait(HANG_S)
+
+
+def readers() -> int:
+    """Return how many threads of engines are at work."""
+    return sum(thread.name.startswith("headrace-opener") for thread in threading.enumerate())
+
+
+async def test_two_who_redrive_one_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on once, though both are to look for it in the log, which takes long."""
+    monkeypatch.setattr(dead_module, "DEAD_MAX", 1)
+    shop, log, done = Shop(), SlowLog(), list[str]()
+
+    async with opened(shop.app, log) as engine:
+        old, _ = await shop.fail(engine), await shop.fail(engine)
+        shop.broken = False
+        shop.did.clear()
+
+        async def redrive() -> None:
+            try:
+                await engine.redrive(old, from_start=True)
+                done.append("redriven")
+            except (RedriveRefused, RunNotFound):
+                done.append("refused")
+
+        log.held = go = threading.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(redrive)
+            await until(lambda: log.is_read)
+            group.start_soon(redrive)
+            await quiet(engine)
+            await until(lambda: done or readers() == 1)
+            await engine.drain()
+            go.set()
+        assert await engine.result(old) == ["reserved 17", "paid 17"]
+        await engine.drain()
+        await check_live(engine)
+    assert shop.did.count("pay") == 1
+    assert sorted(done) == ["redriven", "refused"]
+    assert len(of_kind(log, RunRedriven)) == 1
+
+
+async def test_one_whose_key_is_taken_while_it_is_looked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is refused as one whose key was taken before."""
+    monkeypatch.setattr(dead_module, "DEAD_MAX", 1)
+    shop, log, said = Shop(), SlowLog(), list[str]()
+
+    async with opened(shop.app, log) as engine:
+        first = await engine.keyed("k").launch(shop.buy, 17)
+        await engine.drain()
+        await shop.fail(engine)
+        log.held = go = threading.Event()
+
+        async def redrive() -> None:
+            with pytest.raises(RedriveRefused) as caught:
+                await engine.redrive(first, from_start=True)
+            said.append(str(caught.value))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(redrive)
+            await until(lambda: log.is_read)
+            shop.gate = gate = Gate()
+            second = await engine.keyed("k").launch(shop.buy, 18)
+            await quiet(engine)
+            go.set()
+            await until(lambda: said)
+            gate.open()
+    assert f"run {first}: expected that nobody has its key 'k', found run {second}" in said[0]
+    assert of_kind(log, RunRedriven) == []
+
+
+async def test_one_that_is_not_kept_is_executed_by_the_code_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It begins anew, so the version of its task is the one that runs begin with now."""
+    monkeypatch.setattr(dead_module, "DEAD_MAX", 1)
+    did, log = list[str](), MemoryLog()
+
+    def made(version: str) -> App:
+        app = App("t")
+
+        @app.task(version=version)
+        async def work() -> str:
+            did.append(version)
+            if version == "1":
+                raise OSError
+            return version
+
+        return app
+
+    before, after = made("1"), made("2")
+    async with opened(before, log) as engine:
+        old, _ = [await engine.launch(before.tasks["work"].function) for _ in range(2)]
+        await engine.drain()
+    async with opened(after, log) as engine:
+        await engine.redrive(old, from_start=True)
+        await engine.drain()
+        assert [view.version for view in engine.runs("completed")] == ["2"]
+        await check_live(engine)
+    assert did == ["1", "1", "2"]
+
+
 async def test_one_whose_key_another_has_is_refused() -> None:
     """Never two runs of one key."""
     shop, gates = Shop(), [Gate(), Gate(), Gate()]
@@ -300,3 +430,47 @@ async def test_a_snapshot_has_the_dead_letters() -> None:
         loaded = refolded(MemoryLog(), shop.app.decider())
         load(loaded, [part for part in parts if part is not None])
         assert loaded.dump() == before
+
+
+def letters_of(count: int, run: RunState) -> DeadLetters:
+    """Return that many dead letters like *run*."""
+    letters = DeadLetters()
+    for number in range(1, count + 1):
+        letters.keep(msgspec.structs.replace(run, id=number), None, at_ns=number)
+    return letters
+
+
+LARGE = bytes(1024 * 1024)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"args": Raw(msgpack.encode(LARGE))},
+        {"signals": {"s": [(5, LARGE)]}},
+        {"steps": {1: Step("receive", "s", b"", 5, "done", 0, result=Raw(msgpack.encode(LARGE)))}},
+    ],
+    ids=lambda parts: next(iter(parts)),
+)
+def test_dead_letters_are_bounded_in_bytes(parts: dict[str, Any]) -> None:
+    """By all that they were given, received and did; a snapshot keeps the same ones."""
+    letters = letters_of(100, RunState(0, "t", "active", 0, 0, **parts))
+    kept = [run.id for run in letters.runs()]
+    assert len(kept) == DEAD_BYTES_MAX // len(LARGE) - 1
+    assert kept[-1] == 100
+
+    loaded, writing = DeadLetters(), letters.write_out()
+    while entries := writing.step(64):
+        loaded.load(entries)
+    for same in (letters, loaded):
+        assert same.take(kept[5]) is not None
+        for number in (101, 102):
+            same.keep(RunState(number, "t", "active", 0, 0, **parts), None, at_ns=number)
+        assert [run.id for run in same.runs()] == [*kept[1:5], *kept[6:], 101, 102]
+
+
+def test_the_last_dead_letter_is_kept_however_large_it_is() -> None:
+    """Or nobody would see it."""
+    large = Raw(msgpack.encode(bytes(DEAD_BYTES_MAX)))
+    run = RunState(0, "t", "active", 0, 0, args=large)
+    assert [kept.id for kept in letters_of(2, run).runs()] == [2]

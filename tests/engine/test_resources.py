@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any
 
 import anyio
 import pytest
-from tests.engine.stand import of_kind, opened
+from anyio.lowlevel import checkpoint
+from tests.engine.stand import of_kind, opened, until
 
-from headrace import App, Firing, MemoryLog, ResourceFailed, Run, TaskFailed, on
+from headrace import App, EventRefused, Firing, MemoryLog, ResourceFailed, Run, TaskFailed, on
+from headrace.engine import resources as resources_module
 from headrace.engine.record import EngineStarted, RunLaunched
 
 
@@ -222,3 +225,185 @@ async def test_a_run_that_needs_one_fails_with_its_error() -> None:
     async with opened(app, resources={"db": fake}) as engine:
         with pytest.raises(TaskFailed, match="AssertionError"):
             await engine.result(await engine.launch(pay, 1))
+
+
+# ---------------------------------------------------------------- closing, whatever comes
+
+
+def hold(made: App, name: str, gate: anyio.Event | None = None) -> None:
+    """Declare a resource that holds a task group open and takes its time to close."""
+
+    @asynccontextmanager
+    async def held() -> AsyncGenerator[str]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
+            try:
+                yield name
+            finally:
+                story.append(f"closing {name}")
+                if gate is not None:
+                    await gate.wait()
+                for _ in range(5):
+                    await checkpoint()
+                story.append(f"closed {name}")
+                group.cancel_scope.cancel()
+
+    made.resource(name, held)
+
+
+def holding(*names: str, gate: anyio.Event | None = None) -> App:
+    """Return an app of such resources."""
+    made = App("t")
+    for name in names:
+        hold(made, name, gate)
+    return made
+
+
+CLOSED = ["closing two", "closed two", "closing one", "closed one"]
+
+
+async def test_a_cancelled_host_waits_until_they_are_closed() -> None:
+    """A time-out around an engine leaves no connection behind."""
+    log, begun = MemoryLog(), anyio.Event()
+
+    async def host() -> None:
+        async with opened(holding("one", "two"), log):
+            begun.set()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(host)
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert story == CLOSED
+    async with opened(App("t"), log):
+        pass
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_host_that_asyncio_cancels_waits_until_they_are_closed() -> None:
+    """As often as it is: a server that shuts down cancels its tasks, perhaps twice."""
+    begun, gate = anyio.Event(), anyio.Event()
+
+    async def host() -> None:
+        async with opened(holding("one", "two", gate=gate)):
+            begun.set()
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(host())
+    await begun.wait()
+    task.cancel()
+    await until(lambda: story)
+    task.cancel()
+    await checkpoint()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert story == CLOSED
+
+
+def opening(begun: anyio.Event, log: MemoryLog) -> Callable[[], Coroutine[Any, Any, None]]:
+    """Return a host whose second resource never comes to be open."""
+    made = holding("one")
+
+    @asynccontextmanager
+    async def never() -> AsyncGenerator[None]:
+        begun.set()
+        await anyio.sleep_forever()
+        yield
+
+    async def host() -> None:
+        async with opened(made, log):
+            pytest.fail("it is open")
+
+    made.resource("never", never)
+    return host
+
+
+async def test_a_host_that_is_cancelled_in_opening_waits_until_they_are_closed() -> None:
+    """Those that are open by then; what is not, need not come to be open."""
+    log, begun = MemoryLog(), anyio.Event()
+    async with anyio.create_task_group() as group:
+        group.start_soon(opening(begun, log))
+        await begun.wait()
+        group.cancel_scope.cancel()
+    assert story == ["closing one", "closed one"]
+    async with opened(App("t"), log):
+        pass
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_host_that_asyncio_cancels_in_opening_waits_until_they_are_closed() -> None:
+    """Though that comes to the host's task alone."""
+    log, begun = MemoryLog(), anyio.Event()
+    task = asyncio.create_task(opening(begun, log)())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert story == ["closing one", "closed one"]
+    async with opened(App("t"), log):
+        pass
+
+
+async def test_closing_does_not_take_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that hangs is given up, the others get their turn, and it is said."""
+    monkeypatch.setattr(resources_module, "CLOSE_S_MAX", 0.01)
+    made = holding("one", gate=anyio.Event())
+
+    @contextmanager
+    def plain() -> Generator[None]:
+        try:
+            yield
+        finally:
+            story.append("closed plain")
+
+    made.resource("plain", plain)
+    hold(made, "two", anyio.Event())
+    async with opened(made):
+        pass
+    assert story == ["closing two", "closed plain", "closing one"]
+    assert "resource_not_closed" in caplog.text
+
+
+async def test_one_that_fails_at_work_ends_the_engine() -> None:
+    """Its error is raised as it is, and the others are closed."""
+    made, log, failing = holding("one"), MemoryLog(), anyio.Event()
+
+    async def lose() -> None:
+        await failing.wait()
+        raise OSError("the connection is lost")
+
+    @asynccontextmanager
+    async def frail() -> AsyncGenerator[None]:
+        async with anyio.create_task_group() as group:
+            group.start_soon(lose)
+            yield
+
+    made.resource("frail", frail)
+    with pytest.raises(OSError, match="the connection is lost"):
+        async with opened(made, log):
+            failing.set()
+            await anyio.sleep_forever()
+    assert story == ["closing one", "closed one"]
+    await checkpoint()  # and nothing is cancelled any more
+    async with opened(App("t"), log):
+        pass
+
+
+async def test_an_engine_that_cannot_start_closes_everything() -> None:
+    """What it cannot record is said, and the log and the resources are free again."""
+    made, log, before = holding("one", "two"), MemoryLog(), set(anyio.get_running_tasks())
+
+    @made.task(version="v" * 2_000_000)
+    async def work() -> None: ...
+
+    with pytest.raises(EventRefused, match="a record: expected at most"):
+        async with opened(made, log):
+            pytest.fail("it is open")
+    assert story == CLOSED
+    assert set(anyio.get_running_tasks()) == before
+    async with opened(App("t"), log) as engine:
+        await engine.emit("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from tests.engine.stand import GatedLog, opened, quiet, until
 
 from headrace import App, FileLog, Firing, MemoryLog, Run, on
+from headrace.engine import snapshotter as snapshotter_module
 from headrace.engine.errors import EngineClosed
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import Record, decode
+from headrace.engine.snapshotter import Snapshotter
 
 pytestmark = pytest.mark.anyio
 
@@ -257,6 +261,37 @@ async def test_full_disk_costs_a_snapshot_and_nothing_else(
             await engine.snapshot()
         await engine.emit("n", 1)
     assert not list((tmp_path / "log").glob("snap-*"))
+
+
+async def test_nothing_is_removed_because_of_what_may_be_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the state does not need any more goes once the records that say so are durable."""
+    log, removed_at, noted = GatedLog(), list[int](), list[int]()
+    write = Snapshotter._write
+
+    async def hold_and_write(self: Snapshotter, *parts: Any) -> None:
+        await write(self, *parts)
+        log.hold = True
+        group.start_soon(engine.emit, "late")
+        while engine.kernel.sequence == noted[0]:
+            await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(Snapshotter, "_write", hold_and_write)
+    monkeypatch.setattr(
+        snapshotter_module,
+        "tidy_up",
+        lambda log, held: removed_at.append(log.committed_sequence),
+    )
+    async with opened(make_app([]), log) as engine, anyio.create_task_group() as group:
+        await engine.emit("n", 1)
+        noted.append(engine.kernel.sequence)
+        group.start_soon(engine.snapshot)
+        await until(log.snapshots.sequences)
+        await quiet(engine)
+        await until(lambda: "headrace-opener" not in str(threading.enumerate()))
+        log.release()
+    assert removed_at == [noted[0] + 1]
 
 
 async def test_snapshot_of_a_closed_engine_is_refused() -> None:

@@ -9,7 +9,9 @@ import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import Raw
 
+from headrace.engine.listing import STEP_BYTES, ListWriting
 from headrace.engine.table import ENCODE, OrderedTable, Table, TableWriting
 
 KEYS = st.integers(0, 12)
@@ -120,3 +122,16 @@ class TableMachine(RuleBasedStateMachine):
 
 TableMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 TestTable = TableMachine.TestCase
+
+
+def test_a_step_of_large_entries_is_a_short_one() -> None:
+    """Whoever writes a list out lets others have their turn, however large its entries are."""
+    entries = [bytes([number]) * (STEP_BYTES // 4) for number in range(20)]
+    writing = ListWriting(entries, lambda entry: Raw(ENCODE(entry)))
+    steps: list[list[bytes]] = []
+    while step := writing.step(64):
+        steps.append([msgspec.msgpack.decode(raw) for raw in step])
+
+    assert [entry for step in steps for entry in step] == entries
+    assert {len(step) for step in steps} == {4}
+    assert len(ListWriting(range(20), lambda entry: Raw(ENCODE(entry))).step(7)) == 7

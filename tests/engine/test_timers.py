@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from headrace.engine.timers import TimerId, Timers
+from headrace.engine import timers as timers_module
+from headrace.engine.timers import LEFT_SPARE, TimerId, Timers
 
 OWNERS = st.sampled_from(["", "hot", "quiet"])
 KEYS = st.sampled_from([None, 0, 1, "k", ("a", 1), 2.5, b"x"])
@@ -43,6 +45,12 @@ class TimersMachine(RuleBasedStateMachine):
         super().__init__()
         self.timers = Timers()
         self.model = SortedList()
+
+    @initialize(spare=st.sampled_from([0, 2, LEFT_SPARE]))
+    def begin(self, spare: int) -> None:
+        """Tidy up all the time, now and then, or never."""
+        self.patch = patch.object(timers_module, "LEFT_SPARE", spare)
+        self.patch.start()
 
     @rule(timer=TIMERS, due_ns=DUE_NS)
     def arm(self, timer: TimerId, due_ns: int) -> None:
@@ -92,6 +100,7 @@ class TimersMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """All that is left comes out in the order of law L3."""
+        self.patch.stop()
         while (first := self.model.first()) is not None:
             assert self.timers.first() == first
             self.timers.disarm(first[1])
@@ -156,6 +165,20 @@ def test_the_calendar_holds_little_more_than_what_is_armed(moves: list[tuple[str
 
     assert len(timers._calendar) == 0
     assert timers._left == {}
+
+
+def test_timers_that_are_disarmed_early_leave_little() -> None:
+    """A time-out of a day that is not needed does not cost its memory for a day."""
+    timers, day_ns = Timers(), 86_400 * 10**9
+    for number in range(10):
+        timers.arm(("", number, 1), day_ns + 10 - number)
+    for number in range(10, 20 * LEFT_SPARE):
+        timers.arm(("", number, 1), day_ns + number * 10**9)
+        timers.disarm(("", number, 1))
+
+    assert len(timers._left) <= len(timers) + LEFT_SPARE
+    assert len(timers._calendar) <= 2 * len(timers) + LEFT_SPARE
+    assert [timer[1] for _, timer in drained(timers)] == [*range(9, -1, -1)]
 
 
 @pytest.mark.parametrize("due_ns", [-(2**63), 0, 2**62, 2**64 - 1])

@@ -185,3 +185,37 @@ async def test_patch_is_the_same_after_a_crash_anywhere() -> None:
         assert "old" not in got
         assert [mark.is_patched for mark in of_kind(left, PatchMarked)] == [True]
         assert len(of_kind(left, RunCompleted)) == 2
+
+
+async def test_redrive_from_the_start_takes_the_new_way() -> None:
+    """All that it did is forgotten, and so is the way that it took; a plain redrive keeps it."""
+    got, broken, log = list[str](), [True], MemoryLog()
+
+    def app(*, is_new: bool) -> App:
+        made = App("t")
+
+        @made.task
+        async def step() -> None: ...
+
+        @made.task
+        async def work(run: Run) -> None:
+            got.append("new" if is_new and run.patched("better") else "old")
+            await run.call(step)
+            if broken:
+                raise OSError
+
+        return made
+
+    before, after = app(is_new=False), app(is_new=True)
+    async with opened(before, log) as engine:
+        run_id = await engine.launch(before.tasks["work"].function)
+        await engine.drain()
+    async with opened(after, log) as engine:
+        await engine.redrive(run_id)
+        await engine.drain()
+        broken.clear()
+        await engine.redrive(run_id, from_start=True)
+        await engine.drain()
+        await check_live(engine)
+        assert [view.id for view in engine.runs("completed") if view.task == "work"] == [run_id]
+    assert got == ["old", "old", "new"]
