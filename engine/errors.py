@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from signal import Signals
+from typing import Literal
 
 from msgspec import Struct
 
@@ -180,6 +181,23 @@ class WorkerDied(HeadraceError):
         )
         self.task = task
         self.code = code
+
+
+class WorkerNotStarted(HeadraceError):
+    """No thread or process could be started for a task.  The attempt has failed.
+
+    Its code was not called.  Whether there is another attempt is for the retry policy to say.
+    """
+
+    def __init__(self, task: str, kind: Literal["thread", "process"], why: Exception) -> None:
+        """Say that no *kind* could be started for *task*, since the system raised *why*."""
+        super().__init__(
+            f"task {task!r}: expected a {kind} to execute it in, found that none can be started "
+            f"({type(why).__name__}: {why}); see the system's limits of processes, threads, files "
+            "and memory"
+        )
+        self.task = task
+        self.kind = kind
 
 
 class RemoteError(HeadraceError):

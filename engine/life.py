@@ -163,12 +163,15 @@ class Life:
 
     async def _work(self) -> None:
         """Let one core work after the other: each until the disk is full."""
-        await self._core.work()
-        while not self._is_closing:
-            self._core = await self._next_core(self._core)
-            self._core.start()
-            self._moved.send()
+        try:
             await self._core.work()
+            while not self._is_closing:
+                self._core = await self._next_core(self._core)
+                self._core.start()
+                self._moved.send()
+                await self._core.work()
+        finally:
+            self._core.runner.threads.close()
 
     async def _restored(self, backend: Backend) -> Kernel:
         def restored() -> Kernel:
@@ -185,6 +188,7 @@ class Life:
         core = Core(kernel, self.log, self._settings, backend)
         if before is not None:
             core.results.adopt(before.results)
+            core.runner.threads = before.runner.threads  # some may not let go of what they do
         core.runner.rules = self._rules
         core.runner.resources = self._resources.values
         core.on_failure = self._end_core

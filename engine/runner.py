@@ -97,7 +97,8 @@ class Runner(Endings):
         )
         self._recruit = Signal()
         self._vacancies = 0
-        self._threads = Threads(pipeline.backend)
+        self.threads = Threads(pipeline.backend)
+        """Where sync tasks execute; whoever has the runner may give it others, and closes them."""
 
     def run_in(self, group: TaskGroup) -> None:
         """Let workers live in *group*."""
@@ -264,7 +265,7 @@ class Runner(Endings):
                 self._limit(attempt, spec.limits)
         outcome = _INTERRUPTED
         try:
-            outcome = await attempt.carry_out(self._load_firing, self._threads.call)
+            outcome = await attempt.carry_out(self._load_firing, self.threads.call)
             return await self._settle(attempt, outcome)
         except BaseException:
             # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
@@ -450,6 +451,5 @@ class Runner(Endings):
         self._left.send()
 
     async def close(self) -> None:
-        """End the threads and processes of tasks; after all attempts have ended."""
-        self._threads.close()
+        """End the processes of tasks; after all attempts have ended."""
         await self.processes.close()

@@ -2,7 +2,8 @@
 
 A thread cannot be stopped.  If its run is, the run waits for it for a grace period and then
 goes on without it; what the thread comes to later is discarded, and the next attempt of the
-same run waits until it has ended.  Until then it counts as one of the pool.
+same run waits until it has ended.  Until then it counts as one of the pool.  That holds for as
+long as the engine is open: the pool outlives a full disk.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from anyio import CancelScope
 from headrace.engine.attempt import Attempt
 from headrace.engine.backend import Backend, Event
 from headrace.engine.diagnostics import logger
+from headrace.engine.errors import WorkerNotStarted
 
 THREADS_MAX: Final = 64
 CANCEL_GRACE_S: Final = 10.0
@@ -53,26 +55,29 @@ class Threads:
         self._limiter: anyio.CapacityLimiter | None = None
         self._idle: list[Thread] = []
         self._busy: dict[Thread, Attempt] = {}
-        self._left: dict[int, Event] = {}
-        """By run: set once the thread has ended that the run has left behind."""
+        self._left: dict[str, Event] = {}
+        """Set once the thread has ended that a run has left behind.
+
+        By the run's idempotency key: after a full disk a step has another id than before.
+        """
 
     async def call(self, attempt: Attempt, function: Callable[[], Any]) -> Any:
         """Return what *function* returns, or raise what it raises, in a thread of the pool.
 
         It may have to wait for a thread, and first for that of an earlier attempt of its run.
+
+        Raises:
+            WorkerNotStarted: there is no thread for it.
         """
-        run_id = attempt.state.id
-        while (left := self._left.get(run_id)) is not None:
+        key = attempt.run.idempotency_key
+        while (left := self._left.get(key)) is not None:
             await left.wait()
-        if self._limiter is None:
-            self._limiter = anyio.CapacityLimiter(THREADS_MAX)
         borrower = object()
-        await self._limiter.acquire_on_behalf_of(borrower)
+        thread = await self._thread(attempt.spec.name, borrower)
         attempt.begin()
         ended = self._backend.waiter()
         claim = threading.Lock()  # taken by the thread, or by whoever gives up before it begins
         outcome: list[tuple[Any, BaseException | None]] = []
-        thread = self._idle.pop() if self._idle else Thread()
         self._busy[thread] = attempt
         context = copy_context()
 
@@ -101,6 +106,19 @@ class Threads:
             raise error
         return value
 
+    async def _thread(self, task: str, borrower: object) -> Thread:
+        """Return a thread that has nothing to do; *borrower* has a place of the pool from then."""
+        if self._limiter is None:
+            self._limiter = anyio.CapacityLimiter(THREADS_MAX)
+        await self._limiter.acquire_on_behalf_of(borrower)
+        try:
+            return self._idle.pop() if self._idle else Thread()
+        except BaseException as error:
+            self._limiter.release_on_behalf_of(borrower)
+            if isinstance(error, RuntimeError):  # what `threading` says then
+                raise WorkerNotStarted(task, "thread", error) from error
+            raise
+
     def _note_end(self, thread: Thread, borrower: object) -> None:
         attempt = self._busy.pop(thread, None)
         if attempt is None:
@@ -109,7 +127,7 @@ class Threads:
         assert self._limiter is not None
         self._limiter.release_on_behalf_of(borrower)
         if attempt.thread_left:
-            self._left.pop(attempt.state.id).set()
+            self._left.pop(attempt.run.idempotency_key).set()
             logger().warning(
                 "thread_ended_late",
                 run=attempt.state.id,
@@ -119,7 +137,7 @@ class Threads:
 
     def _disown(self, attempt: Attempt) -> None:
         attempt.thread_left = True
-        self._left[attempt.state.id] = self._backend.event()
+        self._left[attempt.run.idempotency_key] = self._backend.event()
         logger().warning("thread_disowned", run=attempt.state.id, task=attempt.spec.name)
 
     def close(self) -> None:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         TypeChanged,
         WaitsForItself,
         WorkerDied,
+        WorkerNotStarted,
     )
     from headrace.engine.event import Event, Firing
     from headrace.engine.failure import Failure
@@ -122,6 +123,7 @@ __all__ = [
     "TypeChanged",
     "WaitsForItself",
     "WorkerDied",
+    "WorkerNotStarted",
     "__version__",
     "absent",
     "all_of",
@@ -189,6 +191,7 @@ _HOMES = {
     "TypeChanged": "headrace.engine.errors",
     "WaitsForItself": "headrace.engine.errors",
     "WorkerDied": "headrace.engine.errors",
+    "WorkerNotStarted": "headrace.engine.errors",
     "absent": "headrace.triggers.combine",
     "all_of": "headrace.triggers.combine",
     "any_of": "headrace.triggers.combine",

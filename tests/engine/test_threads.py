@@ -8,10 +8,11 @@ import sys
 import threading
 
 import pytest
-from tests.engine.stand import StepClock, of_kind, opened, quiet, until
+from tests.engine.stand import GatedLog, StepClock, of_kind, opened, quiet, until
 
 import headrace.engine.threads as threads_module
-from headrace import App, MemoryLog, Retry, Run, on
+from headrace import App, LogFull, MemoryLog, Retry, Run, WorkerNotStarted, on
+from headrace.engine.defaults import PROBE_S
 from headrace.engine.record import AttemptFailed, RunCompleted
 
 
@@ -178,6 +179,86 @@ async def test_a_run_that_waits_for_its_thread_can_be_cancelled(
             go.set()
 
     assert attempts == [1]
+
+
+@pytest.mark.parametrize("is_step", [False, True])
+async def test_after_a_full_disk_a_run_waits_for_the_thread_of_before(
+    is_step: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step too, which has another id by then: its request was not on the disk yet."""
+    monkeypatch.setattr(threads_module, "CANCEL_GRACE_S", 0.02)
+    app, clock, go, log = App("t"), StepClock(), threading.Event(), GatedLog()
+    began, at_work, most = list[int](), 0, 0
+
+    @app.task
+    def work(run: Run) -> str:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        began.append(run.id)
+        if len(began) == 1:
+            go.wait()
+        at_work -= 1
+        return "done"
+
+    @app.task
+    async def caller(run: Run) -> str:
+        log.hold = not began
+        return await run.call(work)
+
+    async with opened(app, log, clock) as engine:
+        try:
+            run_id = await engine.launch(caller if is_step else work)
+            await until(lambda: began)
+            before = engine.kernel
+            log.failure = LogFull("no room")
+            log.release()
+            log._check_open()()
+            await until(lambda: engine.kernel is not before)
+            while not engine.state().ready:
+                await clock.step(engine, PROBE_S)
+            await quiet(engine)
+            assert len(began) == 1
+            assert "thread_left_behind" not in caplog.text
+        finally:
+            go.set()
+        assert await engine.result(run_id) == "done"
+
+    assert most == 1
+    assert len(began) == 2
+    assert (began[0] == began[1]) is not is_step
+    assert "thread_ended_late" in caplog.text
+
+
+async def test_a_thread_that_cannot_be_started_takes_no_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Or the pool would be used up by what the system had no room for, and all would stop."""
+    monkeypatch.setattr(threads_module, "THREADS_MAX", 1)
+    start, refusals = threading.Thread.start, [1, 2]
+
+    def start_late(thread: threading.Thread) -> None:
+        if refusals and isinstance(thread, threads_module.Thread):
+            refusals.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    app, clock, log = App("t"), StepClock(), MemoryLog()
+
+    @app.task(retry=Retry(attempts=3, wait_first=0, jitter=0, on=WorkerNotStarted))
+    def work() -> str:
+        return "done"
+
+    async with opened(app, log, clock) as engine:
+        assert await engine.result(await engine.launch(work)) == "done"
+
+    error = (
+        "WorkerNotStarted: task 'work': expected a thread to execute it in, found that none can "
+        "be started (RuntimeError: can't start new thread); see the system's limits of processes, "
+        "threads, files and memory"
+    )
+    assert [failed.error for failed in of_kind(log, AttemptFailed)] == [error] * 2
 
 
 async def test_a_thread_that_never_ends_is_named_when_the_engine_closes(
