@@ -42,8 +42,12 @@ class Call(Struct, frozen=True, tag=True):
     """As `TaskSpec.encode_args` made them; empty: none."""
 
 
-class Begun(Struct, frozen=True, tag=True):
+class Taken(Struct, frozen=True, tag=True):
     """The worker has taken the call: if it dies from here on, that may be the function's doing."""
+
+
+class Begun(Struct, frozen=True, tag=True):
+    """The worker has imported the function and calls it: its time counts from here."""
 
 
 class Returned(Struct, frozen=True, tag=True):
@@ -67,7 +71,7 @@ class Raised(Struct, frozen=True, tag=True):
 
 
 decode_request: Final = msgspec.msgpack.Decoder(Hello | Call).decode
-decode_answer: Final = msgspec.msgpack.Decoder(Begun | Returned | Raised).decode
+decode_answer: Final = msgspec.msgpack.Decoder(Taken | Begun | Returned | Raised).decode
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from types import FrameType
@@ -27,6 +28,7 @@ from headrace.engine.process_wire import (
     Hello,
     Raised,
     Returned,
+    Taken,
     decode_request,
     framed,
 )
@@ -81,11 +83,15 @@ class Requests:
         return bytes(parts)
 
     def next(self) -> Call | None:
-        """Return what is asked next, and say that it begins; ``None``: nothing will be."""
+        """Return what is asked next, and say that it is taken; ``None``: nothing will be."""
         call = self._queue.get()
         if call is not None:
-            self._stream.sendall(framed(Begun()))
+            self._stream.sendall(framed(Taken()))
         return call
+
+    def begin(self) -> None:
+        """Say that the function is called next which was asked for last."""
+        self._stream.sendall(framed(Begun()))
 
     def answer(self, answer: Returned | Raised) -> None:
         """Answer what was asked last."""
@@ -93,12 +99,14 @@ class Requests:
         self._stream.sendall(framed(answer))
 
 
-def answer_to(functions: Functions, call: Call) -> Returned | Raised:
-    """Call what is asked for; return what came of it."""
+def answer_to(functions: Functions, call: Call, begin: Callable[[], None]) -> Returned | Raised:
+    """Call what is asked for, and *begin* just before; return what came of it."""
     try:
         spec = functions.find(call.task, call.function)
         args, kwargs = spec.decode_args(call.args) if call.args else ([], {})
-        return Returned(bytes(spec.encode_result(spec.bind(args, kwargs)())))
+        function = spec.bind(args, kwargs)
+        begin()
+        return Returned(bytes(spec.encode_result(function())))
     except BaseException as error:  # noqa: BLE001 (the run boundary: it is raised in the engine)
         return raised(error, own_files=OWN_FILES)
     finally:
@@ -126,4 +134,4 @@ def main() -> None:
         requests = Requests(stream)
         with suppress(ConnectionError):
             while (call := requests.next()) is not None:
-                requests.answer(answer_to(functions, call))
+                requests.answer(answer_to(functions, call, requests.begin))

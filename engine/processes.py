@@ -20,7 +20,7 @@ import anyio
 from msgspec import Raw
 
 from headrace.engine.backend import Backend, in_own_thread
-from headrace.engine.errors import WorkerDied
+from headrace.engine.errors import WorkerDied, WorkerNotStarted
 from headrace.engine.process_errors import made_again
 from headrace.engine.process_wire import (
     LENGTH_BYTES,
@@ -29,6 +29,7 @@ from headrace.engine.process_wire import (
     Hello,
     Raised,
     Returned,
+    Taken,
     decode_answer,
     framed,
 )
@@ -58,9 +59,11 @@ class Processes:
     async def call(self, spec: TaskSpec, args: Raw | None, begin: Callable[[], None]) -> Raw:
         """Call the function of *spec* in a worker; return its result as it is stored.
 
-        *begin* is called when there is one for it, which may take long.
+        *begin* is called when the function is: not while it waits for a worker, nor while that
+        starts and imports the function's module, which may take longer than the function.
 
         Raises:
+            WorkerNotStarted: there is no worker for it.
             WorkerDied: the process ended in the middle of it.
             RemoteError: it raised what cannot be made again here.
             Exception: what it raised, made again, with its traceback as a note.
@@ -69,19 +72,20 @@ class Processes:
         if self._limiter is None:
             self._limiter = anyio.CapacityLimiter(self._processes_max)
         async with self._limiter:
-            begin()
             call = Call(spec.name, spec.process_path, b"" if args is None else bytes(args))
-            answer = await self._answer(spec.name, framed(call))
+            answer = await self._answer(spec.name, framed(call), begin)
         if isinstance(answer, Raised):
             raise made_again(spec.name, answer)
         return Raw(answer.result)
 
-    async def _answer(self, task: str, request: bytes) -> Returned | Raised:
+    async def _answer(
+        self, task: str, request: bytes, begin: Callable[[], None]
+    ) -> Returned | Raised:
         while True:
-            worker = self._idle.pop() if self._idle else Worker()
+            worker = self._idle.pop() if self._idle else _started(task)
             self._all.add(worker)
             try:
-                answer = await worker.ask(request)
+                answer = await worker.ask(request, begin)
             except (EOFError, OSError):
                 code = await self._kill(worker)
                 if not worker.died_idle:  # else somebody killed it before it was asked
@@ -140,8 +144,8 @@ class Worker:
         self.died_idle = False
         """Whether it ended before it took the last call, though it had answered others."""
 
-    async def ask(self, request: bytes) -> Returned | Raised:
-        """Send *request* and return the answer.
+    async def ask(self, request: bytes, begin: Callable[[], None]) -> Returned | Raised:
+        """Send *request* and return the answer; call *begin* when what is asked for begins.
 
         Raises:
             EOFError, OSError: the process has ended.
@@ -150,13 +154,15 @@ class Worker:
         self.died_idle = not self._hello
         await self._send(self._hello + request)
         self._hello = b""
-        while isinstance(answer := await self._received(), Begun):
+        while isinstance(answer := await self._received(), Taken | Begun):
             self.died_idle = False
+            if isinstance(answer, Begun):
+                begin()
         return answer
 
-    async def _received(self) -> Begun | Returned | Raised:
+    async def _received(self) -> Taken | Begun | Returned | Raised:
         length = int.from_bytes(await self._receive(LENGTH_BYTES), "big")
-        answer: Begun | Returned | Raised = decode_answer(await self._receive(length))
+        answer: Taken | Begun | Returned | Raised = decode_answer(await self._receive(length))
         return answer
 
     async def _send(self, data: bytes) -> None:
@@ -201,6 +207,14 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.kill()
             return self._process.wait()
+
+
+def _started(task: str) -> Worker:
+    """Return a new worker for a call of *task*."""
+    try:
+        return Worker()
+    except OSError as error:
+        raise WorkerNotStarted(task, "process", error) from error
 
 
 def _flags() -> list[str]:

@@ -32,7 +32,7 @@ from tests.engine.test_processes import (
 
 from headrace import App, MemoryLog, Retry, Run, on
 from headrace.engine.process_errors import made_again, raised
-from headrace.engine.process_wire import Begun, Call, Hello, Returned, framed, path_of
+from headrace.engine.process_wire import Begun, Call, Hello, Returned, Taken, framed, path_of
 from headrace.engine.processes import PROGRAM
 from headrace.engine.record import AttemptFailed, RunFailed
 
@@ -229,8 +229,8 @@ def test_a_worker_sees_that_nobody_asks_any_more(is_busy: bool, tmp_path: Path) 
         if is_busy:
             wait_for(Path(mark))
         else:
-            begun, answer = framed(Begun()), framed(Returned(b"\xc0"))
-            assert ours.recv(len(begun + answer), socket.MSG_WAITALL) == begun + answer
+            answers = framed(Taken()) + framed(Begun()) + framed(Returned(b"\xc0"))
+            assert ours.recv(len(answers), socket.MSG_WAITALL) == answers
     assert worker.wait(PATIENCE_S) == (-signal.SIGKILL if is_busy else 0)
 
 

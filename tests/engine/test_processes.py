@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,16 @@ from tests.engine import process_tasks as tasks
 from tests.engine.process_tasks import Point
 from tests.engine.stand import StepClock, of_kind, opened, until
 
-from headrace import App, MemoryLog, Retry, Run, StepFailed, on
+from headrace import (
+    App,
+    MemoryLog,
+    Retry,
+    Run,
+    StepFailed,
+    TaskFailed,
+    WorkerNotStarted,
+    on,
+)
 from headrace.engine.process_errors import made_again, raised
 from headrace.engine.record import AttemptFailed, RunCompleted, RunFailed
 
@@ -215,6 +227,108 @@ async def test_a_process_is_killed_when_its_run_is(why: str, tmp_path: Path) -> 
         if why != "close":
             gone(pid)
     assert not is_alive(pid)
+
+
+async def test_a_process_that_cannot_be_started_is_an_error_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A policy for what the task itself raises is not for this."""
+    start, refusals = subprocess.Popen, [1, 2]
+
+    def start_late(*args: Any, **options: Any) -> Any:
+        if refusals:
+            refusals.pop()
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return start(*args, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_late)
+    app = app_with(tasks.where, retry=Retry(attempts=3, wait_first=0, on=WorkerNotStarted))
+    result, log = await called(app, tasks.where)
+
+    assert type(result) is int
+    error = (
+        "WorkerNotStarted: task 'where': expected a process to execute it in, found that none can "
+        f"be started (BlockingIOError: [Errno {errno.EAGAIN}] Resource temporarily unavailable); "
+        "see the system's limits of processes, threads, files and memory"
+    )
+    assert [failed.error for failed in of_kind(log, AttemptFailed)] == [error] * 2
+
+
+def function_of(folder: Path, text: str) -> Callable[..., Any]:
+    """Return ``work`` of a module with this text, which does nothing special in this process."""
+    (folder / "module_of_the_test.py").write_text(text, encoding="ascii")
+    sys.path.append(str(folder))
+    try:
+        sys.modules.pop("module_of_the_test", None)
+        importlib.invalidate_caches()
+        function: Callable[..., Any] = importlib.import_module("module_of_the_test").work
+    finally:
+        sys.path.remove(str(folder))
+    return function
+
+
+WAITS_FOR_TEST = """
+import os
+
+if "GATE_OF_THE_TEST" in os.environ:
+    with open(os.environ["GATE_OF_THE_TEST"]) as gate:
+        gate.read()
+
+def work():
+    return "done"
+"""
+
+
+async def test_starting_python_and_importing_takes_no_time_of_an_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a short time-out would be over before the code begins, in each attempt anew."""
+    work, gate = function_of(tmp_path, WAITS_FOR_TEST), tmp_path / "gate"
+    os.mkfifo(gate)
+    monkeypatch.setenv("GATE_OF_THE_TEST", str(gate))
+    app, clock = app_with(work, timeout=5), StepClock()
+    writers = list[int]()
+
+    def is_importing() -> bool:
+        with suppress(OSError):  # nobody reads there yet
+            writers.append(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(writers)
+
+    async with opened(app, clock=clock, processes_max=1) as engine:
+        run_id = await engine.launch(work)
+        await until(is_importing)
+        await clock.step(engine, 500)
+        os.close(writers[0])
+        assert await engine.result(run_id) == "done"
+
+
+KILLS_ITS_WORKER = """
+import os
+
+if "MARK_OF_THE_TEST" in os.environ:
+    with open(os.environ["MARK_OF_THE_TEST"], "a") as mark:
+        mark.write("x")
+    os._exit(6)
+
+def work():
+    pass
+"""
+
+
+async def test_a_worker_that_dies_of_an_import_is_a_failed_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that had answered another call before: it was not idle any more."""
+    work, mark = function_of(tmp_path, KILLS_ITS_WORKER), tmp_path / "mark"
+    monkeypatch.setenv("MARK_OF_THE_TEST", str(mark))
+    app = app_with(tasks.where, work)
+
+    async with opened(app, processes_max=1) as engine:
+        await engine.result(await engine.launch(tasks.where))
+        with pytest.raises(TaskFailed, match=r"WorkerDied: .* exit code 6"):
+            await engine.result(await engine.launch(work))
+
+    assert mark.read_text(encoding="ascii") == "x"
 
 
 PROGRAM = """
