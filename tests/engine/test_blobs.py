@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.engine.stand import StepClock, borders, check_live, of_kind, opened, quiet
+from tests.engine.stand import (
+    FullLog,
+    StepClock,
+    borders,
+    check_live,
+    make_room,
+    of_kind,
+    opened,
+    quiet,
+    until,
+)
 
 from headrace import (
     App,
@@ -341,3 +352,41 @@ async def test_a_failing_disk_ends_the_engine(tmp_path: Path) -> None:
     with LogReader(tmp_path / "log") as reader:
         kinds = [type(decode(raw)) for _, batch in reader.read() for raw in batch]
     assert RunCompleted not in kinds
+
+
+class _SlowBlobs(FileBlobs):
+    """Blobs that are stored, but are not there before the test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(SystemFiles(), str(folder))
+        self.is_storing = False
+        self.go_on = threading.Event()
+
+    def put(self, data: bytes) -> bytes:
+        """See `Blobs`."""
+        self.is_storing = True
+        self.go_on.wait()
+        return super().put(data)
+
+
+async def test_a_result_that_no_record_will_name_is_collected(tmp_path: Path) -> None:
+    """The disk was full for others while it was stored, and its run is executed again."""
+    app, did = making()
+    log, clock, blobs = FullLog(), StepClock(), _SlowBlobs(tmp_path)
+    log.blobs = blobs  # type: ignore[assignment]
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(task(app, "make"), "x")
+        try:
+            await until(lambda: blobs.is_storing)
+            before = engine.kernel
+            log.fill()
+        finally:
+            blobs.go_on.set()
+        await until(lambda: engine.kernel is not before)
+        await make_room(engine, log, clock)
+        assert await engine.result(run_id) == "x" * SIZE
+        assert did == ["x", "x"]
+        (result,) = [done.blob for done in of_kind(log, RunCompleted)]
+        assert result is not None
+        assert blobs.sweep(lambda: [result]) == 0
+        assert blobs.sweep(list) == 1

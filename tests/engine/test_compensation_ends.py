@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import anyio
 import pytest
-from tests.engine.stand import StepClock, opened, quiet
+from tests.engine.stand import HANG_S, Gate, StepClock, opened, quiet
 
-from headrace import App, Engine, MemoryLog, Run, on
+from headrace import App, Engine, MemoryLog, Run, TaskFailed, on
 from headrace.engine.runs import RunView
 
 
@@ -114,3 +115,42 @@ async def test_run_that_kills_the_process_is_undone(through_child: bool) -> None
     assert str(dead[0].error).startswith("ProcessDied")
     assert did[-1] == "freed hotel"
     assert did.count("freed hotel") == 1
+
+
+async def test_engine_that_closes_in_the_middle_of_an_undo_does_not_wait_for_its_end() -> None:
+    """The next start goes on with it: what stopped it has no grace left."""
+    app, gate, log = App("t"), Gate(), MemoryLog()
+    did, is_late, run_id = list[str](), False, 0
+
+    @app.task
+    async def free(what: str) -> None:
+        did.append(f"frees {what}")
+        await gate.wait()
+        did.append(f"freed {what}")
+
+    @app.task
+    async def trip(run: Run) -> None:
+        await run.compensate(free, "hotel")
+        raise ValueError("no trip")
+
+    async def let_it_end(engine: Engine) -> None:
+        nonlocal is_late
+        await anyio.sleep(HANG_S / 4)
+        is_late = True
+        for parking in engine.opened().runner._undoing.values():
+            parking.wake()  # nothing else could end this test
+
+    async with anyio.create_task_group() as group:
+        async with opened(app, log) as engine:
+            run_id = await engine.launch(trip)
+            await quiet(engine)
+            assert did == ["frees hotel"]
+            group.start_soon(let_it_end, engine)
+        group.cancel_scope.cancel()
+    assert not is_late
+
+    gate.open()
+    async with opened(app, log) as engine:
+        with pytest.raises(TaskFailed, match="no trip"):
+            await engine.result(run_id)
+    assert did == ["frees hotel", "frees hotel", "freed hotel"]
