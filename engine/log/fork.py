@@ -58,8 +58,8 @@ def fork(
 
     The source may be written meanwhile, and is only read.  Units are never cut: if *sequence*
     is in the middle of one, the fork ends before it and says so.  ``None``: at the last record
-    that is committed.  Finished segments are shared (hard links) where the disk allows it, and
-    are then checked by size, header and last frame only: `verify` reads every byte.
+    that is committed.  Finished segments and large results are shared (hard links) where the
+    disk allows it, and hardly looked at then: `verify` reads every byte.
 
     *target* must be missing, empty, or left by a fork that was cut short.  After an error, or
     after a crash at any moment, it is no log.
@@ -67,8 +67,7 @@ def fork(
     Raises:
         LogMismatch: there is no such record, or no whole unit up to it.
         LogUnusable: *source* cannot be read, or *target* cannot be made.
-        LogCorrupt: something that was to be taken over is damaged.
-        BlobUnusable: a large result that had to be copied is.
+        LogCorrupt, BlobUnusable: something that was to be taken over is damaged.
         LogVersion: a newer headrace wrote the source.
     """
     old: str = os.path.abspath(source)  # noqa: PTH100  resolve() asks the disk

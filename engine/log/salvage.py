@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from headrace.engine.clock import Clock, SystemClock
-from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion, SnapshotUnusable
+from headrace.engine.errors import (
+    BlobUnusable,
+    LogCorrupt,
+    LogUnusable,
+    LogVersion,
+    SnapshotUnusable,
+)
 from headrace.engine.log import blob_files
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
@@ -38,6 +45,8 @@ from headrace.engine.log.recovery import begin, recover
 from headrace.engine.log.segment import Gap
 from headrace.engine.log.snapshots import FileSnapshots, name_of
 from headrace.engine.log.store import Store
+
+T = TypeVar("T")
 
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
 LISTED_MAX: Final = 1000
@@ -74,7 +83,7 @@ class Salvage(Struct):
     lost: list[Lost] = []
     """Those that were not."""
     lost_unlisted: int = 0
-    """How many further records name such a result: see `LISTED_MAX`."""
+    """How many more there are, beyond `LISTED_MAX`; some may count twice."""
     log_id: bytes = b""
     """Of the new log."""
 
@@ -222,24 +231,41 @@ class _Results:
 
     def copy(self) -> None:
         """Copy all that are whole, durably."""
-        files = self._files
-        parts = list(blob_files.parts_of(files, self._old))
+        files, blobs = self._files, f"{self._new}/{blob_files.NAME}"
+        parts = self._listed(lambda: list(blob_files.parts_of(files, self._old)), self._old)
         if not parts:
             return
-        files.mkdir(blobs := f"{self._new}/{blob_files.NAME}")
+        files.mkdir(blobs)
         for part in parts:
             files.mkdir(made := f"{blobs}/{part.rpartition('/')[2]}")
-            for digest in blob_files.digests_in(files, part):
-                # Looked at alone first, so that what fails afterwards is the new log's disk.
-                reason, _ = blob_files.fault_in(files, self._old, digest)
-                if not reason:
-                    blob_files.copy_checked(files, self._old, self._new, digest)
-                    self._found.results += 1
-                elif len(self._damaged) < LISTED_MAX:
-                    self._damaged[digest] = reason
+            for digest in self._listed(partial(blob_files.digests_in, files, part), part):
+                self._copy(digest)
             files.sync_directory(made)
         files.sync_directory(blobs)
         files.sync_directory(self._new)
+
+    def _listed(self, names: Callable[[], list[T]], path: str) -> list[T]:
+        """Return what *names* gives; nothing, and note it, if the old disk does not give it."""
+        try:
+            return names()
+        except OSError as error:
+            reason = f"{path}: expected a directory of large results, found {error}"
+            self._found.lost.append(Lost(0, 0, reason))
+            return []
+
+    def _copy(self, digest: bytes) -> None:
+        # Looked at alone first, so that what fails afterwards is the new log's disk.
+        reason, _ = blob_files.fault_in(self._files, self._old, digest)
+        if not reason:
+            try:
+                blob_files.copy_checked(self._files, self._old, self._new, digest)
+                self._found.results += 1
+            except BlobUnusable:
+                reason = "other bytes at each look"
+        if reason and len(self._damaged) < LISTED_MAX:
+            self._damaged[digest] = reason
+        elif reason:
+            self._found.lost_unlisted += 1
 
     def check(self, first: int, records: list[bytes]) -> None:
         """Note what is missing of that which *records* name."""
@@ -250,25 +276,22 @@ class _Results:
             if self._files.kind(blob_files.path_of(self._new, named.digest)) != "file":
                 self._damaged.pop(named.digest, None)
                 reason, _ = blob_files.fault_in(self._files, self._old, named.digest)
-                self._note(
-                    named.digest, Lost(sequence, named.run, self._text(named.digest, reason))
-                )
+                self._note(named.digest, sequence, named.run, reason)
 
     def note_unnamed(self) -> None:
         """Note what is damaged and was named by no record that was found."""
         for digest, reason in self._damaged.items():
-            self._note(digest, Lost(0, 0, self._text(digest, reason)))
+            self._note(digest, 0, 0, reason)
 
-    def _note(self, digest: bytes, lost: Lost) -> None:
-        if len(self._lost) < LISTED_MAX:
-            self._lost.add(digest)
-            self._found.lost.append(lost)
-        else:
+    def _note(self, digest: bytes, sequence: int, run: int, reason: str) -> None:
+        if len(self._lost) >= LISTED_MAX:
             self._found.lost_unlisted += 1
-
-    def _text(self, digest: bytes, reason: str) -> str:
+            return
+        self._lost.add(digest)
         path = blob_files.path_of(self._old, digest)
-        return f"{path}: expected a result that was stored there, found {reason}"
+        found = reason or "that its directory cannot be listed"
+        reason = f"{path}: expected a result that was stored there, found {found}"
+        self._found.lost.append(Lost(sequence, run, reason))
 
 
 def _copy(origin: _Origin, store: Store, found: Salvage, results: _Results) -> None:

@@ -183,7 +183,10 @@ def log_cat_command(
 
 @_command(log_app, "verify")
 def log_verify_command(folder: LogFolder, /, *, output: Output = "table") -> int:
-    """Check every byte of a log; exit code 6 if something acknowledged is damaged."""
+    """Check every byte of a log, and of the large results that it names.
+
+    Exit code 6 if something acknowledged is damaged or missing.
+    """
     from headrace.cli.log import verify
 
     return verify(folder, output)
@@ -193,7 +196,7 @@ def log_verify_command(folder: LogFolder, /, *, output: Output = "table") -> int
 def log_salvage_command(folder: LogFolder, new: NewFolder, /, *, output: Output = "table") -> int:
     """Copy what is intact of a damaged log into a new one, and say what is missing.
 
-    Exit code 6 if something is. The damaged log is only read.
+    Large results too. Exit code 6 if something is missing. The damaged log is only read.
     """
     from headrace.cli.log import salvage
 
@@ -206,7 +209,8 @@ def log_fork_command(
 ) -> int:
     """Make a new log that shares the first records of another and goes its own way.
 
-    The other log may be in use, and is only read. Finished segments are shared on the disk.
+    The other log may be in use, and is only read. Finished segments and large results are
+    shared on the disk.
     """
     from headrace.cli.log_fork import fork
 
@@ -217,7 +221,7 @@ def log_fork_command(
 def log_copy_command(folder: LogFolder, new: NewFolder, /, *, output: Output = "table") -> int:
     """Copy a log as far as it is stored at this moment; it may be in use.
 
-    Every byte is checked on the way.
+    Every byte is checked on the way, also of large results.
     """
     from headrace.cli.log_fork import copy
 
@@ -268,6 +272,7 @@ def log_compact_command(
     """Remove the oldest segments of a log that no engine holds.
 
     What a snapshot, a hold or a reader needs stays. Without a limit all that is left goes.
+    Large results that nothing needs any more go too.
     """
     from headrace.cli.log_keep import compact
 

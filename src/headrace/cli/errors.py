@@ -6,6 +6,7 @@ from typing import Final
 
 from headrace.engine.errors import (
     AppNotFound,
+    BlobUnusable,
     DurabilityLost,
     EngineUnreachable,
     HeadraceError,
@@ -67,6 +68,7 @@ _CODES: Final[tuple[tuple[type[HeadraceError], int], ...]] = (
     (SegmentGone, NOT_FOUND),
     (EngineUnreachable, UNREACHABLE),
     (LogCorrupt, CORRUPT),
+    (BlobUnusable, CORRUPT),
     (RecordUnreadable, CORRUPT),
     (DurabilityLost, DURABILITY_LOST),
 )

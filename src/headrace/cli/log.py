@@ -31,6 +31,7 @@ STARTS_WITHIN: Final = 1000
 
 def info(log: Path, output: Output) -> int:
     """Print what can be said of a log without reading it all."""
+    from headrace.cli.log_results import stored
     from headrace.engine.log.files import SystemFiles
     from headrace.engine.log.lease import living
 
@@ -47,6 +48,7 @@ def info(log: Path, output: Output) -> int:
         start = next(starts, None)
         first_at_ns = start.at_ns if start is not None else reader.manifest.segments[0].first_at_ns
         size = size_bytes(log)
+        results, result_bytes = stored(log)
         count = last - reader.first_sequence + 1
         document: dict[str, Any] = {
             "log": str(log),
@@ -68,6 +70,7 @@ def info(log: Path, output: Output) -> int:
             "size_bytes": size,
             "bytes_per_record": round(size / count, 1) if count else None,
             "compression": _compression(reader.manifest),
+            "large_results": {"count": results, "size_bytes": result_bytes} if results else {},
             "snapshots": _snapshots(reader, last),
             "holds": reader.manifest.holds,
             "leases": [{"pid": lease.pid, "sequence": lease.sequence} for lease in leases],
@@ -119,9 +122,10 @@ def _snapshots(reader: LogReader, last: int) -> list[dict[str, Any]]:
 
 def _info_text(document: dict[str, Any]) -> str:
     open_note = " (it is being written, or its writer was killed)"
-    packed = document["compression"]
+    packed, results = document["compression"], document["large_results"]
     shown: dict[str, Any] = {
         "compression": f"{packed['segments']} segments, {packed['ratio']} to 1" if packed else None,
+        "large_results": f"{results['count']} in {results['size_bytes']} bytes" if results else "",
         "snapshots": ", ".join(map(_snapshot_text, document["snapshots"])) or "none",
         "holds": ", ".join(f"{name} from record {at} on" for name, at in document["holds"].items()),
         "leases": ", ".join(
@@ -230,12 +234,14 @@ def _fields(row: dict[str, Any]) -> str:
 
 def verify(log: Path, output: Output) -> int:
     """Check every byte of a log."""
+    from headrace.cli.log_results import held, stored
     from headrace.engine.log.verify import verify as check
 
     check_there(log)
-    total = size_bytes(log)
+    total = size_bytes(log) + stored(log)[1]
+    needed = held(log)
     with shown("verifying", total, in_bytes=True) as advance:
-        report = check(log, progress=lambda done, _total: advance(done))
+        report = check(log, held=needed, progress=lambda done, _total: advance(done))
     problems = _snapshot_problems(log) if report.ok else []
     document: dict[str, Any] = {"log": str(log), **_plain(report), "snapshot_problems": problems}
     write_document(document, output, lambda: "\n".join([_verify_text(log, report), *problems]))
@@ -268,11 +274,9 @@ def _plain(report: Report) -> dict[str, Any]:
 
 
 def _verify_text(log: Path, report: Report) -> str:
-    verdict = (
-        "intact"
-        if report.ok
-        else f"damaged in {len(report.errors)} place{'s' * (len(report.errors) > 1)}"
-    )
+    count = len(report.errors) + report.errors_unlisted
+    verdict = "intact" if report.ok else f"damaged in {count} place{'s' * (count > 1)}"
+    results = f"{report.results} in {report.result_bytes} bytes" if report.results else None
     lines = [
         facts(
             [
@@ -283,6 +287,7 @@ def _verify_text(log: Path, report: Report) -> str:
                 ("durable up to", report.durable_sequence),
                 ("segments", report.segments),
                 ("checked bytes", report.size_bytes),
+                ("large results", results),
             ]
         )
     ]
@@ -291,10 +296,17 @@ def _verify_text(log: Path, report: Report) -> str:
             f"The last write was not finished: {report.torn_bytes} bytes that nobody was told "
             f"of; the next start cuts them."
         )
+    if report.unnamed_results:
+        lines.append(
+            f"Large results that no record names: {report.unnamed_results}. That is no damage: "
+            "a crash or a fork leaves them, and they go with old records."
+        )
     for fault in report.errors:
-        name = os.path.basename(fault.file)  # noqa: PTH119 (it is text)
+        name = os.path.relpath(fault.file, os.path.abspath(log))  # noqa: PTH100 (it is text)
         since = f", from record {fault.sequence}" if fault.sequence else ""
         lines.append(f"{name} byte {fault.offset}{since}: {safe(fault.reason)}")
+    if report.errors_unlisted:
+        lines.append(f"… and {report.errors_unlisted} more records whose large results are lost.")
     if not report.ok:
         lines.append(f"Restore a copy, or `headrace log salvage {log} NEW` copies what is intact.")
     return "\n".join(lines)
@@ -319,11 +331,24 @@ def salvage(log: Path, new: Path, output: Output) -> int:
         "snapshots": found.snapshots,
         "left_out": found.left_out,
         "doubts": found.doubts,
+        "large_results": found.results,
+        "lost_results": [
+            {"sequence": lost.sequence or None, "run": lost.run or None, "reason": lost.reason}
+            for lost in found.lost
+        ],
+        "lost_results_unlisted": found.lost_unlisted,
     }
     lines = [f"{found.records} records copied to {new}"]
+    if found.results:
+        lines.append(f"large results copied: {found.results}")
     if found.snapshots:
         lines.append(f"snapshots copied: {', '.join(f'at {at}' for at in found.snapshots)}")
     lines += [f"missing: {gap.first} to {gap.last}: {safe(gap.reason)}" for gap in found.gaps]
+    for lost in found.lost:
+        whose = f"run {lost.run} (record {lost.sequence})" if lost.run else "an unknown run"
+        lines.append(f"missing: the result of {whose}: {safe(lost.reason)}")
+    if found.lost_unlisted:
+        lines.append(f"missing: about {found.lost_unlisted} more large results")
     lines += [f"snapshot left out: {safe(reason)}" for reason in found.left_out]
     lines += [safe(doubt) for doubt in found.doubts]
     if found.obstacle is not None:

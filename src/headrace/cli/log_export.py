@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
 from headrace.cli.cloudevents import Exported, plain_data, to_cloudevent
-from headrace.cli.errors import OK, Usage
+from headrace.cli.errors import CORRUPT, OK, Usage
 from headrace.cli.log import selection
 from headrace.cli.logs import decoded, opened
 from headrace.cli.records import View
@@ -49,6 +49,8 @@ def export(
 ) -> int:
     """Write the events or all records of a log to *file*.
 
+    A large result that is missing or damaged is said, and left out.
+
     Raises:
         Usage: the arguments contradict each other, or *file* is there already.
     """
@@ -67,7 +69,7 @@ def export(
                 stream.write(to_json(row) + "\n")
     if file != STDOUT:
         sys.stderr.write(f"headrace: {rows.count} {kinds_word(kinds)} in {safe(file)}\n")
-    return OK
+    return CORRUPT if rows.results_lost else OK
 
 
 def kinds_word(kinds: Kinds) -> str:
@@ -115,6 +117,7 @@ class _Rows:
         self._view = View(reader)
         self._log_id = reader.log_id.hex()
         self.count = 0
+        self.results_lost = 0
 
     def of_all(self) -> Iterator[dict[str, Any]]:
         """Yield every record, as people see it and as it is stored, between two more lines."""
@@ -139,7 +142,10 @@ class _Rows:
         try:
             data = self._reader.blobs.get(digest)
         except BlobUnusable as error:
-            sys.stderr.write(f"headrace: record {sequence} without its result: {error}\n")
+            self.results_lost += 1
+            sys.stderr.write(
+                f"headrace: record {sequence} without its result: {safe(str(error))}\n"
+            )
             return
         for start in range(0, len(data), PART_BYTES):
             part = data[start : start + PART_BYTES]

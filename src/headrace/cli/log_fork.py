@@ -36,6 +36,7 @@ def fork(log: Path, new: Path, output: Output, *, at: str | None) -> int:
         "linked_segments": made.linked,
         "copied_bytes": made.copied_bytes,
         "snapshot": made.snapshot or None,
+        "large_results": made.results,
     }
     write_document(document, output, lambda: _fork_text(document))
     return OK
@@ -50,6 +51,7 @@ def _fork_text(document: dict[str, Any]) -> str:
                 ("records", f"{document['first_sequence']} to {document['sequence']}"),
                 ("linked segments", document["linked_segments"]),
                 ("copied bytes", document["copied_bytes"]),
+                ("large results", document["large_results"] or None),
             ]
         )
     ]
@@ -81,6 +83,7 @@ def copy(log: Path, new: Path, output: Output) -> int:
         "last_sequence": made.last_sequence,
         "segments": made.segments,
         "copied_bytes": made.copied_bytes,
+        "large_results": made.results,
     }
     write_document(
         document,
@@ -92,6 +95,7 @@ def copy(log: Path, new: Path, output: Output) -> int:
                 ("records", f"{made.first_sequence} to {made.last_sequence}"),
                 ("segments", made.segments),
                 ("copied bytes", made.copied_bytes),
+                ("large results", made.results or None),
             ]
         ),
     )

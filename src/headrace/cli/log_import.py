@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 
 from headrace.cli import cloudevents as ce
 from headrace.cli.door import Door, door
-from headrace.cli.errors import OK, BadInput, Usage
+from headrace.cli.errors import CORRUPT, OK, BadInput, Usage
 from headrace.cli.log_export import FOOTER, HEADER, PART, STDOUT
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.text import safe
@@ -78,6 +78,8 @@ class Counts(Struct):
     """Events on subjects of the engine: it makes them itself."""
     bad_lines: int = 0
     last_sequence: int | None = None
+    results_missing: int = 0
+    """Records that name a large result which the export had not."""
 
 
 # ---------------------------------------------------------------- events
@@ -343,6 +345,8 @@ class RecordLine(Struct):
 def import_recorded(file: str, log: Path, output: Output) -> int:
     """Make a new log with the very records of an export of all: the same log once more.
 
+    A large result that the export had not is said, and the exit code is that of damage.
+
     Raises:
         Usage: there is something at *log*.
         BadInput: a line is bad or missing; what is complete before it is in the new log.
@@ -363,12 +367,12 @@ def import_recorded(file: str, log: Path, output: Output) -> int:
                 f"the first on, found another; `headrace log export --kinds all` writes them"
             )
         with OfflineLog(FileLog(log, new_id=lambda: log_id)) as new:
-            for sequence, unit in _units(file, lines, new.log.blobs.put):
+            for sequence, unit in _units(file, lines, new.log.blobs.put, counts):
                 new.append(unit)
                 counts.imported = counts.last_sequence = sequence
             new.flush()
     _report(log, output, counts, "restored")
-    return OK
+    return CORRUPT if counts.results_missing else OK
 
 
 def _log_id_in(header: RecordLine | None) -> bytes:
@@ -395,7 +399,10 @@ def _stopped(file: str, number: int, bad: _Bad) -> BadInput:
 
 
 def _units(
-    file: str, lines: Iterator[tuple[int, RecordLine]], store: Callable[[bytes], bytes]
+    file: str,
+    lines: Iterator[tuple[int, RecordLine]],
+    store: Callable[[bytes], bytes],
+    counts: Counts,
 ) -> Iterator[tuple[int, list[bytes]]]:
     """Yield the units, each with the sequence of its last record, up to the last line.
 
@@ -419,7 +426,12 @@ def _units(
             continue
         try:
             raw = b64decode(line.record, validate=True)
-            _store_result(r.decode(raw), parts, store)
+            record = r.decode(raw)
+            if not _store_result(record, parts, store):
+                counts.results_missing += 1
+                sys.stderr.write(
+                    f"headrace: record {line.sequence} without its result: the export has none\n"
+                )
         except (ValueError, *_DECODE_ERRORS) as error:
             bad = _Bad("a record in base64", f"{line.record[:FOUND_CHARS_MAX]} ({error})")
             raise _stopped(file, number, bad) from error
@@ -434,18 +446,22 @@ def _units(
     raise _stopped(file, number, _Bad(f"a line of the kind {FOOTER!r}", "the end of the file"))
 
 
-def _store_result(record: r.Record, parts: list[str], store: Callable[[bytes], bytes]) -> None:
+def _store_result(record: r.Record, parts: list[str], store: Callable[[bytes], bytes]) -> bool:
     """Store the large result that *parts* are, if *record* is the one that names it.
 
+    Returns whether the record has the result that it names, or names none.
+
     Raises:
-        ValueError: it is another.
+        ValueError: it is another's.
     """
+    blob = record.blob if isinstance(record, r.RunCompleted) else None
     if not parts:
-        return
+        return blob is None
     data = b"".join(b64decode(part, validate=True) for part in parts)
     parts.clear()
-    if not isinstance(record, r.RunCompleted) or store(data) != record.blob:
+    if blob is None or store(data) != blob:
         raise ValueError("the large result before it is another's")
+    return True
 
 
 def _report(log: Path, output: Output, counts: Counts, state: str) -> None:

@@ -83,6 +83,7 @@ def compact(
         SnapshotMissing: without the oldest records the log could not be started from.
         LogLocked: an engine holds it.
     """
+    from headrace.cli.log_results import remove_unneeded
     from headrace.engine.log.retention import Policy
     from headrace.engine.log.retention import compact as remove
 
@@ -93,6 +94,7 @@ def compact(
     if keep_bytes is None and keep_s is None:
         keep_bytes = 0
     done = remove(folder, Policy(keep_bytes, keep_s), before=limit, dry_run=dry_run)
+    results = remove_unneeded(log) if done.segments and not dry_run else None
     document: dict[str, Any] = {
         "log": str(log),
         "dry_run": dry_run,
@@ -100,9 +102,10 @@ def compact(
         "segments": done.segments,
         "records": done.records,
         "size_bytes": done.size_bytes,
+        "large_results": results,
         "kept_by": [{"sequence": need.sequence, "reason": need.reason} for need in done.kept_by],
     }
-    write_document(document, output, lambda: _compact_text(done, dry_run=dry_run))
+    write_document(document, output, lambda: _compact_text(done, results, dry_run=dry_run))
     return OK
 
 
@@ -142,12 +145,14 @@ def _sequence_of(reader: LogReader, place: str) -> int:
     return reader.sequence_at(at_ns)
 
 
-def _compact_text(done: Retention, *, dry_run: bool) -> str:
+def _compact_text(done: Retention, results: int | None, *, dry_run: bool) -> str:
     verb = "would be removed" if dry_run else "removed"
     lines = [
-        f"{done.segments} segments {verb}, with {done.records} records in {done.size_bytes} bytes",
-        f"first record  {done.first_sequence}",
+        f"{done.segments} segments {verb}, with {done.records} records in {done.size_bytes} bytes"
     ]
+    if results:
+        lines.append(f"{results} large results removed, which nothing needs any more")
+    lines.append(f"first record  {done.first_sequence}")
     lines += [
         f"kept from {need.sequence} on by {safe(need.reason)}"
         if need.sequence

@@ -64,6 +64,8 @@ class View:
                 continue
             if isinstance(value, Raw):
                 value = plain_raw(value)
+            elif name == "blob":
+                value = value.hex()  # as its file is named
             elif name.endswith("_ns") and name in _RENAMED:
                 value = rfc3339(value)
             elif name == "source" and isinstance(value, int):

@@ -258,7 +258,7 @@ def log_export_command(
     """Write the events of a log, or all its records, as text; it may be in use.
 
     An event without an id gets one of the log's id and its sequence, so that importing it
-    again does no harm.
+    again does no harm. Large results go with all records; exit code 6 if one is missing.
     """
     from headrace.cli.errors import Usage
     from headrace.cli.log_export import export

@@ -284,6 +284,48 @@ def test_salvage_lists_a_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None
     assert (len(found.lost), found.lost_unlisted, found.complete) == (3, 5, False)
 
 
+@pytest.mark.parametrize("where", ["blobs", "blobs/part"])
+def test_salvage_goes_on_where_a_directory_cannot_be_read(where: str) -> None:
+    """The records are worth more than the results, and what is lost is said."""
+    disk = filled()
+    path = blob(3).rpartition("/")[0]
+    path = path if where == "blobs/part" else f"{LOG}/blobs"
+    gone = 1 if where == "blobs/part" else 8
+
+    def refuse(name: str, called: str) -> None:
+        if name == "listdir" and called == path:
+            raise OSError(errno.EIO, "a bad sector", called)
+
+    disk.before = refuse
+    found = salvage.salvage(LOG, NEW, files=disk)
+    disk.before = lambda _name, _path: None
+    assert (found.records, found.complete, found.results) == (16, False, 8 - gone)
+    assert "expected a directory of large results, found [Errno 5]" in found.lost[0].reason
+    assert "found that its directory cannot be listed" in found.lost[-1].reason
+    assert len(found.lost) == 1 + gone
+    # They are there, and were not taken.
+    assert [fault.run for fault in verify.verify(NEW, files=disk).errors] == (
+        [3] if gone == 1 else [*range(1, 9)]
+    )
+
+
+def test_salvage_from_a_disk_that_changes_its_mind() -> None:
+    """Bytes that were right at the first look and are wrong at the next are not carried on."""
+    disk = filled()
+    looks: list[str] = []
+
+    def rot(name: str, path: str) -> None:
+        if name == "open" and path == blob(5):
+            looks.append(path)
+            if len(looks) == 2:
+                flip(disk, path)
+
+    disk.before = rot
+    found = salvage.salvage(LOG, NEW, files=disk)
+    assert (found.results, [lost.run for lost in found.lost]) == (7, [5])
+    assert not [path for path in disk.names if path.startswith(blob(5, NEW))]
+
+
 def test_salvage_that_is_interrupted_leaves_nothing() -> None:
     """Ctrl-C among the results, or a disk that fills up with them: not even a directory."""
     for error in (KeyboardInterrupt(), OSError(errno.ENOSPC, "no room")):
