@@ -1,12 +1,13 @@
 """What durable tasks cost: workflows, fan-out, steps, and runs that sleep.
 
 W2 (two chained steps with recorded results) is printed beside DBOS on SQLite, if that is
-installed, in the same run.  A step's overhead is the processor time of a call that is
-recorded in a memory log, less that of a bare await.  Memory is the growth of this
-process's resident set; each measurement of it has a process of its own.
+installed, in the same run.  A step's overhead is the time of a call that is recorded in a
+memory log, less that of a bare await.  Memory is the growth of this process's resident set;
+each measurement of it has a process of its own.
 
     .venv/bin/python benchmarks/tasks.py [--workflows 5000] [--children 100000]
-        [--sleepers 100000] [--repeat 3]
+        [--steps 5000] [--sleepers 100000] [--repeat 3]
+    .venv/bin/python benchmarks/tasks.py --part steps 5000
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from common import Sample, percentile, repeat, row, samples, scratch, span
@@ -160,33 +162,67 @@ def fan_out(children: int) -> None:
     asyncio.run(main())
 
 
-def step_overhead(count: int = 20_000) -> None:
-    """Print the processor time of a recorded step beyond that of a bare await."""
-    app = App("steps")
-    cost: dict[str, float] = {}
+async def on_loop(number: int) -> int:
+    """Do nothing, in the event loop."""
+    return number
 
-    @app.task
-    async def step(number: int) -> int:
-        return number
+
+def beside(number: int) -> int:
+    """Do nothing, in a thread or in a worker process."""
+    return number
+
+
+def spent_s() -> float:
+    """Return the processor time that this process has taken."""
+    return time.process_time()
+
+
+async def step_cost(place: str, count: int) -> tuple[float, float]:
+    """Return the microseconds of a recorded step beyond a bare await: processor and wall.
+
+    The processor time is that of the engine's process, with all its threads, and the worker's.
+    """
+    app = App("steps")
+    is_apart = place == "process"
+    step: Any = app.task(process=is_apart)(on_loop if place == "loop" else beside)
+    app.task(process=is_apart)(spent_s)
+    spent: list[tuple[float, float]] = []
 
     @app.rule(on("go"))
     async def work(run: Run) -> None:
-        start = time.process_time()
+        async def note() -> None:
+            apart_s = await run.call(spent_s) if is_apart else 0.0
+            spent.append((spent_s() + apart_s, time.perf_counter()))
+
+        await run.call(step, 0)  # whatever the first one has to start
+        await note()
         for number in range(count):
-            await step(number)
-        plain = time.process_time()
+            await on_loop(number)
+        await note()
         for number in range(count):
             await run.call(step, number)
-        cost["us"] = ((time.process_time() - plain) - (plain - start)) / count * 1e6
+        await note()
 
-    async def main() -> float:
-        async with app.open(MemoryLog()) as engine:
-            await engine.emit("go")
-            await engine.drain()
-        return cost["us"]
+    async with app.open(MemoryLog(), processes_max=1) as engine:
+        await engine.emit("go")
+        await engine.drain()
+    (cpu, wall), (cpu_bare, wall_bare), (cpu_steps, wall_steps) = spent
+    return (
+        (cpu_steps - 2 * cpu_bare + cpu) / count * 1e6,
+        (wall_steps - 2 * wall_bare + wall) / count * 1e6,
+    )
 
-    middle, least, most = repeat(lambda: asyncio.run(main()), 3)
-    print(row("a step beyond a bare await", f"{middle:.0f} us CPU", f"[{least:.0f}-{most:.0f}]"))
+
+def step_overhead(count: int) -> None:
+    """Print what a recorded step costs, by where its task is executed."""
+    print(row("a step beyond a bare await", "us CPU", "us wall"))
+    for place in ("loop", "thread", "process"):
+        costs = [asyncio.run(step_cost(place, count)) for _ in range(3)]
+        spans = (
+            f"{median(each):.0f} [{min(each):.0f}-{max(each):.0f}]"
+            for each in zip(*costs, strict=True)
+        )
+        print(row(f"its task in a {place}" if place != "loop" else "its task on the loop", *spans))
 
 
 # ---------------------------------------------------------------- sleeping runs
@@ -251,6 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workflows", type=int, default=5000)
     parser.add_argument("--children", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--sleepers", type=int, default=100_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
@@ -259,6 +296,7 @@ def main() -> None:
         name, count, *folder = options.part
         parts: dict[str, Callable[[], None]] = {
             "fan_out": lambda: fan_out(int(count)),
+            "steps": lambda: step_overhead(int(count)),
             "sleepers_live": lambda: sleepers_live(int(count), Path(folder[0])),
             "sleepers_restored": lambda: sleepers_restored(int(count), Path(folder[0])),
         }
@@ -268,7 +306,7 @@ def main() -> None:
         workflows(folder, options.workflows, options.repeat)
         print(row("children and steps", ""))
         apart("fan_out", options.children)
-        step_overhead()
+        apart("steps", options.steps)
         print(row("runs that sleep", ""))
         apart("sleepers_live", options.sleepers, folder / "sleepers")
         apart("sleepers_restored", options.sleepers, folder / "sleepers")
