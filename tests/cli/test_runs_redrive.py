@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import anyio
@@ -10,6 +12,9 @@ import pytest
 from tests.cli.command import Call, Start, await_engine, records
 
 from headrace import App, FileLog, Run
+from headrace.cli.errors import INTERRUPTED
+from headrace.engine.log.files import Data, SystemFiles
+from headrace.engine.offline import OfflineLog
 from headrace.engine.record import RunRedriven
 
 SHOP = """
@@ -246,3 +251,82 @@ def test_a_dead_letter_outlives_its_records(headrace: Call, tmp_path: Path) -> N
     assert headrace("runs", "redrive", folder, run).code == 0
     assert anyio.run(go_on) == [run]
     assert dead(headrace, folder) == []
+
+
+def test_what_was_asked_for_is_told_though_the_disk_is_full_then(
+    headrace: Call, shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks at the output knows which of them have to be redriven once more."""
+    letters = sorted(dead(headrace, shop))
+    left, write = 2, SystemFiles.pwrite
+
+    def pwrite(self: SystemFiles, fd: int, data: Data, offset_bytes: int) -> int:
+        nonlocal left
+        if Path(f"/proc/self/fd/{fd}").readlink().suffix == ".hrl":
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, fd, data, offset_bytes)
+
+    with monkeypatch.context() as full:
+        full.setattr(SystemFiles, "pwrite", pwrite)
+        done = headrace("runs", "redrive", shop, "--task", "buy", "--rate", "1000/s", "-o", "json")
+    stored = [record.run for record in records(shop) if isinstance(record, RunRedriven)]
+    assert [row["run"] for row in done.json] == stored == letters[:2]
+    assert (done.code, "No space left" in done.last_error) == (1, True)
+
+
+def test_what_was_asked_for_is_told_though_somebody_has_enough(
+    headrace: Call,
+    shop: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A redrive at a slow rate is ended with Ctrl-C."""
+    letters = sorted(dead(headrace, shop))
+    redrive, asked = OfflineLog.redrive, list[int]()
+
+    def interrupted(self: OfflineLog, run_id: int, *, from_start: bool) -> int:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(run_id)
+        return redrive(self, run_id, from_start=from_start)
+
+    monkeypatch.setattr(OfflineLog, "redrive", interrupted)
+    with pytest.raises(SystemExit, match=str(INTERRUPTED)):
+        headrace("runs", "redrive", shop, "--task", "buy", "-o", "json")
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == letters[:1]
+
+
+def test_failed_and_a_status_are_one_too_many(headrace: Call, shop: Path) -> None:
+    """They say different things, and nobody could tell which of them counts."""
+    done = headrace("runs", "list", shop, "--failed", "--status", "completed")
+    assert (done.code, done.out) == (2, "")
+    assert "expected --failed or --status, found both" in done.last_error
+
+
+def test_what_a_run_would_undo_is_shown(headrace: Call, tmp_path: Path) -> None:
+    """What it registered, and what was executed of that, each in its place."""
+    app, folder = App("t"), tmp_path / "saga.log"
+
+    @app.task
+    async def release(what: str) -> None: ...
+
+    @app.task
+    async def book(run: Run) -> None:
+        await run.compensate(release, "hotel")
+        raise OSError("no flight")
+
+    async def live() -> int:
+        async with app.open(folder) as engine:
+            run = await engine.launch(book)
+            await engine.drain()
+            return run
+
+    run = anyio.run(live)
+    registered, undone = headrace("runs", "show", folder, run, "-o", "json").json["steps"]
+    assert (registered["kind"], registered["task"]) == ("compensate", "release")
+    lines = headrace("runs", "show", folder, run).out.splitlines()
+    told = f'to undo: release {{"what":"hotel"}}  record {registered["sequence"]}'
+    assert [line.strip() for line in lines].count(told) == 1
+    assert any(f"release  run {undone['run']}  completed" in line for line in lines)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.door import door
+from headrace.cli.door import Door, door
 from headrace.cli.emit import say_if_offline, state_for
 from headrace.cli.errors import OK, Usage, code_of
 from headrace.cli.logs import folded, opened
 from headrace.cli.output import Output, write_document, write_rows
 from headrace.cli.progress import shown
 from headrace.cli.text import safe
-from headrace.engine.errors import HeadraceError, RedriveRefused, RunNotFound
+from headrace.engine.errors import RedriveRefused, RunNotFound
 
 if TYPE_CHECKING:
     from headrace.engine.runs import RunView
@@ -90,47 +92,64 @@ def redrive(
         with opened(log) as reader:
             letters = folded(reader, shortcut=True).state.dead.views()
         runs = sorted(v.id for v in letters if is_wanted(v, task=task, since_ns=after_ns))
-    with door(log) as way:
+    with told(output, empty="no runs redriven") as rows, door(log) as way:
 
         def ask(run: int) -> dict[str, Any]:
             sequence = way.redrive(run, from_start=from_start)
             return {"run": run, "sequence": sequence, "state": state_for(way)}
 
-        rows, code = one_by_one("redriving", list(dict.fromkeys(runs)), ask, pause_s=pause_s)
+        code = one_by_one("redriving", list(dict.fromkeys(runs)), ask, rows, pause_s=pause_s)
         if rows:
             say_if_offline(log, way)
-    write_rows(rows, output, COLUMNS, empty="no runs redriven")
     return code
 
 
 def cancel_many(log: Path, runs: Sequence[int], output: Output, *, reason: str) -> int:
     """Ask for runs to be cancelled, and print the sequences of the requests."""
-    with door(log) as way:
 
-        def ask(run: int) -> dict[str, Any]:
-            sequence = way.cancel(run, reason)
-            return {"log": str(log), "run": run, "sequence": sequence, "state": state_for(way)}
+    def ask(way: Door, run: int) -> dict[str, Any]:
+        sequence = way.cancel(run, reason)
+        return {"log": str(log), "run": run, "sequence": sequence, "state": state_for(way)}
 
-        if len(runs) == 1:
-            document = ask(runs[0])
+    if len(runs) == 1:
+        with door(log) as way:
+            document = ask(way, runs[0])
             say_if_offline(log, way)
             write_document(document, output, lambda: str(document["sequence"]))
             return OK
-        rows, code = one_by_one("cancelling", list(dict.fromkeys(runs)), ask, pause_s=0)
+    with told(output, empty="no runs cancelled") as rows, door(log) as way:
+        each = list(dict.fromkeys(runs))
+        code = one_by_one("cancelling", each, partial(ask, way), rows, pause_s=0)
         if rows:
             say_if_offline(log, way)
-    write_rows(rows, output, COLUMNS, empty="no runs cancelled")
     return code
 
 
+@contextmanager
+def told(output: Output, *, empty: str) -> Generator[list[dict[str, Any]]]:
+    """Print the rows that are put in; also if an error or Ctrl-C comes: they are done by then."""
+    rows: list[dict[str, Any]] = []
+    try:
+        yield rows
+    except BaseException:
+        if rows:
+            write_rows(rows, output, COLUMNS, empty=empty)
+        raise
+    write_rows(rows, output, COLUMNS, empty=empty)
+
+
 def one_by_one(
-    what: str, runs: Sequence[int], ask: Callable[[int], dict[str, Any]], *, pause_s: float
-) -> tuple[list[dict[str, Any]], int]:
-    """Return what *ask* said of each run, and the exit code.
+    what: str,
+    runs: Sequence[int],
+    ask: Callable[[int], dict[str, Any]],
+    rows: list[dict[str, Any]],
+    *,
+    pause_s: float,
+) -> int:
+    """Add to *rows* what *ask* says of each run; return the exit code.
 
     One that is refused does not keep the others from their turn: it is told on stderr.
     """
-    rows: list[dict[str, Any]] = []
     code, due_s = OK, time.monotonic()
     with shown(what, len(runs)) as advance:
         for number, run in enumerate(runs):
@@ -142,11 +161,5 @@ def one_by_one(
                     raise
                 sys.stderr.write(f"headrace: {safe(str(error))}\n")
                 code = code or code_of(error)
-            except HeadraceError as error:
-                if not rows:
-                    raise
-                # What was asked for until then is done: it is printed.
-                sys.stderr.write(f"headrace: {safe(str(error))}\n")
-                return rows, code_of(error)
             advance(number + 1)
-    return rows, code
+    return code
