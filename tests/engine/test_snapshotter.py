@@ -281,7 +281,7 @@ async def test_nothing_is_removed_because_of_what_may_be_lost(
     monkeypatch.setattr(
         snapshotter_module,
         "tidy_up",
-        lambda log, held: removed_at.append(log.committed_sequence),
+        lambda log, *_: removed_at.append(log.committed_sequence),
     )
     async with opened(make_app([]), log) as engine, anyio.create_task_group() as group:
         await engine.emit("n", 1)
