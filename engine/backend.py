@@ -7,9 +7,9 @@ opens, since asking for the backend costs more than what is asked for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 from anyio import CancelScope
@@ -17,9 +17,14 @@ from msgspec import Struct
 
 R = TypeVar("R")
 
+TIDY_AT: Final = 64
+
 
 class Event(Protocol):
-    """What `anyio.Event` does, without its asking for the backend each time one is made."""
+    """What `anyio.Event` does, without its asking for the backend each time one is made.
+
+    Only waiting when it is not set yet is promised to give others their turn.
+    """
 
     def set(self) -> object:
         """Wake all who wait."""
@@ -29,13 +34,29 @@ class Event(Protocol):
         """Whether `set` was called."""
         ...
 
-    async def wait(self) -> object:
-        """Return once `set` was called."""
+    def wait(self) -> Awaitable[object]:
+        """Return what comes to an end once `set` was called; await it at once."""
         ...
 
 
+class _Done:
+    """What is awaited when there is nothing to wait for."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
+_DONE: Final = _Done()
+
+
 class Waiter:
-    """An `Event` of asyncio that one task waits for, at most."""
+    """An `Event` of asyncio that one task waits for, at most.
+
+    `wait` gives the future itself: a coroutine around it would cost as much again, for each
+    run that waits.
+    """
 
     __slots__ = ("_future", "_is_set")
 
@@ -53,11 +74,50 @@ class Waiter:
         """See `Event`."""
         return self._is_set
 
-    async def wait(self) -> None:
+    def wait(self) -> Awaitable[object]:
         """See `Event`."""
-        if not self._is_set:
-            self._future = asyncio.get_running_loop().create_future()
-            await self._future
+        if self._is_set:
+            return _DONE
+        self._future = asyncio.get_running_loop().create_future()
+        return self._future
+
+
+class SharedWaiter:
+    """An `Event` of asyncio for as many as like to wait: each has a future of its own.
+
+    One for all would be cancelled with the first of them.
+    """
+
+    __slots__ = ("_futures", "_is_set", "_tidy_at")
+
+    def __init__(self) -> None:
+        self._futures: list[asyncio.Future[None]] = []
+        self._is_set = False
+        self._tidy_at = TIDY_AT
+        """How many futures there are when those are let go of whose waits were cancelled."""
+
+    def set(self) -> None:
+        """See `Event`."""
+        self._is_set = True
+        for future in self._futures:
+            if not future.done():
+                future.set_result(None)
+        self._futures = []
+
+    def is_set(self) -> bool:
+        """See `Event`."""
+        return self._is_set
+
+    def wait(self) -> Awaitable[object]:
+        """See `Event`."""
+        if self._is_set:
+            return _DONE
+        if len(self._futures) >= self._tidy_at:
+            self._futures = [future for future in self._futures if not future.done()]
+            self._tidy_at = 2 * len(self._futures) + TIDY_AT
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._futures.append(future)
+        return future
 
 
 class Backend(Struct, frozen=True):
@@ -122,7 +182,7 @@ def current_backend() -> Backend:
         loop.call_soon,
         loop.call_soon_threadsafe,
         asyncio.current_task,
-        asyncio.Event,
+        SharedWaiter,
         Waiter,
         scope,
     )

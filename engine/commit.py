@@ -22,6 +22,7 @@ from headrace.engine.backend import Backend, Event
 from headrace.engine.clock import Clock, LogTime
 from headrace.engine.errors import DurabilityLost, EngineClosed, LogError
 from headrace.engine.kernel import Kernel
+from headrace.engine.log.frame import RECORD_BYTES_MAX
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
 from headrace.engine.record import (
@@ -153,7 +154,9 @@ class Pipeline:
         kernel = self.kernel
         sequence = kernel.sequence + 1
         # What cannot be stored is refused here, before the kernel has seen it.
-        encoded = check_record(encode(record))
+        encoded = encode(record)
+        if len(encoded) > RECORD_BYTES_MAX:
+            check_record(encoded)
         if not self._commit_is_due:
             # At the end of this turn of the loop, so that all who store something in it
             # share one group.  Before the rest, which may fail for want of stack.

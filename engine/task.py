@@ -99,6 +99,14 @@ class TaskSpec:
         )
         self._is_variadic = any(p.kind is p.VAR_POSITIONAL for p in self.parameters)
         self._is_plain = len(self._names) == len(self.parameters)
+        self._stored_as = [(parameter, parameter.name) for parameter in self.parameters]
+        self._by_name = {
+            p.name
+            for p in self.parameters
+            if p.kind is p.KEYWORD_ONLY
+            or (p.kind is p.POSITIONAL_OR_KEYWORD and not self._is_variadic)
+        }
+        """Those that the function takes by name."""
         if self.run_name is not None and not self._run_is_first and self._is_variadic:
             raise TypeError(f"task {name!r} takes *args; it must take its Run first")
 
@@ -166,20 +174,19 @@ class TaskSpec:
         stored = self._decode_args(raw)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
-        for parameter in self.parameters:
-            value = getattr(stored, parameter.name)
+        for parameter, name in self._stored_as:
+            value = getattr(stored, name)
             if value is msgspec.UNSET:  # it was declared without this one
                 value = _default_of(parameter)
+            if name in self._by_name:
+                kwargs[name] = value
+                continue
             if parameter.kind is parameter.VAR_POSITIONAL:
                 args.extend(value)
             elif parameter.kind is parameter.VAR_KEYWORD:
                 kwargs.update(value)
-            elif parameter.kind is parameter.POSITIONAL_ONLY or (
-                self._is_variadic and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-            ):
-                args.append(value)
             else:
-                kwargs[parameter.name] = value
+                args.append(value)
         return args, kwargs
 
     def bind(self, args: list[Any], kwargs: dict[str, Any]) -> Callable[[], Any]:
