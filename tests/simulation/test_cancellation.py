@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import anyio
@@ -16,67 +17,181 @@ from anyio.lowlevel import checkpoint
 from tests.engine.stand import check_live, records_of
 
 from headrace import App, Emission, Engine, MemoryLog, Run, RunNotFound, on
-from headrace.engine.record import EventStored
+from headrace.engine.record import (
+    AlarmAcknowledged,
+    CancelRequested,
+    EventStored,
+    Record,
+    RunLaunched,
+    RunRedriven,
+    SignalSent,
+)
 
 TURNS_MAX = 400
-Call = Callable[[Engine], Awaitable[object]]
 
 
-def plant() -> App:
-    """Return an app with a rule, a step and a run that goes on sleeping."""
-    app = App("plant")
-
-    @app.task
-    async def step(number: int) -> int:
-        await checkpoint()
-        return number + 1
-
-    @app.rule(on("work", int).key(lambda e: e.data % 2))
-    async def work(run: Run) -> int:
-        return await run.call(step, await run.call(step, 1))
-
-    @app.rule(on("nap"))
-    async def nap(run: Run) -> None:
-        await run.sleep(10_000)
-
-    return app
+async def nothing() -> None:
+    """Do nothing."""
 
 
-async def cancel_a_run(engine: Engine) -> None:
-    """Cancel the run that sleeps."""
-    (run,) = (run for run in engine.runs("active") if run.task == "nap")
-    await engine.cancel(run.id)
+class Plant:
+    """An app with a rule, a step, an alarm, a task that fails once, and a run that sleeps."""
+
+    def __init__(self) -> None:
+        """Begin with an empty log."""
+        self.app, self.log = App("plant"), MemoryLog()
+        self.engine: Engine
+        self.run_id = 0
+        """Of what was launched in the beginning, if anything was."""
+        self._declare()
+
+    def _declare(self) -> None:
+        app = self.app
+
+        @app.task
+        async def step(number: int) -> int:
+            await checkpoint()
+            return number + 1
+
+        @app.rule(on("work", int).key(lambda e: e.data % 2))
+        async def work(run: Run) -> int:
+            return await run.call(step, await run.call(step, 1))
+
+        @app.rule(on("nap"))
+        async def nap(run: Run) -> None:
+            await run.sleep(10_000)
+
+        @app.task
+        async def stumble(run: Run, number: int) -> int:
+            if run.attempt == 1:
+                raise OSError
+            return await run.call(step, number)
+
+        app.rule(on("heat", int).crosses(lambda e: e.data, above=90), name="hot", on_clear=nothing)(
+            nothing
+        )
+        self.step, self.stumble = step, stumble
+
+    def asleep(self) -> int:
+        """Return the run that sleeps."""
+        (run,) = (run for run in self.engine.runs("active") if run.task == "nap")
+        return run.id
+
+    def stored(self, kind: type[Record]) -> int:
+        """Return how many records of a kind are stored."""
+        return sum(isinstance(record, kind) for _, record in records_of(self.log))
 
 
-async def signal_a_run(engine: Engine) -> None:
-    """Send a signal to the run that sleeps, which never receives it."""
-    (run,) = (run for run in engine.runs("active") if run.task == "nap")
-    await engine.signal(run.id, "wake", "up")
+Call = Callable[[Plant], Awaitable[object]]
 
 
-async def add_a_rule(engine: Engine) -> None:
-    """Add a rule that was not declared."""
+async def fall_asleep(plant: Plant) -> None:
+    """Let there be a run that sleeps."""
+    await plant.engine.emit("nap")
 
-    async def added() -> None:
-        """Do nothing."""
 
-    await engine.add_rule(on("added"), added, version="1")
+async def begin_a_run(plant: Plant) -> None:
+    """Let there be a run whose result can be asked for."""
+    plant.run_id = await plant.engine.launch(plant.step, 1)
+
+
+async def have_a_dead_letter(plant: Plant) -> None:
+    """Let there be a run that was given up."""
+    plant.run_id = await plant.engine.launch(plant.stumble, 1)
+    await plant.engine.drain()
+
+
+PREPARE: dict[str, Call] = {
+    "result": begin_a_run,
+    "redrive": have_a_dead_letter,
+    "acknowledge": lambda plant: plant.engine.emit_many([("heat", 1), ("heat", 99)]),
+    "drain": lambda plant: plant.engine.emit_many([("work", 3), ("work", 4)]),
+}
+"""What comes before a call.  Before all others a run begins to sleep."""
+
+
+def event(number: int) -> Emission:
+    """Return an event that is stored once however often it comes."""
+    return Emission("work", number, id="xy"[number - 1], source="s")
+
+
+def exchange(plant: Plant) -> Awaitable[list[int]]:
+    """Put another rule in the place of one."""
+    return plant.engine.change_rules(
+        [plant.app._declared(on("added"), nothing, name="added", version="1")], ["work"]
+    )
 
 
 CALLS: dict[str, Call] = {
-    "emit": lambda engine: engine.emit("work", 1, id="x", source="s"),
-    "emit_many": lambda engine: engine.emit_many(
-        [Emission("work", 1, id="x", source="s"), Emission("work", 2, id="y", source="s")]
-    ),
-    "cancel": cancel_a_run,
-    "signal": signal_a_run,
-    "snapshot": lambda engine: engine.snapshot(),
-    "pause": lambda engine: engine.pause("work"),
-    "resume": lambda engine: engine.resume("work"),
-    "remove_rule": lambda engine: engine.remove_rule("work"),
-    "add_rule": add_a_rule,
-    "ready": lambda engine: engine.ready(),
+    "emit": lambda plant: plant.engine.emit("work", 1, id="x", source="s"),
+    "emit_many": lambda plant: plant.engine.emit_many([event(1), event(2)]),
+    "launch": lambda plant: plant.engine.launch(plant.step, 1),
+    "keyed": lambda plant: plant.engine.keyed("k", window=100).launch(plant.step, 1),
+    "result": lambda plant: plant.engine.result(plant.run_id),
+    "redrive": lambda plant: plant.engine.redrive(plant.run_id),
+    "cancel": lambda plant: plant.engine.cancel(plant.asleep()),
+    "signal": lambda plant: plant.engine.signal(plant.asleep(), "wake", "up"),
+    "snapshot": lambda plant: plant.engine.snapshot(),
+    "pause": lambda plant: plant.engine.pause("work"),
+    "resume": lambda plant: plant.engine.resume("work"),
+    "remove_rule": lambda plant: plant.engine.remove_rule("work"),
+    "add_rule": lambda plant: plant.engine.add_rule(on("added"), nothing, name="added"),
+    "change_rules": exchange,
+    "acknowledge": lambda plant: plant.engine.acknowledge("hot", by="me"),
+    "ready": lambda plant: plant.engine.ready(),
+    "drain": lambda plant: plant.engine.drain(),
 }
+ASKS: dict[str, type[Record]] = {
+    "launch": RunLaunched,
+    "keyed": RunLaunched,
+    "redrive": RunRedriven,
+    "cancel": CancelRequested,
+    "signal": SignalSent,
+    "acknowledge": AlarmAcknowledged,
+}
+"""The records of calls that store one."""
+
+
+async def launch_once_more(plant: Plant) -> None:
+    """One run has the key, whoever launched it."""
+    run_id = await plant.engine.keyed("k", window=100).launch(plant.step, 1)
+    assert await plant.engine.result(run_id) == 2
+    assert plant.stored(RunLaunched) == 1
+
+
+async def redrive_unless_that_is_done(plant: Plant) -> None:
+    """It goes on once."""
+    if plant.engine.runs("dead"):
+        await plant.engine.redrive(plant.run_id)
+    assert await plant.engine.result(plant.run_id) == 2
+    assert plant.stored(RunRedriven) == 1
+
+
+async def has_a_result(plant: Plant) -> None:
+    """Who asks later is told."""
+    assert await plant.engine.result(plant.run_id) == 2
+
+
+async def changed_all_or_nothing(plant: Plant) -> None:
+    """Both rules, or none."""
+    rules = {rule.name for rule in plant.engine.state().rules if rule.active}
+    assert rules in ({"hot", "nap", "work"}, {"hot", "nap", "added"})
+
+
+async def is_done(plant: Plant) -> None:
+    """What runs comes to its end."""
+    await plant.engine.drain()
+    assert plant.engine.state().runs_active == 0
+
+
+CHECKS: dict[str, Callable[[Plant], Awaitable[None]]] = {
+    "keyed": launch_once_more,
+    "redrive": redrive_unless_that_is_done,
+    "result": has_a_result,
+    "change_rules": changed_all_or_nothing,
+    "drain": is_done,
+}
+"""What holds afterwards, besides what holds after all calls."""
 
 
 async def interrupt(call: Callable[[], Awaitable[object]], turns: int) -> bool:
@@ -115,13 +230,18 @@ async def test_a_call_that_is_cancelled_at_any_turn(name: str) -> None:
     """The engine works as before; what was asked for has happened once, or not at all."""
     before = task_ids()
     for turns in range(TURNS_MAX):
-        log = MemoryLog()
-        async with plant().open(log, grace_s=0) as engine:
-            await engine.emit("nap")
-            ended = await interrupt(lambda: CALLS[name](engine), turns)
-            events = [Emission("work", 1, id="x", source="s")]
-            await engine.emit_many(events)
-            assert stored_ids(log).count("x") == 1
+        plant = Plant()
+        async with plant.app.open(plant.log, grace_s=0) as engine:
+            plant.engine = engine
+            await PREPARE.get(name, fall_asleep)(plant)
+            asked = plant.stored(ASKS[name]) if name in ASKS else 0
+            ended = await interrupt(partial(CALLS[name], plant), turns)
+            await engine.emit_many([event(1)])
+            if name in ASKS:
+                assert plant.stored(ASKS[name]) - asked in ((1,) if ended else (0, 1))
+            if name in CHECKS:
+                await CHECKS[name](plant)
+            assert stored_ids(plant.log).count("x") == 1
             await check_live(engine)
         assert task_ids() == before
         if ended:
@@ -136,14 +256,14 @@ async def test_a_host_that_is_cancelled_at_any_turn() -> None:
         log = MemoryLog()
 
         async def host(log: MemoryLog = log) -> None:
-            async with plant().open(log, grace_s=0) as engine:
+            async with Plant().app.open(log, grace_s=0) as engine:
                 for number in range(3):
                     await engine.emit("work", number, id=f"e{number}", source="s")
 
         ended = await interrupt(host, turns)
         assert task_ids() == before
         done = len(stored_ids(log))
-        async with plant().open(log, grace_s=0) as engine:
+        async with Plant().app.open(log, grace_s=0) as engine:
             for number in range(3):
                 await engine.emit("work", number, id=f"e{number}", source="s")
             await engine.drain()
