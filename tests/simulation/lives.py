@@ -13,6 +13,7 @@ from headrace import Emission, Engine, LogFull, MemoryLog, Run
 from headrace.engine.log import Durability, FileLog
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.log.verify import verify
+from headrace.engine.record import EventStored, decode
 
 HANG_S = 60.0
 PATH = "/var/log"
@@ -62,8 +63,8 @@ class Life:
         self.snapshot_every = snapshot_every
         self.trail = Witness()
         self.told: list[LogFull] = []
-        self.acknowledged: list[int] = []
-        """The sequences that `emit` has returned."""
+        self.acknowledged: dict[int, int] = {}
+        """What `emit` has returned: sequences, by the position of the event."""
         self.calls: list[str] = []
         """What was asked of the disk from the first event to the last."""
         self.kept = MemoryLog()
@@ -114,7 +115,9 @@ class Life:
                 self.told.append(full)
                 await engine.ready()
             else:
-                self.acknowledged.append(sequence)
+                assert event.position is not None
+                first = self.acknowledged.setdefault(event.position, sequence)
+                assert first == sequence, "one event, two sequences"
                 return
 
     def check(self, expected: Outcome, place: object) -> None:
@@ -130,6 +133,24 @@ class Life:
         assert raws(log)[: self.kept.committed_sequence] == raws(self.kept), place
         log.close()
         assert verify(PATH, files=self.disk).ok, place
+
+
+def stored_on(disk: SimulatedDisk) -> list[bytes]:
+    """Return the records that a restart on *disk* finds."""
+    log = FileLog(PATH, files=disk)
+    log.open(lambda: None)
+    found = raws(log)
+    log.close()
+    return found
+
+
+def check_acknowledged(acknowledged: dict[int, int], found: list[bytes], place: object) -> None:
+    """All that was acknowledged is among the records *found*, at the sequences that were told."""
+    for position, sequence in acknowledged.items():
+        assert sequence <= len(found), place
+        event = decode(found[sequence - 1])
+        assert isinstance(event, EventStored), place
+        assert event.position == position, place
 
 
 def raws(log: EventLog) -> list[bytes]:

@@ -12,9 +12,8 @@ from typing import Any
 import anyio
 import pytest
 from tests.simulation.disk import SimulatedDisk
-from tests.simulation.lives import SHORT, Life, undisturbed
+from tests.simulation.lives import SHORT, Life, check_acknowledged, stored_on, undisturbed
 from tests.simulation.shapes import outcome_of, random_input
-from tests.simulation.test_failed_disk import check_acknowledged
 
 from headrace import App, DurabilityLost, Emission, FileLog, Firing, on
 from headrace.engine.errors import LogError
@@ -47,7 +46,7 @@ async def test_power_loss_at_many_moments(durability: Durability, anyio_backend_
         place = f"{durability}, power off after {after} calls"
         life, left = await lose_power(Random(after), durability, SHORT, after=after)
         if durability == "fsynced":
-            check_acknowledged(life, left, place)
+            check_acknowledged(life.acknowledged, stored_on(left), place)
         again = Life(left.killed(), snapshot_every=SNAPSHOT_EVERY)
         await again.live(SHORT)
         again.check(outcome_of(model.kept), place)

@@ -6,27 +6,15 @@ import errno
 from random import Random
 
 import pytest
-from tests.simulation.disk import SimulatedDisk
-from tests.simulation.lives import PATH, SHORT, Life, raws, undisturbed
+from tests.simulation.lives import SHORT, Life, check_acknowledged, stored_on, undisturbed
 from tests.simulation.shapes import outcome_of
 
 from headrace import DurabilityLost
-from headrace.engine.log import FileLog
-from headrace.engine.record import EventStored, decode
 
 KINDS = [
     *("pwrite", "fdatasync", "fsync", "rename", "sync_directory", "open", "truncate"),
     *("close", "is_named"),
 ]
-
-
-def stored_on(disk: SimulatedDisk) -> list[bytes]:
-    """Return the records that a restart on *disk* finds."""
-    log = FileLog(PATH, files=disk)
-    log.open(lambda: None)
-    found = raws(log)
-    log.close()
-    return found
 
 
 async def live_until_it_fails(name: str, nth: int) -> tuple[Life, DurabilityLost | None]:
@@ -37,15 +25,6 @@ async def live_until_it_fails(name: str, nth: int) -> tuple[Life, DurabilityLost
     except DurabilityLost as lost:
         return life, lost
     return life, None
-
-
-def check_acknowledged(life: Life, disk: SimulatedDisk, place: object) -> None:
-    """All that was acknowledged is on *disk*, at the sequences that were told."""
-    found = stored_on(disk)
-    for position, sequence in enumerate(life.acknowledged):
-        event = decode(found[sequence - 1])
-        assert isinstance(event, EventStored), place
-        assert event.position == position, place
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -67,8 +46,8 @@ async def test_an_error_at_every_call_of_the_disk(name: str, anyio_backend_name:
             continue
         ended += 1
         assert "is safe" in str(lost)
-        check_acknowledged(life, life.disk.crash(Random(nth)), place)
-        check_acknowledged(life, life.disk.killed(), place)
+        check_acknowledged(life.acknowledged, stored_on(life.disk.crash(Random(nth))), place)
+        check_acknowledged(life.acknowledged, stored_on(life.disk.killed()), place)
         again = Life(life.disk.killed())
         again.disk.before = lambda _name, _path: None
         await again.live(SHORT)
@@ -92,4 +71,4 @@ async def test_a_log_that_becomes_read_only(name: str, code: int) -> None:
 
     with pytest.raises(DurabilityLost, match="read-only"):
         await life.live(SHORT, make_read_only)
-    check_acknowledged(life, life.disk.killed(), name)
+    check_acknowledged(life.acknowledged, stored_on(life.disk.killed()), name)
