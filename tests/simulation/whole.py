@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, asynccontextmanager
+from importlib import import_module
 from random import Random
 from typing import Any, Final
 from unittest.mock import patch
@@ -31,7 +32,6 @@ from tests.simulation.lives import (
 )
 from tests.simulation.shapes import START_S, Input, outcome_of, random_input
 
-import headrace.engine.engine  # noqa: F401 (or it would be loaded while its threads are replaced)
 from headrace import DurabilityLost, Emission
 from headrace.engine.attempt import Attempt
 from headrace.engine.backend import Backend
@@ -147,6 +147,8 @@ def refuse_to_start(thread: threading.Thread) -> None:
 @asynccontextmanager
 async def one_thread() -> AsyncGenerator[None]:
     """Have no thread at work whose speed would decide about the order of records."""
+    # What is loaded only while they are replaced would keep the replacements.
+    import_module("headrace.engine.engine")
     engine = [module for name, module in sys.modules.items() if name.startswith("headrace.engine.")]
     with ExitStack() as stack:
         stack.enter_context(patch("headrace.engine.log.file.Writer", InlineWriter))
