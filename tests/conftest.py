@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,27 @@ settings.register_profile("headrace", deadline=None)
 settings.load_profile("headrace")
 
 NATS_START_S_MAX = 30.0
+
+
+@pytest.fixture(scope="module", params=["asyncio", pytest.param("trio", marks=pytest.mark.slow)])
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Run each async test on both; `make quick` on the one that is tuned."""
+    return request.param
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all simulations as slow, since each lives many lives; those on trio are for the nights.
+
+    But not the cancellations: those are what trio does in its own way.
+    """
+    for item in items:
+        if "simulation" in item.path.parts:
+            item.add_marker(pytest.mark.slow)
+            parameters = getattr(getattr(item, "callspec", None), "params", {})
+            is_on_trio = parameters.get("anyio_backend") == "trio"
+            if is_on_trio and item.path.stem != "test_cancellation":
+                item.add_marker(pytest.mark.soak)
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,7 @@ async def fail_uploads(engine: Engine, times_s: list[float]) -> None:
         await engine.drain()
 
 
+@pytest.mark.slow
 async def test_three_failures_in_ten_minutes_are_one_message(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

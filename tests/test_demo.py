@@ -114,6 +114,7 @@ def positions(outcome: Outcome, rule: str, sensor: str) -> list[list[int]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sensor", ["machine", "ambient"])
 def test_rules_fire_where_a_plain_reading_of_the_data_says(
     undisturbed: Outcome, sensor: str
@@ -184,6 +185,7 @@ def test_the_report_says_which_failures_were_caught_and_how_early(undisturbed: O
 # Interruptions.
 
 
+@pytest.mark.slow
 def test_stopping_at_any_critical_moment_changes_nothing(short: Outcome, tmp_path: Path) -> None:
     """Wherever the engine is stopped around an alarm, the next start comes to the same result."""
     alarm = positions(short, "cold", "machine")[0]
@@ -215,6 +217,7 @@ def test_a_demo_that_is_killed_half_way_comes_to_the_same(
     assert crash.judge(undisturbed, killed, resumed).same
 
 
+@pytest.mark.slow
 def test_a_child_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
     """The crash is never claimed without one: a child that cannot start is an error."""
     (tmp_path / "file").write_text("not a log")

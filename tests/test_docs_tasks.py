@@ -14,6 +14,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 SHOWN = re.compile(r"print\(.*\)\s*# (\S.*)$", re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
     ["chaining", "runs", "dead-letters", "resources", "execution", "waiting", "fault-tolerance"],

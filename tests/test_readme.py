@@ -49,6 +49,7 @@ def blocks(kind: str) -> list[str]:
     return [block["text"] for block in found if block["kind"] == kind and not block["file"]]
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(folder: Path) -> None:
     """A reader can paste each example and it works."""
     texts = blocks("python")
@@ -60,6 +61,7 @@ def test_the_python_examples_run(folder: Path) -> None:
     assert "cool_down completed" in run([sys.executable, "-c", texts[1]], folder).stdout
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_their_order(folder: Path) -> None:
     """A reader can type each command, and sees what the text promises."""
     commands = [

@@ -223,6 +223,7 @@ def sources() -> list[Source]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_every_file_keeps(rule: Callable[[Source], Iterator[str]]) -> None:
     """What CONTRIBUTING.md asks for holds in every file, not only in those reviewed."""

@@ -96,6 +96,7 @@ def test_the_list_has_what_stands_and_nothing_else(headrace: Call, plant: Path) 
     assert standing(headrace, plant) == [("hot", "t2"), ("pair", ["a", 7])]
 
 
+@pytest.mark.slow
 def test_an_alarm_is_acknowledged_while_nothing_runs(headrace: Call, plant: Path) -> None:
     """Who is on call says so at any time; the next start knows it, and a rule can tell others."""
     done = headrace(
@@ -148,6 +149,7 @@ def test_who_it_was_is_the_user_unless_said(
     assert alarms(headrace, plant)[-1]["by"].startswith("user ")
 
 
+@pytest.mark.slow
 def test_it_is_found_behind_a_snapshot_too(headrace: Call, plant: Path) -> None:
     """The state of a large log comes from a snapshot: alarms stand in that as well."""
     assert headrace("log", "snapshot", plant, "--app", "app.py").code == 0
@@ -195,6 +197,7 @@ def test_what_cannot_be_done_is_one_line(
 # ---------------------------------------------------------------- beside an engine
 
 
+@pytest.mark.slow
 def test_beside_a_running_engine(headrace: Call, start: Start, plant: Path) -> None:
     """From another terminal: see it come, say who goes, see it end."""
     process = start("run", "app.py", "--log", "plant.log", "--grace", "0")

@@ -68,6 +68,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError(f"it ended with {process.wait()} before it said {text!r}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("clock", "nth"),
     [("system", 1), ("system", 2), ("system", 3), *(("input", nth) for nth in (1, 2, 5, 9))],
@@ -171,6 +172,7 @@ def move(log: Path) -> None:
     log.rename(log.with_name("moved"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remove", [delete, move])
 def test_a_log_that_goes_away_ends_the_command(
     start: Start, counter: Path, tmp_path: Path, remove: Callable[[Path], None]

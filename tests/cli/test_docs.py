@@ -46,6 +46,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_every_example_prints_what_the_page_shows(headrace: Call, folder: Path) -> None:
     """A reader can type along from the first command to the last."""
     executed = 0

@@ -94,6 +94,7 @@ def test_the_time_may_be_ago(headrace: Call, empty: Path) -> None:
     assert said == 1_772_348_400_500_000_000
 
 
+@pytest.mark.slow
 def test_many_events_come_from_a_file_or_a_pipe(
     headrace: Call, empty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +110,7 @@ def test_many_events_come_from_a_file_or_a_pipe(
     assert {event.get("source") for event in events(headrace)} == {"s", None}
 
 
+@pytest.mark.slow
 def test_many_events_come_from_standard_input(shell: Call, empty: Path) -> None:
     """A dash says so, as the subject or as the file."""
     lines = '{"subject": "b", "data": 1}\n{"subject": "b", "data": 2}'
@@ -157,6 +159,7 @@ def test_what_is_no_event_is_refused(
     assert len(records(empty)) == before
 
 
+@pytest.mark.slow
 def test_a_run_is_cancelled_by_the_next_start(headrace: Call, start: Start, empty: Path) -> None:
     """What was under way when the engine died need not go on."""
     process = start("run", "app.py", "--log", "plant.log")
@@ -200,6 +203,7 @@ def test_a_lock_without_an_engine_that_answers(
 # ---------------------------------------------------------------- beside an engine
 
 
+@pytest.mark.slow
 def test_a_running_engine_stores_at_once(
     headrace: Call, start: Start, empty: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +231,7 @@ def test_a_running_engine_stores_at_once(
     assert ended["error"] == "not needed"
 
 
+@pytest.mark.slow
 def test_emitting_over_the_death_of_the_engine(headrace: Call, start: Start, empty: Path) -> None:
     """Engines come and are killed, a script goes on emitting: each event is stored once."""
     printed, sent = list[int](), 0

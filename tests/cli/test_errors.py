@@ -209,6 +209,7 @@ def test_a_log_of_a_newer_headrace_is_left_alone(headrace: Call, log: Path) -> N
     assert {**after, "LOCK": b""} == {**before, "LOCK": b""}
 
 
+@pytest.mark.slow
 def test_a_log_that_is_held_says_by_whom(
     headrace: Call, shell: Call, plant: Path, readings: Path, tmp_path: Path
 ) -> None:
@@ -372,6 +373,7 @@ def test_a_dropped_firing_is_no_run(headrace: Call, tmp_path: Path) -> None:
     assert done.code == 4
 
 
+@pytest.mark.slow
 def test_nobody_reads_the_output(log: Path) -> None:
     """``| head`` is no error: silence, and the code that shells expect of it."""
     process = subprocess.Popen(

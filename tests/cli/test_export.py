@@ -98,6 +98,7 @@ def folders(tmp_path: Path) -> Iterator[Path]:
 # ---------------------------------------------------------------- there and back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=1, max_size=6, unique_by=lambda e: (e.source, e.id)))
@@ -384,6 +385,7 @@ def test_a_batch_that_is_broken_imports_nothing(headrace: Call) -> None:
     assert offered(Path("a")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_exports_end_in_one_line(headrace: Call, log: Path, seed: int) -> None:
     """Whatever happened to the file: typed errors, and never a log that is not intact."""
@@ -495,6 +497,7 @@ def test_what_was_paid_is_exported_once(headrace: Call, log: Path) -> None:
     assert encode(stored[0]) == raws(log)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_thousands_of_damaged_lines_cost_no_more_than_others(headrace: Call, form: str) -> None:
     """Each is an event or is reported with its line; none stops the rest or takes long."""

@@ -88,6 +88,7 @@ def test_every_option_says_what_it_is_for(headrace: Call) -> None:
                 assert argument.parameter.help, (name, argument.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["nix"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     """What a command needs is imported when it is called."""
@@ -114,6 +115,7 @@ def cpu_s(command: list[str | Path]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.slow
 def test_help_costs_little_beyond_its_libraries() -> None:
     """Tools whose help takes a second are not asked for help."""
     bare: list[str | Path] = [sys.executable, "-c", "import cyclopts, msgspec, rich.console"]

@@ -194,6 +194,7 @@ def test_salvage_names_large_results_that_are_lost(headrace: Call, log: Path) ->
     assert headrace("log", "verify", "new").code == 6
 
 
+@pytest.mark.slow
 def test_salvage_carries_what_only_the_state_needs(headrace: Call, old: Path) -> None:
     """Nobody names it in the records, and it is wanted."""
     assert headrace("log", "salvage", old, "new").code == 0

@@ -21,6 +21,7 @@ def last_of(headrace: Call, log: Path | str) -> int:
     return int(headrace("log", "info", log, "-o", "json").json["last_sequence"])
 
 
+@pytest.mark.slow
 def test_fork_goes_on_where_it_left(headrace: Call, log: Path, readings: Path) -> None:
     """The app runs on over the fork, from the place in its input that the fork knows."""
     before = files_of(log)

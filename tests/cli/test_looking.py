@@ -218,6 +218,7 @@ def test_runs_list_is_newest_first_and_knows_all_states(headrace: Call, log: Pat
     assert headrace("runs", "list", log, "--status", "active").out == "no active runs\n"
 
 
+@pytest.mark.slow
 def test_runs_list_finds_what_the_engine_has_forgotten(headrace: Call, tmp_path: Path) -> None:
     """The engine keeps a thousand ended runs in memory; the log has them all."""
     many = tmp_path / "many.jsonl"

@@ -140,6 +140,7 @@ def test_a_running_engine_follows_its_rules_file(headrace: Call, start: Start, l
 # ---------------------------------------------------------------- rules reload
 
 
+@pytest.mark.slow
 def test_a_reload_says_what_has_changed(headrace: Call, start: Start, log: Path) -> None:
     """A deployment waits for it, and knows that the new rules are in force from here on."""
     path = log.with_name("rules.toml")
@@ -170,6 +171,7 @@ def test_a_reload_says_what_has_changed(headrace: Call, start: Start, log: Path)
     run.ended()
 
 
+@pytest.mark.slow
 def test_a_bad_file_is_said_to_whoever_asks_for_a_reload(
     headrace: Call, start: Start, log: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_without_an_engine_there_is_nothing_to_reload(headrace: Call, log: Path)
     assert headrace("rules", "reload", "nothing.log").code == 4
 
 
+@pytest.mark.slow
 def test_an_engine_without_a_rules_file_says_so(headrace: Call, start: Start, log: Path) -> None:
     """The file was forgotten at the start, and a reload is the wrong way to add it."""
     process = start("run", "app.py", "--log", log, "--grace", "0")

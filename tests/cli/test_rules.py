@@ -193,6 +193,7 @@ def test_somebody_holds_the_log_and_does_not_answer(
 # ---------------------------------------------------------------- beside an engine
 
 
+@pytest.mark.slow
 def test_a_running_engine_pauses_at_once(headrace: Call, start: Start, empty: Path) -> None:
     """From another terminal: stop a rule that goes wild, look, and let it go on."""
     process = start("run", "app.py", "--log", "plant.log", "--grace", "0")

@@ -103,6 +103,7 @@ def test_the_summary_says_what_it_came_to(headrace: Call, plant: Path, readings:
     assert "dead letters  1 (headrace runs list plant.log --status dead)" in text
 
 
+@pytest.mark.slow
 def test_a_second_start_goes_on_where_the_first_was(
     headrace: Call, plant: Path, tmp_path: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_repeated_ids_are_skipped_and_counted(headrace: Call, slow: Path, tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_a_bad_line_stops_before_it_and_loses_nothing(
     headrace: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -208,6 +210,7 @@ def test_a_file_that_was_cut_is_not_read_at_a_wrong_place(
     assert headrace("run", slow, "--log", "l", "--from", path, "-o", "json").json["events"] == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clock", ["input", "system"])
 def test_several_files_and_a_pipe(shell: Call, slow: Path, tmp_path: Path, clock: str) -> None:
     """By input they are merged by their times; by the clock none waits for another."""
@@ -227,6 +230,7 @@ def test_several_files_and_a_pipe(shell: Call, slow: Path, tmp_path: Path, clock
         assert [row["data"] for row in rows] == list(range(1, 61))
 
 
+@pytest.mark.slow
 def test_a_pipe_is_stored_as_it_comes(start: Start, slow: Path, tmp_path: Path) -> None:
     """``tail -f … | headrace run`` reacts to each line, not to each block of 4096 bytes."""
     process = start("run", slow, "--log", "l", "--from", "-", stdin=subprocess.PIPE)
@@ -249,6 +253,7 @@ def stopping(process: subprocess.Popen[str], number: signal.Signals) -> None:
     wait_for(process, "stopping")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_the_first_signal_stops_in_good_order(
     start: Start, headrace: Call, slow: Path, tmp_path: Path, number: signal.Signals, code: int
@@ -265,6 +270,7 @@ def test_the_first_signal_stops_in_good_order(
     assert headrace("log", "info", "l", "-o", "json").json["closed_cleanly"] is True
 
 
+@pytest.mark.slow
 def test_what_has_not_ended_within_the_grace_resumes(
     start: Start, headrace: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -283,6 +289,7 @@ def test_what_has_not_ended_within_the_grace_resumes(
     assert done.json["this_time"]["events"] == 0
 
 
+@pytest.mark.slow
 def test_without_input_it_runs_until_a_signal(
     start: Start, headrace: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -295,6 +302,7 @@ def test_without_input_it_runs_until_a_signal(
     assert headrace("log", "info", "l", "-o", "json").json["closed_cleanly"] is True
 
 
+@pytest.mark.slow
 def test_the_second_signal_stops_at_once(
     start: Start, headrace: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -313,6 +321,7 @@ def test_the_second_signal_stops_at_once(
     assert headrace("log", "verify", "l").code == 0
 
 
+@pytest.mark.slow
 def test_a_thread_that_does_not_end_does_not_keep_the_process(
     start: Start, headrace: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -326,6 +335,7 @@ def test_a_thread_that_does_not_end_does_not_keep_the_process(
     assert ended(process)[0] == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_silent_pipe_does_not_keep_the_process(start: Start, slow: Path, tmp_path: Path) -> None:
     """The signal comes while it waits for a line that never comes."""
     process = start("run", slow, "--log", "l", "--from", "-", stdin=subprocess.PIPE)
@@ -368,6 +378,7 @@ def count_lines(stream: IO[str], text: str, count: int) -> None:
     raise AssertionError(f"it ended {count} before")
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_nothing_is_lost_and_nothing_is_there_twice(
     start: Start, headrace: Call, tmp_path: Path
 ) -> None:
@@ -408,6 +419,7 @@ def test_killed_and_started_again_nothing_is_lost_and_nothing_is_there_twice(
     assert headrace("replay", "plant.py", "killed.log", "--strict").code == 0
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_run_on_one_log(
     start: Start, shell: Call, slow: Path, tmp_path: Path
 ) -> None:
@@ -423,6 +435,7 @@ def test_two_processes_cannot_run_on_one_log(
     assert ended(process)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["jsonl", "table", "json"])
 def test_tail_follows_what_another_process_writes(
     start: Start, slow: Path, tmp_path: Path, output: str
@@ -454,6 +467,7 @@ def test_tail_follows_what_another_process_writes(
         assert [row["data"] for row in rows] == ["first", "second", "third"]
 
 
+@pytest.mark.slow
 def test_tail_ends_when_nobody_reads_it(start: Start, slow: Path, tmp_path: Path) -> None:
     """Also while no event comes: a pager that was closed leaves no process behind."""
     writer = start("run", slow, "--log", "l", "--from", "-", stdin=subprocess.PIPE)

@@ -168,6 +168,7 @@ def test_what_cannot_be_redriven_is_said(headrace: Call, shop: Path) -> None:
     assert headrace("runs", "redrive", shop, "--task", "pay", "-o", "json").json == []
 
 
+@pytest.mark.slow
 def test_a_running_engine_redrives_at_once(headrace: Call, start: Start, shop: Path) -> None:
     """Over its socket."""
     run = dead(headrace, shop)[0]

@@ -75,6 +75,7 @@ def test_a_signal_waits_for_the_next_start(headrace: Call, desk: Path) -> None:
     assert "wait on('paid')" in text
 
 
+@pytest.mark.slow
 def test_a_running_engine_hands_it_on_at_once(headrace: Call, start: Start, desk: Path) -> None:
     """Over its socket; what it refuses is said as it is without an engine."""
     live = desk.parent / "live.log"

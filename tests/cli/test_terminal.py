@@ -49,6 +49,7 @@ def on_terminal(*arguments: object, cwd: Path, **environment: str) -> tuple[str,
     return shown[1], shown[0]
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar_and_words(plant: Path, tmp_path: Path) -> None:
     """Who waits sees how far it is, in bytes of the input, and what the engine says, readably."""
     (tmp_path / "many.jsonl").write_text(lines_of([20.0] * 20_000))
@@ -62,6 +63,7 @@ def test_a_terminal_gets_a_bar_and_words(plant: Path, tmp_path: Path) -> None:
     assert "reading" not in out
 
 
+@pytest.mark.slow
 def test_colour_is_for_terminals_that_want_it(log: Path, tmp_path: Path) -> None:
     """Red for dead letters; nothing with NO_COLOR (https://no-color.org)."""
     colourful, _ = on_terminal("runs", "list", log, cwd=tmp_path)
@@ -73,6 +75,7 @@ def test_colour_is_for_terminals_that_want_it(log: Path, tmp_path: Path) -> None
     assert "dead" in ESCAPE.sub("", plain)
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_json_diagnostics_and_no_bar(shell: Call, plant: Path, readings: Path) -> None:
     """What a service writes to stderr is for a collector; ``--log-format human`` is for people."""
     run = ("run", plant, "--from", readings, "--clock", "input")
@@ -112,6 +115,7 @@ def test_diagnostics_neither_leak_secrets_nor_act_on_the_terminal(
     assert not any(line.startswith("headrace: fake") for line in text.splitlines()[:1])
 
 
+@pytest.mark.slow
 def test_the_engine_is_quiet_about_structlog_until_a_command_runs(shell: Call) -> None:
     """A library does not configure its host's logging: only ``run`` does, in its own process."""
     program = "import headrace, headrace.cli, structlog; print(structlog.is_configured())"

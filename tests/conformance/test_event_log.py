@@ -175,6 +175,7 @@ def test_empty_unit_is_an_error(make: Make) -> None:
         session.log.append([])
 
 
+@pytest.mark.slow
 def test_units_larger_than_a_frame(make: Make) -> None:
     """A unit of more records, and of more bytes, than a frame can hold is stored whole."""
     session = Session(make())

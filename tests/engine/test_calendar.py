@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import heapq
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ TIMES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(steps=st.lists(st.one_of(TIMES, st.none()), max_size=60))
 def test_a_calendar_gives_what_a_heap_gives(steps: list[int | None]) -> None:
     """Earliest first, of one time in the order of putting in, in whatever order they come."""
@@ -39,6 +41,7 @@ def test_a_calendar_gives_what_a_heap_gives(steps: list[int | None]) -> None:
     assert len(calendar) == 0
 
 
+@pytest.mark.slow
 @given(spread_bits=st.integers(0, 50), seed=st.randoms(use_true_random=False))
 def test_large_buckets_are_dealt_out(spread_bits: int, seed: object) -> None:
     """Many entries of one bucket come in order too, also with others put in meanwhile."""

@@ -108,6 +108,7 @@ MOVES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(moves=MOVES, last_ns=st.sampled_from([0, WALL_NS, WALL_NS + 10**15]))
 def test_log_time_never_goes_back_and_never_lags(
     moves: list[tuple[int, int]], last_ns: int
@@ -144,6 +145,7 @@ def test_many_readings_do_not_slow_log_time() -> None:
     assert time.now_ns() - start_ns == 99_000
 
 
+@pytest.mark.slow
 @given(moves=MOVES, ahead_ns=st.integers(0, 10_000 * NS))
 def test_a_timer_is_awaited_neither_too_long_nor_in_vain(
     moves: list[tuple[int, int]], ahead_ns: int
@@ -288,6 +290,7 @@ async def test_virtual_time_stops_at_deadlines_that_come_up_on_the_way() -> None
     assert clock.monotonic_ns() == 10 * NS
 
 
+@pytest.mark.slow
 async def test_a_day_of_deadlines_takes_no_real_time() -> None:
     """A thousand runs that sleep are waited for in their turns, not in tenths of seconds."""
     app, clock = App("plant"), VirtualClock()

@@ -105,6 +105,7 @@ def fault_in(answer: bytes) -> dict[str, str]:
 # ---------------------------------------------------------------- what it is for
 
 
+@pytest.mark.slow
 async def test_status_emit_and_cancel(tmp_path: Path) -> None:
     """Another process can look at a running engine, give it events and stop a run."""
     seen, folder = list[Any](), tmp_path / "log"
@@ -388,6 +389,7 @@ async def test_data_that_nobody_could_decode_is_refused(tmp_path: Path) -> None:
         assert engine.state().events == 0
 
 
+@pytest.mark.slow
 async def test_too_many_clients_are_turned_away(tmp_path: Path) -> None:
     """Connections that are left open do not pile up."""
     folder = tmp_path / "log"

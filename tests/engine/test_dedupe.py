@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -114,7 +115,7 @@ class DedupeMachine(RuleBasedStateMachine):
         assert times == sorted(times)
 
 
-TestDedupeIsAListOfAll = DedupeMachine.TestCase
+TestDedupeIsAListOfAll = pytest.mark.slow(DedupeMachine.TestCase)
 
 
 # ---------------------------------------------------------------- in the engine
@@ -260,6 +261,7 @@ def test_the_window_is_recorded_with_each_start() -> None:
     assert [entry[1] for entry in remembered[2]][-1] == "last"
 
 
+@pytest.mark.slow
 @given(
     arrivals=st.lists(
         st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from("abc")), max_size=30

@@ -424,6 +424,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 def test_order_of_sets_and_dicts_does_not_matter(tmp_path: Path) -> None:
     """Another process hashes in another order, and still asks for the same."""
     said = []

@@ -591,6 +591,7 @@ async def test_cancellation_at_any_turn_of_a_call_leaves_the_engine_whole(wait: 
         assert engine.kernel.divergences == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["opening", "open", "closing"])
 async def test_cancellation_at_any_turn_of_a_life_leaves_the_log_whole(phase: str) -> None:
     """Also while the engine opens or closes: the log is given back, and no task stays."""

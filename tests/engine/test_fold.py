@@ -420,7 +420,7 @@ def decoded(kernel: Kernel) -> Any:
 
 
 Life.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
-TestLiveIsFold = Life.TestCase
+TestLiveIsFold = pytest.mark.slow(Life.TestCase)
 
 
 @pytest.mark.soak

@@ -80,6 +80,7 @@ async def test_engines_on_a_log_and_its_fork_go_apart(tmp_path: Path) -> None:
     assert found.shared > 0
 
 
+@pytest.mark.slow
 async def test_fork_at_every_unit_can_be_gone_on_with(tmp_path: Path) -> None:
     """From whichever record a fork begins, its engine starts, resumes what was open, and ends."""
     async with counting_app([]).open(log_at(tmp_path / "log")) as engine:

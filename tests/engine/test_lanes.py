@@ -113,4 +113,4 @@ class LanesMachine(RuleBasedStateMachine):
         assert len(self.lanes) == sum(len(items) for _, items in self.model)
 
 
-TestLanesAreARoundRobin = LanesMachine.TestCase
+TestLanesAreARoundRobin = pytest.mark.slow(LanesMachine.TestCase)

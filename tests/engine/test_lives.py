@@ -126,6 +126,7 @@ class Life:
                 await self.clock.advance(chance.choice([0.1, 1, 4, 20]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["system", "input"])
 @pytest.mark.parametrize("first_seed", range(0, 40, 10))
 async def test_the_state_is_the_fold_of_the_log(first_seed: int, kind: ClockKind) -> None:

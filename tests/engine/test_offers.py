@@ -373,6 +373,7 @@ async def test_a_crash_between_offer_and_payment_stores_each_once(kind: str) -> 
         check_fold(left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fail_at", range(1, 7))
 async def test_a_disk_that_dies_loses_no_offer(fail_at: int) -> None:
     """Offers are paid by the next engine whose disk works, and none twice."""

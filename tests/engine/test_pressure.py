@@ -35,6 +35,7 @@ class StuckDisk(SystemFiles):
         super().fdatasync(fd)
 
 
+@pytest.mark.slow
 async def test_emitters_wait_for_a_slow_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ async def called(
     return came[0], log
 
 
+@pytest.mark.slow
 async def test_data_goes_there_and_back_with_its_type() -> None:
     """As it does for any other task; by bytes, not by pickle."""
     result, log = await called(app_with(tasks.swapped), tasks.swapped, Point(1, 2), by=10)
@@ -95,6 +96,7 @@ async def test_data_goes_there_and_back_with_its_type() -> None:
     assert len(of_kind(log, RunCompleted)) == 2
 
 
+@pytest.mark.slow
 async def test_much_data_goes_through() -> None:
     """More than a socket takes at once."""
     result, _ = await called(app_with(tasks.large), tasks.large, 700_000)
@@ -102,6 +104,7 @@ async def test_much_data_goes_through() -> None:
     assert len(result) == 700_000
 
 
+@pytest.mark.slow
 async def test_output_goes_where_the_engine_writes(capfd: pytest.CaptureFixture[str]) -> None:
     """It is not the protocol."""
     await called(app_with(tasks.prints), tasks.prints, "hello from afar")
@@ -109,6 +112,7 @@ async def test_output_goes_where_the_engine_writes(capfd: pytest.CaptureFixture[
     assert capfd.readouterr().out == "hello from afar\n"
 
 
+@pytest.mark.slow
 async def test_few_processes_do_many_calls() -> None:
     """They are started when they are needed, used again, and end with the engine."""
     app, pids = app_with(tasks.where), list[int]()
@@ -353,6 +357,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 def test_workers_end_with_an_engine_that_is_killed(tmp_path: Path) -> None:
     """Also with `kill -9`, in the middle of their work."""
     mark = tmp_path / "mark"
@@ -398,6 +403,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_script_can_have_them(tmp_path: Path) -> None:
     """Its functions are in no module that could be imported by name."""
     script = tmp_path / "script.py"

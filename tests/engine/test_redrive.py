@@ -470,6 +470,7 @@ def test_dead_letters_are_bounded_in_bytes(parts: dict[str, Any]) -> None:
         assert [run.id for run in same.runs()] == [*kept[1:5], *kept[6:], 101, 102]
 
 
+@pytest.mark.slow
 def test_the_last_dead_letter_is_kept_however_large_it_is() -> None:
     """Or nobody would see it."""
     large = Raw(msgpack.encode(bytes(DEAD_BYTES_MAX)))

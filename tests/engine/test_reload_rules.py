@@ -553,6 +553,7 @@ async def asked(log: Path) -> Any:
     return await anyio.to_thread.run_sync(ask)
 
 
+@pytest.mark.slow
 async def test_other_processes_can_have_the_files_reloaded(stand: Stand, tmp_path: Path) -> None:
     """Each file that the app has loaded: what has changed, or what is wrong with it."""
     stand.write(each("one"))

@@ -120,6 +120,7 @@ async def test_keys_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert order.index("calm") <= 2
 
 
+@pytest.mark.slow
 async def test_sync_tasks_do_not_block_the_loop() -> None:
     """And the number of their threads is bounded."""
     app, log, go, began = App("t"), MemoryLog(), threading.Event(), list[int]()

@@ -136,7 +136,7 @@ def decoded_part(part: bytes) -> Any:
 
 
 SnapshotLife.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
-TestSnapshotAndTailAreTheFold = SnapshotLife.TestCase
+TestSnapshotAndTailAreTheFold = pytest.mark.slow(SnapshotLife.TestCase)
 
 
 @pytest.mark.soak

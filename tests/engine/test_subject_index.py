@@ -26,6 +26,7 @@ subjects = st.lists(words, min_size=1, max_size=4).map(".".join)
 patterns = st.lists(words | st.just(">"), min_size=1, max_size=4).map(".".join).filter(is_valid)
 
 
+@pytest.mark.slow
 @given(st.lists(patterns, max_size=30), st.lists(subjects | st.just("a..b"), max_size=10))
 def test_lookup_is_the_filter_by_matches(added: list[str], asked: list[str]) -> None:
     """An index finds what asking every pattern in turn would find, in the same order."""
@@ -72,7 +73,7 @@ class IndexAgainstList(RuleBasedStateMachine):
 
 
 IndexAgainstList.TestCase.__doc__ = """Rules that come and go leave nothing behind."""
-TestIndexAgainstList = IndexAgainstList.TestCase
+TestIndexAgainstList = pytest.mark.slow(IndexAgainstList.TestCase)
 
 
 def test_an_invalid_pattern_changes_nothing() -> None:
@@ -97,6 +98,7 @@ def test_the_cache_is_bounded() -> None:
         assert len(index._cache) <= 100
 
 
+@pytest.mark.slow
 def test_many_patterns_are_walked_by_token() -> None:
     """With 100 000 patterns a first lookup touches only those that share its tokens."""
     index = SubjectIndex[int]()

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -121,7 +122,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TableMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-TestTable = TableMachine.TestCase
+TestTable = pytest.mark.slow(TableMachine.TestCase)
 
 
 def test_a_step_of_large_entries_is_a_short_one() -> None:

@@ -319,6 +319,7 @@ anyio.run(main)
 """
 
 
+@pytest.mark.slow
 def test_a_thread_that_never_ends_does_not_keep_the_program_alive() -> None:
     """Whoever embeds an engine can exit."""
     ended = subprocess.run(

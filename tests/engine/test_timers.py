@@ -113,7 +113,7 @@ def sorted_by_time(model: SortedList) -> list[tuple[int, int, TimerId]]:
     return sorted(model.armed, key=lambda entry: entry[:2])
 
 
-TestTimersAreASortedList = TimersMachine.TestCase
+TestTimersAreASortedList = pytest.mark.slow(TimersMachine.TestCase)
 
 
 def drained(timers: Timers) -> list[tuple[int, TimerId]]:
@@ -167,6 +167,7 @@ def test_the_calendar_holds_little_more_than_what_is_armed(moves: list[tuple[str
     assert timers._left == {}
 
 
+@pytest.mark.slow
 def test_timers_that_are_disarmed_early_leave_little() -> None:
     """A time-out of a day that is not needed does not cost its memory for a day."""
     timers, day_ns = Timers(), 86_400 * 10**9

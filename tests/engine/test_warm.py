@@ -82,6 +82,7 @@ def check_snapshot_and_tail(app: App, log: MemoryLog) -> None:
 # ---------------------------------------------------------------- any pattern
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(spec=ANY, timeline=timelines(), restarts=st.frozensets(st.integers(0, 8), max_size=2))
 def test_it_is_as_if_it_had_been_there(

@@ -89,13 +89,17 @@ def quiet() -> Generator[None]:
 
 
 def check(
-    disk: SimulatedDisk, change: Callable[[bytes, int], bytes], *, unnoticed: list[str]
+    disk: SimulatedDisk,
+    change: Callable[[bytes, int], bytes],
+    *,
+    unnoticed: list[str],
+    every: int,
 ) -> None:
-    """Change each byte; in the files *unnoticed* a start need not come across it."""
+    """Change bytes; in the files *unnoticed* a start need not come across it."""
     expected = state_on(copy(disk))
     assert expected is not None
     for name, data in files_of(disk).items():
-        for offset in range(len(data)):
+        for offset in range(len(name) % every, len(data), every):
             found = state_on(copy(disk, **{name: change(data, offset)}))
             if name.endswith(SHORTCUTS):
                 assert found == expected, f"{name} at {offset}"
@@ -105,12 +109,20 @@ def check(
                 assert found is None, f"{name} at {offset}"
 
 
-def test_any_file_cut_at_any_byte(disk: SimulatedDisk) -> None:
+EVERY = [
+    pytest.param(3, id="every third byte"),
+    pytest.param(1, id="every byte", marks=pytest.mark.soak),
+]
+
+
+@pytest.mark.parametrize("every", EVERY)
+def test_any_file_cut_anywhere(disk: SimulatedDisk, every: int) -> None:
     """A cut segment or list is refused; without a shortcut the way is longer, and the same."""
-    check(disk, lambda data, offset: data[:offset], unnoticed=[])
+    check(disk, lambda data, offset: data[:offset], unnoticed=[], every=every)
 
 
-def test_any_byte_with_a_flipped_bit(disk: SimulatedDisk) -> None:
+@pytest.mark.parametrize("every", EVERY)
+def test_any_byte_with_a_flipped_bit(disk: SimulatedDisk, every: int) -> None:
     """So it is with one wrong bit, but in finished segments, which a snapshot passes over."""
     rng = Random(3)
 
@@ -118,7 +130,7 @@ def test_any_byte_with_a_flipped_bit(disk: SimulatedDisk) -> None:
         return data[:offset] + bytes([data[offset] ^ 1 << rng.randrange(8)]) + data[offset + 1 :]
 
     *finished, _ = segments_of(disk)
-    check(disk, flip, unnoticed=finished)
+    check(disk, flip, unnoticed=finished, every=every)
 
 
 def test_no_snapshot_at_all(disk: SimulatedDisk) -> None:

@@ -181,6 +181,7 @@ def compared(name: str, value: Any, rest: list[Any]) -> bool | None:
     return {">": order > 0, ">=": order >= 0, "<": order < 0, "<=": order <= 0}[name]
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings, datas)
 def test_a_condition_is_what_a_plain_evaluator_makes_of_it(said: Said, data: Any) -> None:
@@ -197,6 +198,7 @@ class Bag(msgspec.Struct):
     items: Any = msgspec.UNSET
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings.filter(lambda said: "'.'" not in repr(said)), st.data())
 def test_a_struct_is_read_as_the_dict_with_the_same_entries(
@@ -209,6 +211,7 @@ def test_a_struct_is_read_as_the_dict_with_the_same_entries(
     assert condition.test(event(Bag(**entries))) is condition.test(event(entries))
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings, datas)
 def test_a_condition_prints_as_the_expression_that_makes_it(said: Said, data: Any) -> None:
@@ -223,6 +226,7 @@ def test_a_condition_prints_as_the_expression_that_makes_it(said: Said, data: An
     assert copy.test(event(data)) is condition.test(event(data))
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings, sayings, datas)
 def test_two_conditions_have_one_fingerprint_only_if_they_are_equal(
@@ -234,6 +238,7 @@ def test_two_conditions_have_one_fingerprint_only_if_they_are_equal(
     assert (first == second) is (fingerprint(first) == fingerprint(second))
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings, sayings, sayings, datas)
 def test_the_laws_of_three_valued_logic_hold(x: Said, y: Said, z: Said, data: Any) -> None:
@@ -271,6 +276,7 @@ def test_a_comparison_is_the_negation_of_its_opposite(
     assert (place == constant).test(seen) is place.is_in([constant]).test(seen)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(sayings, datas)
 def test_an_explanation_agrees_with_the_verdict(said: Said, data: Any) -> None:

@@ -251,6 +251,7 @@ EXPRESSIONS = st.tuples(
 ).map(lambda parts: Expression(list(parts)))
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     expression=EXPRESSIONS,
@@ -285,6 +286,7 @@ def test_times_are_those_of_a_look_at_each_minute(
         assert times.count(middle, at_ns(end)) == len(expected) - number - 1
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(
     expression=EXPRESSIONS,
@@ -309,6 +311,7 @@ def test_times_are_those_of_cronsim(expression: Expression, tz: str, start: date
 SPANS = st.integers(0, 40 * 366 * 86_400)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(
     expression=EXPRESSIONS,

@@ -75,6 +75,7 @@ def test_times_need_not_begin_with_the_log() -> None:
     assert made(timed(lateness=1).count(2, within=5), -100, -97, -90) == [(-97, [-100, -97])]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_lateness_enough_makes_any_order_the_right_one(seed: int) -> None:
@@ -87,6 +88,7 @@ def test_lateness_enough_makes_any_order_the_right_one(seed: int) -> None:
     assert made(pattern, *ended) == made(pattern, *sorted(times), 1000.5)
 
 
+@pytest.mark.slow
 def test_ten_thousand_events_out_of_order() -> None:
     """The same with as many as a busy source mixes up, and with timers."""
     chance = random.Random(1)

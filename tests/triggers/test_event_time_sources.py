@@ -342,6 +342,7 @@ def with_all_heard() -> Shell:
     return shell
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(HEARD, max_size=25))
 def test_a_fold_is_what_happened(lives: list[Heard]) -> None:
@@ -353,6 +354,7 @@ def test_a_fold_is_what_happened(lives: list[Heard]) -> None:
     check(shell)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(HEARD, max_size=12), st.data())
 def test_a_snapshot_at_any_point_is_what_a_fold_is(lives: list[Heard], data: st.DataObject) -> None:
@@ -373,6 +375,7 @@ def test_a_snapshot_at_any_point_is_what_a_fold_is(lives: list[Heard], data: st.
     assert loaded.dump() == shell.kernel.dump()
 
 
+@pytest.mark.slow
 def test_a_snapshot_at_each_point_of_one_life() -> None:
     """The same after each unit there is."""
     shell = with_all_heard()
@@ -390,6 +393,7 @@ def test_a_snapshot_at_each_point_of_one_life() -> None:
         assert loaded.dump() == folded.dump()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(HEARD, min_size=1, max_size=12), st.data())
 def test_a_start_from_a_snapshot_goes_on_as_if_nothing_was(
@@ -464,6 +468,7 @@ def gone_on(whole: Shell, upto: int) -> Shell:
     return shell
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.lists(HEARD, max_size=10), st.data())
 def test_a_crash_changes_nothing(lives: list[Heard], data: st.DataObject) -> None:
@@ -474,6 +479,7 @@ def test_a_crash_changes_nothing(lives: list[Heard], data: st.DataObject) -> Non
     check(shell)
 
 
+@pytest.mark.slow
 def test_a_crash_between_any_two_units_changes_nothing() -> None:
     """The same at each place where a crash can leave the log."""
     whole = whole_life(LIFE)

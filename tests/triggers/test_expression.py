@@ -267,6 +267,7 @@ CHARACTERS = "xy .'\"()[]{}<>=!&|~+-*/%,:;@#\\\n0159eEjLµ_"
 WORDS = ("and", "or", "not", "in", "is", "field", "data", "x", "0", "1.5", "'a'", "(", ")", "[")
 
 
+@pytest.mark.slow
 @given(
     st.one_of(
         st.text(max_size=40),

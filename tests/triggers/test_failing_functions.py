@@ -128,6 +128,7 @@ KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEYS)
 @pytest.mark.parametrize("behind", [False, True], ids=["at once", "behind a count"])
 def test_a_key_that_cannot_be_stored_is_a_record_and_no_match(name: str, behind: bool) -> None:

@@ -223,6 +223,7 @@ json_data = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(json_data, json_data)
 def test_data_is_the_same_exactly_if_it_reads_the_same(one: object, other: object) -> None:
     """Parameters of any shape are told apart, and the order of a dict does not count."""

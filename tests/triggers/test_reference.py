@@ -40,6 +40,7 @@ Case = tuple[Spec, list[Given]]
 TWO_SILENCES = AnyOf((Silent(On("a.x"), 3, "once"), Silent(On("a.x"), 3, "every")))
 
 
+@pytest.mark.slow
 @settings(max_examples=200)  # each operator has more: test_reference_operators.py
 @given(spec=ANY, timeline=timelines())
 @example(spec=TWO_SILENCES, timeline=[Given(0, "a.x", 1), Given(3, "a.x", 1)])
@@ -55,6 +56,7 @@ def test_the_engine_is_the_reference_model(spec: Spec, timeline: list[Given]) ->
     assert shell.refold().dump() == shell.kernel.dump()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(f"ignore::{RuleWarning.__module__}.RuleWarning")
 @given(case=CASES)
 def test_a_user_s_unit_test_sees_what_the_engine_does(case: Case) -> None:
@@ -73,6 +75,7 @@ def test_a_user_s_unit_test_sees_what_the_engine_does(case: Case) -> None:
         assert all((e.t, e.subject, e.data) in numbered for e in f.events)
 
 
+@pytest.mark.slow
 @given(spec=ANY, timeline=timelines(), periods=st.integers(1, 10**6))
 def test_a_shift_in_time_shifts_the_firings(
     spec: Spec, timeline: list[Given], periods: int
@@ -85,6 +88,7 @@ def test_a_shift_in_time_shifts_the_firings(
     assert actual(there, shift=shift) == actual(here)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(specs=st.lists(ANY, min_size=2, max_size=4), timeline=timelines())
 def test_rules_do_not_know_of_each_other(specs: list[Spec], timeline: list[Given]) -> None:
@@ -96,6 +100,7 @@ def test_rules_do_not_know_of_each_other(specs: list[Spec], timeline: list[Given
         assert actual(together, rule=f"r{number}") == actual(alone)
 
 
+@pytest.mark.slow
 @given(spec=KEYED, timeline=timelines())
 def test_each_key_is_as_if_it_were_alone(spec: Spec, timeline: list[Given]) -> None:
     """N keys interleaved make the firings that each would make by itself."""
@@ -118,6 +123,7 @@ def test_each_key_is_as_if_it_were_alone(spec: Spec, timeline: list[Given]) -> N
         assert found == [one for one in made if one.key == key]
 
 
+@pytest.mark.slow
 @given(case=CASES, restarts=st.frozensets(st.integers(0, 13), max_size=4))
 def test_a_crash_between_two_events_changes_no_firing(case: Case, restarts: frozenset[int]) -> None:
     """State by pattern, key and timer goes on where it was, as often as the process dies."""
@@ -130,6 +136,7 @@ def test_a_crash_between_two_events_changes_no_firing(case: Case, restarts: froz
     assert disturbed.refold().dump() == disturbed.kernel.dump()
 
 
+@pytest.mark.slow
 @given(case=CASES, data=st.data())
 def test_a_crash_at_any_unit_changes_no_firing(case: Case, data: st.DataObject) -> None:
     """What a crash cut off is made again: the timers that were due, in the same order."""
@@ -146,6 +153,7 @@ def test_a_crash_at_any_unit_changes_no_firing(case: Case, data: st.DataObject) 
     assert_same(whole, spec, timeline)
 
 
+@pytest.mark.slow
 @given(case=CASES)
 def test_a_replay_makes_the_same_firings(case: Case) -> None:
     """What is derived from the inputs alone is what was recorded, byte for byte."""
@@ -166,6 +174,7 @@ def replayed(shell: Shell, fresh: Shell) -> Shell:
     return fresh
 
 
+@pytest.mark.slow
 @given(case=CASES, taken_before=st.integers(0, 16))
 def test_an_engine_goes_on_from_a_snapshot(case: Case, taken_before: int) -> None:
     """What begins with a snapshot of any moment fires as if it had seen all there was."""
@@ -182,6 +191,7 @@ def test_an_engine_goes_on_from_a_snapshot(case: Case, taken_before: int) -> Non
     assert shell.kernel.dump() == whole.kernel.dump()
 
 
+@pytest.mark.slow
 @given(case=CASES, begun_before=st.integers(0, 16), count=st.integers(1, 4))
 def test_a_snapshot_written_beside_the_work_is_one_of_the_moment_it_began(
     case: Case, begun_before: int, count: int

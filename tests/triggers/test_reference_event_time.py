@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from tests.reference.functions import time_of
@@ -22,6 +23,7 @@ ALIGNED_S = 840
 """A multiple of every period and window there is."""
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(spec=BY_EVENT_TIME, timeline=stamped_timelines())
 def test_rules_by_event_time_are_what_the_model_says(spec: Spec, timeline: list[Given]) -> None:
@@ -32,6 +34,7 @@ def test_rules_by_event_time_are_what_the_model_says(spec: Spec, timeline: list[
     assert shell.refold().dump() == shell.kernel.dump()
 
 
+@pytest.mark.slow
 @given(spec=ANY, timeline=timelines())
 def test_events_in_order_are_what_they_are_in_log_time(spec: Spec, timeline: list[Given]) -> None:
     """Where event time is log time and ties may wait, a rule fires the same by either."""
@@ -56,6 +59,7 @@ def without_event_time(spec: Any) -> Any:
     return changed(spec, lambda part: part.source if isinstance(part, EventTime) else part)
 
 
+@pytest.mark.slow
 @given(spec=BY_EVENT_TIME, timeline=stamped_timelines(), periods=st.integers(1, 10**6))
 def test_a_shift_in_event_time_shifts_the_firings(
     spec: Spec, timeline: list[Given], periods: int
@@ -86,6 +90,7 @@ def shifted(data: list[Any], shift: float) -> list[Any]:
     return [data[0], data[1] + shift if isinstance(data[1], int) else data[1]]
 
 
+@pytest.mark.slow
 @given(timeline=stamped_timelines(), lateness=st.integers(0, 5))
 def test_late_events_are_counted_and_told(timeline: list[Given], lateness: int) -> None:
     """Nobody wonders where an event is: each that came too late is a record."""

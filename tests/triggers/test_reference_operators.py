@@ -21,6 +21,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", FAMILIES.values(), ids=FAMILIES.keys())
 def test_operators_are_what_the_model_says(names: tuple[str, ...]) -> None:
     """On random timelines with ties, whatever is before and behind, firing by firing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from tests.reference.happened import Given
 from tests.reference.playing import START, assert_same, declared, play
@@ -11,6 +12,7 @@ from tests.reference.strategies import family, plain_sequences
 from tests.reference.timelines import timelines
 
 
+@pytest.mark.slow
 @settings(max_examples=600)
 @given(spec=plain_sequences(), timeline=timelines())
 def test_sequences_of_events_are_what_the_model_says(spec: Sequence, timeline: list[Given]) -> None:
@@ -20,6 +22,7 @@ def test_sequences_of_events_are_what_the_model_says(spec: Sequence, timeline: l
     assert_same(shell, spec, timeline)
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(spec=family("sequence"), timeline=timelines())
 def test_sequences_of_anything_are_what_the_model_says(spec: Spec, timeline: list[Given]) -> None:

@@ -543,6 +543,7 @@ class Writer:
             self.text += self.draw("\n", " # 'c\n")
 
 
+@pytest.mark.slow
 @given(st.dictionaries(names, values, max_size=3), st.lists(values, max_size=2), st.data())
 def test_every_value_is_found_where_it_stands(
     top: dict[str, Any], items: list[Any], data: st.DataObject

@@ -112,6 +112,7 @@ def test_a_slow_engine_misses_nothing(kind: str, catch_up: CatchUp) -> None:
     check(shell)
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.integers(0, 90), st.sampled_from(["tick", "crash", "lose"])), max_size=12

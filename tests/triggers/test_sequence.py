@@ -122,6 +122,7 @@ def test_the_full_language(text: str, steps: dict[str, list[str]]) -> None:
     assert fired.at == len(text.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

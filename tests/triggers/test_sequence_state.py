@@ -84,6 +84,7 @@ def play(shell: Shell, events: Events, at: int = 0) -> int:
 # ---------------------------------------------------------------- snapshots and crashes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 @given(events=EVENTS)
 @settings(max_examples=25)
@@ -236,6 +237,7 @@ def test_a_loop_without_bound_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     check(shell)
 
 
+@pytest.mark.slow
 def test_a_chain_of_events_is_freed_without_recursion() -> None:
     """Ten thousand events of one partial, and then its end."""
     node: nfa.Node | None = None
@@ -307,6 +309,7 @@ def plain_patterns() -> st.SearchStrategy[Pattern[Any]]:
     )
 
 
+@pytest.mark.slow
 @given(pattern=plain_patterns(), events=EVENTS)
 @settings(max_examples=400)
 def test_plain_sequences_need_no_automaton(pattern: Pattern[Any], events: Events) -> None:
@@ -329,6 +332,7 @@ def test_plain_sequences_need_no_automaton(pattern: Pattern[Any], events: Events
 # ---------------------------------------------------------------- many at once
 
 
+@pytest.mark.slow
 def test_patterns_of_the_corpus_are_folded_as_they_lived() -> None:
     """Loops in groups in loops: live state and folded state are the same bytes."""
     cases = [case for case in recorded()[::40] if "refused" not in case]

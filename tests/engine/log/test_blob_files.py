@@ -218,6 +218,7 @@ def test_verify_of_what_retention_removes_meanwhile() -> None:
     assert seen
 
 
+@pytest.mark.slow
 def test_nothing_holds_a_result_whole(tmp_path: Path) -> None:
     """Verification, copies and salvage take a piece of it at a time."""
     session = Session(FileLog(tmp_path / "log"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulation.disk import SimulatedDisk
@@ -43,6 +44,7 @@ def write(disk: SimulatedDisk, path: str, numbers: list[int], groups: int) -> No
 numbers = st.lists(st.integers(0, 2), max_size=30)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(common=numbers, a=numbers, b=numbers, groups=st.tuples(*[st.integers(1, 7)] * 2))
 def test_it_finds_the_first_difference(

@@ -111,6 +111,7 @@ def test_copy_again_needs_a_new_path() -> None:
     assert files_of(disk, TARGET) == before
 
 
+@pytest.mark.slow
 def test_copy_finds_every_damaged_byte() -> None:
     """Nothing damaged is copied: a flipped bit anywhere in a segment is named, with its place."""
     whole = world(extras=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from hashlib import blake2b
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.engine.log.digest import PIECE_BYTES, RunningDigest
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES // 2), max_size=8))
 def test_digest_is_that_of_all_parts_in_order(sizes: list[int]) -> None:
     """Whether a thread computed it or not, and asked for in the middle or only at the end."""

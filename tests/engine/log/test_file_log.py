@@ -133,6 +133,7 @@ log.commit()
 """
 
 
+@pytest.mark.slow
 def test_program_that_forgets_to_close_ends(tmp_path: Path) -> None:
     """A log that was never closed does not keep the interpreter from ending; nothing is lost."""
     path = tmp_path / "log"

@@ -46,6 +46,7 @@ def segments_of(disk: SimulatedDisk, folder: str) -> list[str]:
     return sorted(path for path in files_of(disk, folder) if path.endswith(".hrl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("close", [True, False])
 def test_fork_at_every_sequence(close: bool) -> None:
     """Wherever it is cut, the fork holds whole units, goes on, and the origin is untouched."""
@@ -191,6 +192,7 @@ def test_snapshot_that_goes_meanwhile_is_left_out() -> None:
     check_log(disk, TARGET, RECORDS, FORK_ID)
 
 
+@pytest.mark.slow
 def test_unit_that_spans_frames_is_never_cut() -> None:
     """A unit too large for one frame is kept or left out whole, and its ends are named."""
     disk = SimulatedDisk()

@@ -22,6 +22,7 @@ def group_of(first: int, sizes: list[list[int]]) -> Group:
 units = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1, max_size=20)
 
 
+@pytest.mark.slow
 @given(sizes=units, frame_bytes=st.integers(1, 20))
 @example(sizes=[[9, 9, 9], [1]], frame_bytes=20)
 def test_units_are_cut_only_where_they_must(sizes: list[list[int]], frame_bytes: int) -> None:
@@ -49,6 +50,7 @@ def test_units_are_cut_only_where_they_must(sizes: list[list[int]], frame_bytes:
             assert not borders
 
 
+@pytest.mark.slow
 @given(st.lists(units, min_size=1, max_size=10), st.integers(1, 60), st.integers(1, 12))
 def test_merged_groups_hold_the_same_units(
     sizes: list[list[list[int]]], frame_bytes: int, count_max: int

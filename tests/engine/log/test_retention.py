@@ -280,6 +280,7 @@ def test_index_goes_with_its_segment(session: Session, tmp_path: Path) -> None:
     assert sorted(int(path.stem) for path in folder.glob("*.idx")) == bases(folder)[:-1]
 
 
+@pytest.mark.slow
 def test_removal_beside_a_writer(tmp_path: Path) -> None:
     """Removing in one thread and writing in another disturb neither, and lose nothing."""
     session = Session(log_at(tmp_path / "log"))
