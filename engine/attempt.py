@@ -24,6 +24,7 @@ from headrace.engine.errors import (
     EventRefused,
     ProcessDied,
     StepFailed,
+    StepLeft,
     TypeChanged,
 )
 from headrace.engine.event import Firing
@@ -42,7 +43,7 @@ _OWN_FILES: Final = (__file__, stopwatch.__file__)
 _FINAL: Final = (BlobUnusable, Diverged, EventRefused, ProcessDied, TypeChanged)
 """What another attempt would not change."""
 
-StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "killed", "shutdown"]
+StopReason = Literal["cancel", "timeout", "heartbeat", "deadline", "killed", "left", "shutdown"]
 
 
 class Outcome(Struct, frozen=True):
@@ -136,6 +137,8 @@ class Attempt:
                 self.run.is_over = True
         if self.stopped == "deadline":  # also if its code had its turn first, and ended in it
             return Outcome(failure=TimeoutError(self.reason))
+        if self.run._left is not None and self.stopped in {None, "left"}:
+            return Outcome(failure=_failure_in(failure) or StepLeft(self.run._left))
         if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
             if self.stopped == "timeout":
                 limit_s = self.spec.timeout_s
@@ -192,10 +195,21 @@ class Attempt:
 
 def _ending_in(error: BaseException) -> BaseException | None:
     """Return the part of *error* that is not the task's failure: its cancellation, Ctrl-C."""
-    kinds = (KeyboardInterrupt, GeneratorExit, get_cancelled_exc_class())
+    kinds = _endings()
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(kinds)
     return error if isinstance(error, kinds) else None
+
+
+def _failure_in(error: BaseException | None) -> BaseException | None:
+    """Return the rest of *error*, if there is any."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(_endings())[1]
+    return None if isinstance(error, _endings()) else error
+
+
+def _endings() -> tuple[type[BaseException], ...]:
+    return (KeyboardInterrupt, GeneratorExit, get_cancelled_exc_class())
 
 
 def error_text(error: BaseException) -> str:

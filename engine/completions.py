@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, overload
 
 from headrace.engine.children import Children, Handle
@@ -103,7 +104,10 @@ class Completions(Children):
         For ``async for index, result in run.map_as_completed(…)``.  At most
         *max_concurrency* at a time.  The results come in the order of the records, the same
         again after a crash.  One that fails cancels the others and is raised, as in `map`.
-        Leaving the loop early cancels the rest.
+
+        Leaving the loop early cancels the rest, at once if nothing else names what this
+        returns.  ``async with run.map_as_completed(…) as results:`` around the loop cancels
+        them at its end and awaits theirs; so does `AsCompleted.aclose`.
 
         Raises:
             StepFailed: from the loop: one was given up; the others have ended.
@@ -121,7 +125,10 @@ class Completions(Children):
 
 
 class AsCompleted(Generic[R]):
-    """The results of `Run.map_as_completed`, as they come."""
+    """The results of `Run.map_as_completed`, as they come: to be looped over, once.
+
+    With ``async with``, what is left at the end of the block is cancelled and has ended then.
+    """
 
     def __init__(
         self, run: Completions, task: Callable[..., Any], todo: deque[Any], first: int, limit: int
@@ -137,6 +144,37 @@ class AsCompleted(Generic[R]):
         self._heap: list[tuple[int, int, Handle[Any]]] = []
         self._running = 0
         self._is_over = False
+
+    async def __aenter__(self) -> Self:
+        """Return itself, to be looped over."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """See `aclose`."""
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Cancel what still runs, and return once it has ended; nothing more comes."""
+        run = self._run
+        if self._running and not self._is_over and run._executor.is_at_work(run):
+            run._check_host()
+            self._cancel_rest()
+            for handle in self._handles:
+                await handle._done()
+        self._is_over = True
+
+    def _cancel_rest(self) -> None:
+        run = self._run
+        self._is_over = True
+        for handle in self._handles:
+            handle.cancel("its results are not wanted any more")
+            # The next attempt need not let them run again.
+            run._shown.setdefault(handle.run_id, run._ordinal)
 
     def __aiter__(self) -> Self:
         """It is its own iterator: each result comes once."""
@@ -187,10 +225,8 @@ class AsCompleted(Generic[R]):
         Only while the run's own code goes on: when it has ended, its children end with it,
         and when the engine stops they stay open.
         """
-        run = self._run
-        if self._running and not self._is_over and run._is_at_work():
-            for handle in self._handles:
-                handle.cancel("its results are not wanted any more")
+        if self._running and not self._is_over and self._run._is_at_work():
+            self._cancel_rest()
 
 
 def _place(handle: Handle[Any]) -> tuple[int, int]:

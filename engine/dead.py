@@ -82,7 +82,8 @@ class DeadLetters:
         # A copy: the old one may be about to be written to a snapshot.
         steps = {n: msgspec.structs.replace(step) for n, step in letter.run.steps.items()}
         signals = {name: [*queue] for name, queue in (letter.run.signals or {}).items()} or None
-        return msgspec.structs.replace(letter.run, steps=steps, signals=signals)
+        patches = dict(letter.run.patches)
+        return msgspec.structs.replace(letter.run, steps=steps, signals=signals, patches=patches)
 
     def views(self) -> list[RunView]:
         """Return them as people see them, those that died last at the end."""

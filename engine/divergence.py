@@ -32,7 +32,7 @@ def both_sides(
     kind, name, raw, key = asked
     before = _recorded(log, step)
     if before is None:
-        recorded_text = f"{step.kind} {step.name} (its arguments are not kept any more)".strip()
+        recorded_text = f"{step.kind} {step.name} (with what, cannot be said any more)".strip()
         return recorded_text, _text(kind, name, _plain(raw), key)
     args, recorded_key = before
     asked_args = _plain(raw)
@@ -58,7 +58,7 @@ def _recorded(log: EventLog, step: Step) -> tuple[Any, str | None] | None:
     if step.kind in ("sleep", "receive", "wait"):
         return _MISSING, None
     try:
-        with reading(log, after=step.sequence - 1) as batches:
+        with reading(log, after=(step.asked or step.sequence) - 1) as batches:
             found = next(batches, None)
     except LogError:
         return None  # retention has removed it, or it is not durable yet
@@ -67,7 +67,7 @@ def _recorded(log: EventLog, step: Step) -> tuple[Any, str | None] | None:
         return _plain(record.data), None
     if isinstance(record, (StepRequested, RunLaunched)):
         key = record.key if isinstance(record, RunLaunched) else None
-        # A key may have been held by a run that was launched with other arguments.
+        # In an old log it may be that of the run that held the key, with other arguments.
         is_it = digest_of(with_key(record.args, key)) == step.digest
         return (_plain(record.args), key) if is_it else None
     return None

@@ -230,6 +230,13 @@ class ConcurrentSteps(HeadraceError):
     """A step was requested from another task than the run's own."""
 
 
+class StepLeft(HeadraceError):
+    """A run's code was to leave a wait by a cancel scope of its own, such as a time-out.
+
+    Its attempt fails, since it could go another way after a crash.
+    """
+
+
 class WaitsForItself(HeadraceError):
     """A run was to wait for its own end, or for that of a run that waits for it."""
 

@@ -73,6 +73,10 @@ class Executor(Protocol):
         """Note that the code of *run* waits for children or a timer (+1), or no more (-1)."""
         ...
 
+    def leave(self, run: object) -> None:
+        """End the attempt of *run*, whose code was cancelled at a wait by itself."""
+        ...
+
     def check_wait(self, run_id: int) -> None:
         """Raise `WaitsForItself` if the code that asks could never end when it waits for a run."""
         ...

@@ -268,8 +268,9 @@ UNTIMED: Final = (
 )
 """Records before which timers that are due need not have fired.
 
-Offers, what is asked for of runs, rules and alarms may be written while no engine runs, and so
-none that fires timers; the others belong to a start.
+Offers, signals, and what is asked for of runs, rules and alarms may be written while no engine
+runs, and so none that fires timers.  The end of a wait is put right behind what met it, before
+any timer.  The others belong to a start.
 """
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode

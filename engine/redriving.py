@@ -5,12 +5,13 @@ The same for an engine at work and for a log that no engine has open.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 from headrace.engine import record as r
 from headrace.engine.errors import RedriveRefused, RunNotFound
 from headrace.engine.restore import ReadableLog
-from headrace.engine.run_state import RunState
+from headrace.engine.run_state import RunState, events_of
 from headrace.engine.runs import packed_run
 from headrace.engine.state import EngineState
 
@@ -47,7 +48,7 @@ def redrive_of(
                 f"redrive it from the start (--from-start), which executes all of them again"
             )
         made = bytes(packed_run(run))
-    _check_events(log, run)
+    _check_events(log, run, run.events if from_start else events_of(run))
     holder = state.holder_of(run, at_ns)
     if holder is not None:
         raise RedriveRefused(
@@ -62,12 +63,19 @@ def is_at_hand(state: EngineState, run_id: int) -> bool:
     return run_id in state.runs.active or state.dead.find(run_id) is not None
 
 
-def _check_events(log: ReadableLog, run: RunState) -> None:
-    lost = set(run.events) - log.fetch(run.events).keys() if run.events else set()
-    if lost:
+def _check_events(log: ReadableLog, run: RunState, events: Collection[int]) -> None:
+    """Check that the *events* are there that its code would be given again."""
+    lost = set(events) - log.fetch(events).keys() if events else set()
+    if lost.intersection(run.events):
         raise RedriveRefused(
             f"run {run.id}: expected the events of its firing, found that retention has removed "
             f"record {min(lost)}; it cannot be done again"
+        )
+    if lost:
+        raise RedriveRefused(
+            f"run {run.id}: expected the events that its waits have returned, found that retention "
+            f"has removed record {min(lost)}; redrive it from the start (--from-start), which "
+            f"executes all of its steps again"
         )
 
 

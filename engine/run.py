@@ -7,6 +7,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
+from anyio import get_cancelled_exc_class
+
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.completions import Completions
 from headrace.engine.launching import Launcher, checked_key
@@ -52,7 +54,14 @@ class Run(Completions, RunWaits):
         spec = self._executor.spec_of(task)
         step = self._request("call", spec, args, kwargs, self._next_ordinal())
         if step.status == "pending":
-            await self._executor.finish(self, step.sequence)
+            self._is_barred = True
+            try:
+                await self._executor.finish(self, step.sequence)
+            except get_cancelled_exc_class():
+                self._leave()
+                raise
+            finally:
+                self._is_barred = self._left is not None
         return self._outcome(step, spec)
 
     @overload
@@ -68,7 +77,7 @@ class Run(Completions, RunWaits):
         """
         spec = self._executor.spec_of(task)
         step = self._request("launch", spec, args, kwargs, self._next_ordinal())
-        await self._pipeline.committed(step.sequence)
+        await self._committed(step.sequence)
         return step.sequence
 
     def keyed(self, key: str, *, window: float | timedelta | None = None) -> Launcher[Run]:
@@ -96,7 +105,7 @@ class Run(Completions, RunWaits):
             record = RunLaunched(at_ns, spec.name, raw, key, window_ns, self.id, ordinal)
             sequence = self._pipeline.put(record)
             step = self._state.steps[ordinal]
-        await self._pipeline.committed(max(sequence, step.sequence))
+        await self._committed(max(sequence, step.sequence))
         return step.sequence
 
     async def emit(self, subject: str, data: Any = None) -> int:
@@ -123,7 +132,7 @@ class Run(Completions, RunWaits):
             self._pipeline.put(record)
             step = state.steps[ordinal]
         self._now_ns = max(self._now_ns, step.at_ns)
-        await self._pipeline.committed(step.sequence)
+        await self._committed(step.sequence)
         return step.sequence
 
     async def sleep(self, seconds: float | timedelta) -> None:
@@ -138,10 +147,7 @@ class Run(Completions, RunWaits):
             due_ns = at_ns + seconds_to_ns(duration_s)
             self._pipeline.put(SleepRequested(at_ns, self.id, ordinal, due_ns))
             step = self._state.steps[ordinal]
-        while step.status == "pending":
-            parking = self._parking()
-            self._sleeping = (ordinal, parking.wake)
-            await parking.wait()
+        await self._woken(step, ordinal)
         self._now_ns = max(self._now_ns, step.at_ns)
 
     def patched(self, name: str) -> bool:
@@ -176,9 +182,9 @@ class Run(Completions, RunWaits):
         """
         spec = self._executor.spec_of(task)
         step = self._request("compensate", spec, args, kwargs, self._next_ordinal())
-        await self._pipeline.committed(step.sequence)
+        await self._committed(step.sequence)
 
     def wake(self, ordinal: int) -> None:
-        """Let the sleep at *ordinal* look again.  For the executor."""
+        """Let the call at *ordinal* that waits look again.  For the executor."""
         if self._sleeping is not None and self._sleeping[0] == ordinal:
             self._sleeping[1]()

@@ -7,8 +7,10 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import Details, StepKind, StepRequested
+from headrace.engine.record import Details, Met, StepKind, StepRequested
 
+RETRY: Final = 0
+"""The key of a run's retry timer; that of a call that waits is its ordinal, from 1."""
 ASLEEP: Final = ("sleep", "receive")
 """The calls that records end, whether the run's code is there or not."""
 
@@ -43,9 +45,10 @@ class Step(Struct, gc=False):
 
     kind: Literal["call", "spawn", "launch", "sleep", "emit", "receive", "wait", "compensate"]
     name: str
-    """The task, or for an emit the subject."""
+    """The task, an emit's subject, a receive's signal, or a wait's pattern as text."""
     digest: bytes
-    """Of the arguments (call, spawn, launch) or of the data (emit); empty for a sleep."""
+    """Of what a task is given, or of an emit's data; for a wait the fingerprint of its pattern;
+    empty for a sleep and for a receive."""
     sequence: int
     """Of the record that asked; for a task that is the id of the child run."""
     status: StepStatus
@@ -59,6 +62,8 @@ class Step(Struct, gc=False):
     """Sequence of the record that ended the child run; 0: it has not, or an old log."""
     wait: Waiting | None = None
     """Of a wait that is open: what ends it."""
+    asked: int = 0
+    """Of a launch whose key another run held: sequence of the record that asked."""
 
 
 class Undo(Struct, array_like=True, frozen=True, gc=False):
@@ -132,6 +137,8 @@ class RunState(Struct, gc=False):
     it has that number, negative, as its ordinal."""
     failing: Failing | None = None
     """What it will end with, while what it registered to undo is executed."""
+    began: int = 0
+    """Sequence of the redrive that let it begin anew; 0: it began with its own record."""
 
     @property
     def is_startable(self) -> bool:
@@ -170,6 +177,32 @@ class RunState(Struct, gc=False):
         return bool(self.steps) and any(
             step.status == "pending" and step.kind in ASLEEP for step in self.steps.values()
         )
+
+
+_decode_met = msgspec.msgpack.Decoder(Met).decode
+
+
+def met_of(step: Step) -> Met | None:
+    """Return how the pattern was met that *step* waited for; ``None``: not yet, or in vain."""
+    if step.kind != "wait" or step.result is None:
+        return None
+    return _decode_met(step.result)
+
+
+def events_of(run: RunState) -> set[int]:
+    """Return the events that *run* is given again, whenever its code is invoked."""
+    met = (met_of(step) for step in run.steps.values())
+    return {*run.events, *(number for one in met if one is not None for number in one.events)}
+
+
+def oldest_needed(run: RunState) -> int:
+    """Return the oldest record that is read again when the code of *run* is invoked.
+
+    For an open wait from the record on after which it sees all: its pattern begins at that
+    one's time.
+    """
+    since = (max(1, step.wait.since) for step in run.steps.values() if step.wait is not None)
+    return min([run.id, *events_of(run), *since])
 
 
 def digest_of(raw: bytes | Raw) -> bytes:

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
+from anyio import get_cancelled_exc_class
 from msgspec import Struct
 
 from headrace.engine.clock import seconds_to_ns
@@ -17,8 +18,9 @@ from headrace.engine.errors import Diverged, EventRefused, SignalMismatch
 from headrace.engine.event import Awaited, Firing
 from headrace.engine.firings import FiringLoader
 from headrace.engine.record import Details, Met, WaitKind, WaitRequested, text_for_record, thaw
+from headrace.engine.restore import first_sequence
 from headrace.engine.retry import seconds_of
-from headrace.engine.run_state import Step
+from headrace.engine.run_state import Step, met_of
 from headrace.engine.steps import Steps
 from headrace.engine.subject import is_reserved
 from headrace.engine.timers import Timers
@@ -28,7 +30,6 @@ from headrace.engine.waits import Waits
 T = TypeVar("T")
 
 TEXT_CHARS_MAX: Final = 500
-_decode_met = msgspec.msgpack.Decoder(Met).decode
 
 
 class _Ended(Struct, frozen=True):
@@ -47,6 +48,9 @@ class _Ended(Struct, frozen=True):
 
 class RunWaits(Steps):
     """A run's calls that wait for what comes from outside."""
+
+    _met: dict[bytes, tuple[int, int]] | None = None
+    """By pattern: the last event that a wait for it has returned, and the last time of a timer."""
 
     @overload
     async def receive(self, name: str, /, *, timeout: float | timedelta | None = None) -> Any: ...
@@ -86,7 +90,7 @@ class RunWaits(Steps):
             step = self._wait_requested(ordinal, "receive", name, timeout_ns=timeout_ns)
         if step.status == "pending":
             await self._woken(step, ordinal)
-        await self._pipeline.committed(step.sequence)
+        await self._committed(step.sequence)
         self._now_ns = max(self._now_ns, step.at_ns)
         if step.result is None:
             return None
@@ -101,11 +105,23 @@ class RunWaits(Steps):
 
     @overload
     async def wait(
-        self, pattern: Awaited[T], /, *, timeout: None = None, since: int | None = None
+        self,
+        pattern: Awaited[T],
+        /,
+        *,
+        timeout: None = None,
+        since: int | None = None,
+        lookback: bool = True,
     ) -> Firing[T]: ...
     @overload
     async def wait(
-        self, pattern: Awaited[T], /, *, timeout: float | timedelta, since: int | None = None
+        self,
+        pattern: Awaited[T],
+        /,
+        *,
+        timeout: float | timedelta,
+        since: int | None = None,
+        lookback: bool = True,
     ) -> Firing[T] | None: ...
     async def wait(
         self,
@@ -114,41 +130,65 @@ class RunWaits(Steps):
         *,
         timeout: float | timedelta | None = None,
         since: int | None = None,
+        lookback: bool = True,
     ) -> Firing[Any] | None:
         """Wait until *pattern* is met; return how it was, or ``None`` after *timeout* seconds.
 
-        It sees the events that come from now on, or with *since* all after that sequence:
-        ``seq = await run.emit("fan.start")`` and then ``wait(on("fan.runs"), since=seq)``
-        also sees an answer that came before the wait.  So does ``since=run.cause``.  It
-        begins empty, and is over with its first firing.  Operators with times go by log
-        time, and a crash changes nothing.
+        It sees the events since the run began (not those that began it), or those after the
+        event that the run's previous wait for the same pattern returned: so an answer that
+        came before the wait is not missed.  With *since* it sees all after that sequence,
+        with ``lookback=False`` only what comes from now on.  It begins empty, and is over
+        with its first firing.  Operators with times go by log time, and a crash changes
+        nothing.
 
         Raises:
             TypeError, ValueError: the call cannot work; nothing was recorded.
             Diverged: the log holds another call, or another pattern, at this place.
             SegmentGone: retention has removed what came after *since*.
             EventRefused: what it came to is too large for a record.
+            DurabilityLost: the log cannot be read any more.
         """
         self._check_host()
         state = self._pipeline.kernel.state
         watched = state.decider.watched(pattern)
         timeout_ns = _timeout_ns("wait", timeout)
+        begins_ns = 0
         if since is not None:
-            self._check_since(since)
-        name = text_for_record(watched.text, TEXT_CHARS_MAX)
+            self._check_since(since, lookback=lookback)
+        elif lookback:
+            _, begins_ns = self._returned(watched)
         ordinal = self._next_ordinal()
-        step = self._recorded(ordinal, "wait", name, None)
+        step = self._recorded_wait(ordinal, watched)
         if step is None:
+            if since is None and lookback:
+                since = max(self._start(), self._returned(watched)[0])
             step = self._wait_requested(
                 ordinal,
                 "wait",
-                name,
+                _text_of(watched),
                 timeout_ns=timeout_ns,
                 since=since,
                 digest=watched.digest,
                 subjects=watched.subjects,
             )
-        elif step.digest != watched.digest:
+        if step.status == "pending":
+            await self._watch(step, ordinal, watched, begins_ns=begins_ns)
+        await self._committed(max(step.sequence, step.ended))
+        self._now_ns = max(self._now_ns, step.at_ns)
+        if step.error is not None:
+            raise EventRefused(step.error)
+        met = met_of(step)
+        if met is None:
+            return None
+        self._note_met(watched, met)
+        watched.decider.attach(Timers(), state.sources)
+        return FiringLoader(watched.decider, self._pipeline.log)(_ended(step, met, watched.rule))
+
+    def _recorded_wait(self, ordinal: int, watched: Watched) -> Step | None:
+        """Return what the log holds at *ordinal*, if that is a wait for this pattern."""
+        name = _text_of(watched)
+        step = self._recorded(ordinal, "wait", name, None)
+        if step is not None and step.digest != watched.digest:
             raise Diverged(
                 self.id,
                 ordinal,
@@ -156,18 +196,42 @@ class RunWaits(Steps):
                 asked=f"the same of fingerprint {watched.digest.hex()}: its functions, or what "
                 "they close over, are others",
             )
-        if step.status == "pending":
-            await self._watch(step, ordinal, watched)
-        await self._pipeline.committed(max(step.sequence, step.ended))
-        self._now_ns = max(self._now_ns, step.at_ns)
-        if step.error is not None:
-            raise EventRefused(step.error)
-        if step.result is None:
-            return None
-        watched.decider.attach(Timers(), state.sources)
-        return FiringLoader(watched.decider, self._pipeline.log)(_ended(step, watched.rule))
+        return step
 
-    def _check_since(self, since: object) -> None:
+    def _returned(self, watched: Watched) -> tuple[int, int]:
+        """Return the last event that a wait for this pattern has returned, and its last time."""
+        return (0, 0) if self._met is None else self._met.get(watched.digest, (0, 0))
+
+    def _note_met(self, watched: Watched, met: Met) -> None:
+        """Let the next wait for the same pattern look back to just after *met*.
+
+        To its last event.  A timer that met it has no place among the events: what the pattern
+        does by itself when it begins, such as to expect something, it does from that time on.
+        """
+        returned, begins_ns = self._returned(watched)
+        returned, begins_ns = max(met.events, default=returned), max(begins_ns, met.due_ns or 0)
+        if self._met is None:
+            self._met = {}
+        self._met[watched.digest] = returned, begins_ns
+
+    def _start(self) -> int:
+        """Return the record to which a wait looks back at most.
+
+        That of a run which was a dead letter may be gone.  Then it is the oldest that is kept.
+        """
+        state, log = self._state, self._pipeline.log
+        start = state.began or state.id
+        if state.redriven_attempt:
+            try:
+                if not log.fetch([start]):
+                    return first_sequence(log)
+            except OSError as error:
+                raise self._pipeline.unreadable(f"where {self!r} began", error) from error
+        return start
+
+    def _check_since(self, since: object, *, lookback: bool) -> None:
+        if not lookback:
+            raise ValueError(f"wait(since={since!r}, lookback=False): expected one of them")
         if type(since) is not int:
             raise TypeError(f"wait(since={since!r}): expected a sequence, as `run.emit` returns it")
         last = self._pipeline.kernel.sequence
@@ -195,29 +259,35 @@ class RunWaits(Steps):
         return self._state.steps[ordinal]
 
     async def _woken(self, step: Step, ordinal: int) -> None:
+        """Return when the call at *ordinal* has ended, or its time has run out."""
         while step.status == "pending" and not (step.wait is not None and step.wait.until):
             parking = self._parking()
             self._sleeping = (ordinal, parking.wake)
             await parking.wait()
 
-    async def _watch(self, step: Step, ordinal: int, watched: Watched) -> None:
+    async def _watch(self, step: Step, ordinal: int, watched: Watched, *, begins_ns: int) -> None:
         pipeline = self._pipeline
         if pipeline.waits is None:
             pipeline.waits = Waits(pipeline)
         waits = pipeline.waits
-        watch = waits.open(self.id, ordinal, step, watched)
+        watch = waits.open(self.id, ordinal, step, watched, begins_ns=begins_ns)
         try:
             await waits.catch_up(watch)
             await self._woken(step, ordinal)
             if step.status == "pending":
                 waits.expire(watch)
+        except get_cancelled_exc_class():
+            self._leave()
+            raise
         finally:
             waits.close(watch)
 
 
-def _ended(step: Step, rule: str) -> _Ended:
-    assert step.result is not None
-    met = _decode_met(step.result)
+def _text_of(watched: Watched) -> str:
+    return text_for_record(watched.text, TEXT_CHARS_MAX)
+
+
+def _ended(step: Step, met: Met, rule: str) -> _Ended:
     return _Ended(
         step.ended,
         rule,

@@ -268,15 +268,23 @@ class Runner(Endings):
             outcome = await attempt.carry_out(self._load_firing, self.threads.call)
             return await self._settle(attempt, outcome)
         except BaseException:
-            # Cancelled by the code of its parent, or an end of everything (Ctrl-C in a task):
-            # that leaves it open, for the next start.
-            by_scope = anyio.current_effective_deadline() == -math.inf
-            if by_scope and not self.stopping and self.pipeline.failure is None:
+            # At an end of everything (Ctrl-C in a task) it stays open, for the next start.
+            if caller is not None and self._is_left():
                 with CancelScope(shield=True):
                     await self._settle(attempt, Outcome(stopped="cancel"))
             raise
         finally:
             self._forget(attempt, outcome)
+
+    def _is_left(self) -> bool:
+        """Whether what is cancelled here is so by its caller: by that one's end, or its code."""
+        by_scope = anyio.current_effective_deadline() == -math.inf
+        return by_scope and not self._is_ending and self.pipeline.failure is None
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether everything comes to an end, in good order or not."""
+        return self.stopping or (self._group is not None and self._group.cancel_scope.cancel_called)
 
     def _limit(self, attempt: Attempt, limits: Limits) -> None:
         """Let the limits of its task hold for *attempt*, which begins."""
@@ -358,6 +366,11 @@ class Runner(Endings):
         if attempt is not None and attempt.run is run:
             self._park(attempt, change)
 
+    def leave(self, run: object) -> None:
+        """See `Executor`."""
+        assert isinstance(run, Run)
+        self._stop(self._attempts[run.id], "left", "")
+
     def _park(self, attempt: Attempt, change: int) -> None:
         run = attempt.run
         attempt.waits += change
@@ -381,7 +394,14 @@ class Runner(Endings):
         """See `Executor`."""
         assert isinstance(run, Run)
         attempt = self._attempts.get(run.id)
-        return attempt is not None and attempt.run is run and attempt.stopped is None
+        if attempt is None or attempt.run is not run or self._is_ending:
+            return False
+        # An end of its caller, in the same asyncio or trio task, is its own.
+        while attempt is not None and attempt.run._host is run._host:
+            if attempt.stopped is not None:
+                return False
+            attempt = self._attempts.get(attempt.state.parent)
+        return True
 
     def progress(self) -> dict[int, Progress]:
         """Return how far attempts say that they have come, by run."""

@@ -20,6 +20,7 @@ from headrace.engine.run_state import (
     Step,
     StepStatus,
     digest_of,
+    oldest_needed,
     register_undo,
 )
 from headrace.engine.subject import matches
@@ -97,9 +98,11 @@ class RunTable:
         self.versions: dict[str, str] = {}
         """The versions in force, by task."""
         self.dormant: set[int] = set()
-        """Which of them wait for a time, and so are none that need to be got through."""
+        """Which of them wait for a time, a signal or a pattern: nobody can get these through."""
         self.listening: set[int] = set()
         """Those that wait for events of the engine's own, or have done so."""
+        self.reaching: set[int] = set()
+        """Those that have begun to need older records, so that no snapshot may know of it."""
         self._by_rule: dict[tuple[str, Any], list[int]] = {}
         self._writing: RunsWriting | None = None
         self.watched: dict[int, Callable[[Ending], None]] = {}
@@ -114,7 +117,7 @@ class RunTable:
 
     @property
     def pending(self) -> int:
-        """How many runs are open and do not wait for a time."""
+        """How many runs are open and do not wait for a time, a signal or a pattern."""
         return len(self.active) - len(self.dormant)
 
     def listens(self, subject: str) -> bool:
@@ -166,11 +169,17 @@ class RunTable:
             if len(ids) > 1 and ids[-2] > run.id:
                 ids.sort()  # one that was redriven is the oldest again
 
-    def make_from_step(self, run_id: int, asked: StepRequested) -> RunState | None:
-        """Add the child run that *asked* makes, or return ``None`` if the parent has ended."""
-        parent = self.touch(asked.parent)
-        if parent is None:
-            return None
+    def oldest_needed(self) -> int | None:
+        """Return the oldest record that an open run has begun to need, besides its own firing.
+
+        A snapshot that was begun before does not know of it.
+        """
+        return min((oldest_needed(self.active[run_id]) for run_id in self.reaching), default=None)
+
+    def make_from_step(
+        self, run_id: int, asked: StepRequested, parent: RunState
+    ) -> RunState | None:
+        """Add the child run that *parent* has asked for; ``None``: that made none."""
         if asked.kind == "compensate":
             register_undo(parent, run_id, asked)
             return None
@@ -187,7 +196,7 @@ class RunTable:
             parent=0 if launched else parent.id,
             ordinal=asked.ordinal,
             kind=asked.kind,
-            trace=parent.trace,
+            trace=parent.trace or parent.id,
             hops=parent.hops + (1 if launched else 0),
             version=self.versions.get(asked.task, ""),
         )
@@ -235,6 +244,7 @@ class RunTable:
         run.undos = {}
         run.crashes = 0
         self._add(run)
+        self.reaching.add(run.id)  # dead letters do not keep the log
         self.ended = deque((v for v in self.ended if v.id != run.id), maxlen=RUNS_ENDED_MAX)
 
     def end(
@@ -258,6 +268,8 @@ class RunTable:
             self.dormant.discard(run.id)
         if self.listening:
             self.listening.discard(run.id)
+        if self.reaching:
+            self.reaching.discard(run.id)
         if run.rule:
             place = (run.task, run.key)
             ids = self._by_rule[place]
@@ -371,9 +383,7 @@ class RunsWriting:
             self._note(run)
 
     def _note(self, run: RunState) -> None:
-        # From the record at `since` on: at its time the pattern begins, after a restart too.
-        since = [max(1, s.wait.since) for s in run.steps.values() if s.wait is not None]
-        oldest = min([run.id, *run.events, *since])
+        oldest = oldest_needed(run)
         if self.oldest is None or oldest < self.oldest:
             self.oldest = oldest
 

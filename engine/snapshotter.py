@@ -131,7 +131,8 @@ class Snapshotter:
         # What is not needed any more would be again, were the record lost that says so.
         await pipeline.committed(upto)
         await self._in_thread(partial(log.sync, upto))
-        await self._in_thread(partial(tidy_up, log, held))
+        needed = kernel.state.runs.oldest_needed()
+        await self._in_thread(partial(tidy_up, log, held, needed))
 
     async def _in_thread(self, call: Callable[[], R]) -> R:
         return await in_own_thread(self._pipeline.backend, call)
@@ -174,16 +175,17 @@ class Snapshotter:
             await anyio.sleep(min(PAUSE_S_MAX, late_s * 4))
 
 
-def tidy_up(log: EventLog, held: set[bytes]) -> None:
+def tidy_up(log: EventLog, held: set[bytes], needed: int | None) -> None:
     """Remove what is of no use any more: old snapshots, and what the log needs not keep.
 
-    With old records go the results in files of their own that no other record names, but for
-    those that are *held* by the state.
+    What is *needed* from a record on since the last snapshot was begun stays.  With old records
+    go the results in files of their own that no other record names, but for those that are
+    *held* by the state.
     """
     log.snapshots.prune()
-    needs = log.snapshots.needs()
+    needs = [*log.snapshots.needs().values()]
     # Not below the only one: were it damaged, nothing would be left to start from.
     if len(needs) > 1:
-        removed = log.retain(min(needs.values()))
+        removed = log.retain(min(needs if needed is None else [*needs, needed]))
         if getattr(removed, "segments", 0):
             log.blobs.sweep(lambda: held | named_blobs(log))

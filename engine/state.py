@@ -25,6 +25,7 @@ from headrace.engine.lifecycle import data_of_end
 from headrace.engine.offers import Offers
 from headrace.engine.rule_state import RuleState
 from headrace.engine.run_state import (
+    RETRY,
     RunState,
     RunStatus,
     Step,
@@ -36,10 +37,6 @@ from headrace.engine.runs import RunTable, unpacked_run
 from headrace.engine.subject import is_reserved
 
 HOPS_MAX: Final = 64
-RETRY: Final = 0
-"""The key of a run's retry timer; that of a sleep is its ordinal, from 1."""
-
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
 class Effect(Struct, frozen=True, gc=False):
@@ -94,9 +91,7 @@ class EngineState(RuleState):
         elif not event.ordinal:
             if is_reserved(event.subject):
                 self.lifecycle.paid(event.subject)
-        elif (run := self.runs.touch(event.run)) is not None:
-            if run.crashes:
-                self.crashes.note_progress(run)
+        elif (run := self.asking(event.run)) is not None:
             run.steps[event.ordinal] = Step(
                 "emit", event.subject, digest_of(event.data), sequence, "done", event.at_ns
             )
@@ -126,6 +121,13 @@ class EngineState(RuleState):
             waiting.timed_out(self, run, key, at_ns=fired.at_ns, timer=sequence)
         self.runs.dormant.discard(run.id)
         return ()
+
+    def asking(self, run_id: int) -> RunState | None:
+        """Return the run that asks for something, to be changed: it gets on by that."""
+        run = self.runs.touch(run_id)
+        if run is not None and run.crashes:
+            self.crashes.note_progress(run)
+        return run
 
     def wake(self, run: RunState, ordinal: int) -> None:
         """Let the code of *run* go on from its call at *ordinal*, which has ended."""
@@ -229,21 +231,24 @@ class EngineState(RuleState):
         return ()
 
     def _step_requested(self, sequence: int, asked: r.StepRequested) -> Sequence[Verdict]:
-        run = self.runs.make_from_step(sequence, asked)
-        if run is not None and (parent := self.runs.active[asked.parent]).crashes:
+        parent = self.runs.touch(asked.parent)
+        if parent is None:
+            return ()  # it has ended
+        if parent.crashes:  # as `asking`, without a call more for each step
             self.crashes.note_progress(parent)
+        run = self.runs.make_from_step(sequence, asked, parent)
         if run is not None and asked.kind == "launch":
             self.effects.append(Effect("start", sequence))
         return ()
 
     def _run_launched(self, sequence: int, asked: r.RunLaunched) -> Sequence[Verdict]:
-        parent = self.runs.touch(asked.run) if asked.run else None
+        parent = self.asking(asked.run) if asked.run else None
         if asked.run and parent is None:
             return ()  # it has ended
-        run_id, key = sequence, asked.key
+        run_id, key, request = sequence, asked.key, 0
         held = None if key is None else self.launches.find(asked.task, key, self.at_ns)
         if held is not None:
-            run_id = held.run
+            run_id, request = held.run, sequence
         else:
             self.runs.make_from_launch(sequence, asked)
             if key is not None:
@@ -251,15 +256,13 @@ class EngineState(RuleState):
                 self.launches.hold(launch, self.at_ns)
             self.effects.append(Effect("start", sequence))
         if parent is not None:
-            if parent.crashes:
-                self.crashes.note_progress(parent)
             digest = digest_of(with_key(asked.args, key))
             parent.steps[asked.ordinal] = Step(
-                "launch", asked.task, digest, run_id, "done", asked.at_ns
+                "launch", asked.task, digest, run_id, "done", asked.at_ns, asked=request
             )
         return ()
 
-    def _run_redriven(self, _: int, asked: r.RunRedriven) -> Sequence[Verdict]:
+    def _run_redriven(self, sequence: int, asked: r.RunRedriven) -> Sequence[Verdict]:
         run = self.dead.find(asked.run)
         if run is None and asked.made is not None and asked.run not in self.runs.active:
             run = unpacked_run(asked.made)
@@ -269,7 +272,10 @@ class EngineState(RuleState):
         if asked.from_start:
             waiting.give_back(run, run.steps.values())
             run.steps = {}
+        if not run.steps:
             run.patches = {}
+        if asked.from_start or run.failing is not None:
+            run.began = sequence
         self.runs.redrive(run, at_ns=asked.at_ns)
         if run.launch_key is not None:
             launch = Launch(run.id, run.task, run.launch_key, run.window_ns)
@@ -297,10 +303,8 @@ class EngineState(RuleState):
         return None if held is None or held.run == run.id else held.run
 
     def _sleep_requested(self, sequence: int, asked: r.SleepRequested) -> Sequence[Verdict]:
-        run = self.runs.touch(asked.run)
+        run = self.asking(asked.run)
         if run is not None:
-            if run.crashes:
-                self.crashes.note_progress(run)
             run.steps[asked.ordinal] = Step("sleep", "", b"", sequence, "pending", asked.at_ns)
             self.timers.arm(("", run.id, asked.ordinal), asked.due_ns)
             self.runs.dormant.add(run.id)
@@ -365,7 +369,7 @@ class EngineState(RuleState):
         )
 
     def _patch_marked(self, _: int, marked: r.PatchMarked) -> Sequence[Verdict]:
-        run = self.runs.touch(marked.run)
+        run = self.asking(marked.run)
         if run is not None:
             run.patches[marked.name] = marked.is_patched
         return ()

@@ -7,10 +7,12 @@ ordinal answers instead.  So code between the calls runs again, and the calls do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from anyio import current_effective_deadline, get_cancelled_exc_class
 from msgspec import Raw, ValidationError
 
 from headrace.engine.backend import Event
@@ -23,6 +25,7 @@ from headrace.engine.errors import (
     RunEnded,
     StepCancelled,
     StepFailed,
+    StepLeft,
     TypeChanged,
 )
 from headrace.engine.executor import Executor, Rules
@@ -52,6 +55,11 @@ class Steps:
     _beat_ns: int | None = None
     """For a task with a heartbeat: when it was heard of last, as monotonic time."""
     _progress: tuple[float, float | None] | None = None
+    _is_barred: bool = False
+    """Whether nothing can be asked for now: it waits for a child, whose code the same asyncio or
+    trio task may execute, or has left a wait."""
+    _left: str | None = None
+    """Which wait its code was to leave by a cancel scope of its own."""
     is_over: bool = False
     """Whether the attempt has ended: nothing can be asked for any more."""
 
@@ -177,11 +185,54 @@ class Steps:
                 f"{self!r}, call {self._ordinal + 1}: expected a call while its code executes, "
                 f"found that it has ended; do not keep a Run for longer, or launch another"
             )
-        if self._current_task() is not self._host:
-            raise ConcurrentSteps(
-                f"{self!r}: a step was asked for outside of the run's own coroutine, so its "
-                f"place could not be found again; use run.spawn, run.map, or pass data instead"
-            )
+        if self._is_barred or self._current_task() is not self._host:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        if self._left is not None and self._current_task() is self._host:
+            if self._executor.is_at_work(self) and self._host.cancelling():
+                return  # see `_leave`: its code only tidies up
+            raise StepLeft(self._left)
+        raise ConcurrentSteps(
+            f"{self!r}: a step was asked for outside of the run's own coroutine, so its "
+            f"place could not be found again; use run.spawn, run.map, or pass data instead"
+        )
+
+    def _leave(self) -> None:
+        """End the attempt: its code was cancelled at a wait, and nobody wants it to end.
+
+        That was a scope of its own, which goes by the machine's clock or by what is no step.  A
+        crash could let the code take the other way.
+        """
+        if not self._is_at_work():
+            return
+        self._left = (
+            f"{self!r}, call {self._ordinal}: expected that its code waits for what it has asked "
+            f"for, found that it was to leave that by a time-out or another cancel scope of its "
+            f"own, so that it might go another way after a crash; use timeout= of the call or of "
+            f"the task, run.race, or handle.cancel()"
+        )
+        self._is_barred = True
+        if current_effective_deadline() == -math.inf:
+            self._executor.leave(self)
+        else:
+            self._pipeline.backend.call_soon(self._leave_if_it_goes_on)
+
+    def _leave_if_it_goes_on(self) -> None:
+        """End the attempt, unless its code is still being cancelled.
+
+        For asyncio's own cancellation.  That may be one of all tasks, as after Ctrl-C, and then
+        the run stays open.
+        """
+        if self._executor.is_at_work(self) and not self._host.cancelling():
+            self._executor.leave(self)
+
+    async def _committed(self, sequence: int) -> None:
+        try:
+            await self._pipeline.committed(sequence)
+        except get_cancelled_exc_class():
+            self._leave()
+            raise
 
     def _next_ordinal(self) -> int:
         self._check_host()
@@ -247,7 +298,8 @@ class Steps:
 
     def _parking(self) -> Parking:
         go_on = None if self._again is None else self._go_on
-        return Parking(self._pipeline.backend.waiter(), partial(self._executor.park, self), go_on)
+        note = partial(self._executor.park, self)
+        return Parking(self._pipeline.backend.waiter(), note, go_on, self._leave)
 
     async def _go_on(self) -> None:
         """Return once its code may go on after a wait."""

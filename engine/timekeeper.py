@@ -149,8 +149,9 @@ class InputTime:
             await self.settled()
             if self._pipeline.failure is not None:
                 raise self._pipeline.failure
+            timed = self._timed_waits()
             if not self._runner.waits_for_circuit and not any(
-                run.waits_for_time or run.id in self._timed_waits()
+                run.waits_for_time or run.id in timed
                 for run in runs.values()
                 if run.id not in others
             ):

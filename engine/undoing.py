@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.engine import waiting
 from headrace.engine.record import RunFailing
-from headrace.engine.run_state import Failing
+from headrace.engine.run_state import RETRY, Failing
 
 
 def begin(state: waiting.Situation, _: int, failing: RunFailing) -> tuple[()]:
@@ -12,7 +12,7 @@ def begin(state: waiting.Situation, _: int, failing: RunFailing) -> tuple[()]:
     run = state.runs.touch(failing.run)
     if run is not None:
         if run.retry_at_ns is not None:
-            state.timers.disarm(("", run.id, 0))
+            state.timers.disarm(("", run.id, RETRY))
         run.status = "compensating"
         run.retry_at_ns = None
         run.failing = Failing(failing.error, failing.traceback, failing.is_cancelled)

@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 
-from headrace.engine.crashes import Crashes
 from headrace.engine.errors import RunNotFound, SignalRefused
 from headrace.engine.payload import check_text, encode_stable
 from headrace.engine.record import SignalSent, WaitEnded, WaitRequested
@@ -40,7 +39,10 @@ class Situation(Protocol):
 
     runs: RunTable
     timers: Timers
-    crashes: Crashes
+
+    def asking(self, run_id: int) -> RunState | None:
+        """Return the run that asks for something, to be changed: it gets on by that."""
+        ...
 
     def wake(self, run: RunState, ordinal: int) -> None:
         """Let the code of *run* go on from its call at *ordinal*, which has ended."""
@@ -102,11 +104,9 @@ def encoded_signal(name: str, data: Any) -> Raw:
 
 def requested(state: Situation, sequence: int, asked: WaitRequested) -> Sequence[Any]:
     """Open a wait, or end it at once with a signal that was there before."""
-    run = state.runs.touch(asked.run)
+    run = state.asking(asked.run)
     if run is None:
         return ()
-    if run.crashes:
-        state.crashes.note_progress(run)
     since = sequence if asked.since is None else asked.since
     step = run.steps[asked.ordinal] = Step(
         asked.kind,
@@ -127,6 +127,8 @@ def requested(state: Situation, sequence: int, asked: WaitRequested) -> Sequence
     state.runs.dormant.add(run.id)
     if asked.subjects:
         state.runs.listening.add(run.id)
+    if since < run.id:
+        state.runs.reaching.add(run.id)
     return ()
 
 

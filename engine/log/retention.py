@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
 import msgspec
@@ -253,12 +253,14 @@ def compact(
     before: int | None = None,
     dry_run: bool = False,
     files: Files | None = None,
+    needs: Callable[[], Iterable[Need]] = tuple,
 ) -> Retention:
     """Remove what *policy* gives up of the log in *folder*, which no engine holds.
 
     Nothing from *before* on goes, or that a hold, a lease or a snapshot needs.  A *dry_run*
     only says what would go, also of a log that is in use.  That there is a snapshot to start
-    from is for the caller to see to.
+    from is for the caller to see to; and what the records after that need is for *needs* to
+    say, once nobody can write any more.
 
     Raises:
         LogLocked: somebody writes it.
@@ -274,9 +276,10 @@ def compact(
         else:
             catalog = stack.enter_context(closed_log(disk, folder))
         extent = extent_of(disk, folder, catalog, None)
+        upto += needs()
         if dry_run:
-            needs = needs_of(disk, folder, catalog.manifest)
-            return plan(catalog.manifest, policy, [*upto, *needs], extent)
+            found = needs_of(disk, folder, catalog.manifest)
+            return plan(catalog.manifest, policy, [*upto, *found], extent)
         return retain(disk, folder, catalog, policy, upto=upto, extent=extent)
 
 

@@ -6,16 +6,21 @@ import json
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import pytest
 from tests.cli.command import Call, Start
 from tests.cli.test_errors import one_line
 
-from headrace import App, FileLog
+from headrace import App, FileLog, Run, on
+from headrace.engine.decider import NoRules
+from headrace.engine.kernel import Kernel
 from headrace.engine.log import LogReader
 from headrace.engine.log.files import SystemFiles
 from headrace.engine.log.lease import Lease
 from headrace.engine.log.snapshots import FileSnapshots
 from headrace.engine.log.verify import verify
+from headrace.engine.record import decode
+from headrace.engine.snapshot import Snapshot
 
 EVENTS = 200
 
@@ -34,10 +39,15 @@ def long_log(tmp_path: Path) -> Path:
 
 
 def add_snapshot(path: Path, sequence: int, *, oldest_sequence: int | None = None) -> None:
+    kernel = Kernel(NoRules())
     with LogReader(path) as reader:
-        snapshots = FileSnapshots(SystemFiles(), str(path))
         record = reader.fetch([sequence])[sequence]
-    snapshots.begin(sequence).finish(oldest_sequence=oldest_sequence or sequence + 1, record=record)
+        for first, batch in reader.read():
+            for number, raw in enumerate(batch[: max(0, sequence + 1 - first)], first):
+                kernel.fold(number, decode(raw))
+    file = FileSnapshots(SystemFiles(), str(path)).begin(sequence)
+    file.write(list(Snapshot(kernel).parts()))
+    file.finish(oldest_sequence=oldest_sequence or sequence + 1, record=record)
 
 
 def test_nothing_goes_without_a_snapshot(headrace: Call, long_log: Path) -> None:
@@ -74,6 +84,43 @@ def test_compact_says_what_went_and_what_keeps_the_rest(headrace: Call, long_log
         f"first record  {done['first_sequence']}",
         "kept from 120 on by snapshot at 150",
     ]
+
+
+def test_what_an_open_run_waits_for_stays(headrace: Call, tmp_path: Path) -> None:
+    """Also if it looks back to before the newest snapshot, and began to wait after that."""
+    app, path = App("t"), tmp_path / "waits.log"
+
+    @app.task
+    async def start(run: Run, since: int) -> int:
+        return (await run.wait(on("up", int), since=since)).events[0].data
+
+    def log() -> FileLog:
+        return FileLog(path, segment_bytes_max=1)
+
+    async def first() -> tuple[int, int]:
+        async with app.open(log(), snapshot_every=0, grace_s=0) as engine:
+            since = [await engine.emit("n", n) for n in range(10)][4]
+            for _ in range(2):
+                await engine.emit("n")
+                await engine.snapshot()
+            run_id = await engine.launch(start, since)
+            while not engine.kernel.state.runs.active[run_id].steps:
+                await anyio.lowlevel.checkpoint()
+        return since, run_id
+
+    async def then(run_id: int) -> int:
+        async with app.open(log(), snapshot_every=0, grace_s=0) as engine:
+            await engine.emit("up", 42)
+            with anyio.fail_after(20):
+                found: int = await engine.result(run_id)
+        return found
+
+    since, run_id = anyio.run(first)
+    dry = headrace("log", "compact", path, "--dry-run", "-o", "json").json
+    done = headrace("log", "compact", path, "-o", "json").json
+    assert done["first_sequence"] == dry["first_sequence"] == since
+    assert {"sequence": since, "reason": "runs that are open"} in done["kept_by"]
+    assert anyio.run(then, run_id) == 42
 
 
 def test_limits_of_compact(headrace: Call, long_log: Path) -> None:
@@ -155,10 +202,10 @@ def test_hold_while_an_engine_runs(headrace: Call, tmp_path: Path) -> None:
                 headrace, "log", "hold", path, "audit", "--at", "20"
             )
             assert (held.code, held.err) == (0, "")
+            add_snapshot(path, 40)
             assert log.retain(1000).first_sequence <= 20
             late = await anyio.to_thread.run_sync(headrace, "log", "hold", path, "b", "--at", "1")
             assert "has removed everything before record" in one_line(late)
-            add_snapshot(path, 40)
             locked = await anyio.to_thread.run_sync(headrace, "log", "compact", path)
             assert "found the log held by pid" in one_line(locked)
             dry = await anyio.to_thread.run_sync(headrace, "log", "compact", path, "--dry-run")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from msgspec.msgpack import decode
-from tests.engine.stand import Gate, StepClock, borders, of_kind, opened, quiet
+from tests.engine.stand import Gate, StepClock, borders, check_live, of_kind, opened, quiet
 
 from headrace import App, MemoryLog, Retry, Run, StepFailed, on
 from headrace.engine.record import RunCancelled, RunCompleted, StepRequested
@@ -222,6 +222,93 @@ async def test_leaving_the_loop_cancels_the_rest() -> None:
         assert len(of_kind(log, RunCancelled)) == 2
         await clock.step(engine, 30)
         await engine.drain()
+
+
+@pytest.mark.parametrize("how", ["block", "closed"])
+async def test_what_is_left_of_named_results_ends_with_their_block(how: str) -> None:
+    """A name keeps them, so that leaving the loop says nothing; the end of the block does."""
+    app, clock, log, got = App("t"), StepClock(), MemoryLog(), list[Any]()
+
+    @app.task
+    async def nap(run: Run, seconds: float) -> float:
+        await run.sleep(seconds)
+        return seconds
+
+    @app.rule(on("go"), retry=Retry(attempts=2, wait_first=1.0, jitter=0.0))
+    async def work(run: Run) -> None:
+        results = run.map_as_completed(nap, [1, 50, 60])
+        if how == "block":
+            async with results:
+                async for index, _ in results:
+                    got.append(index)
+                    break
+        else:
+            async for index, _ in results:
+                got.append(index)
+                break
+            await results.aclose()
+        got.append([step.status for step in run._state.steps.values()])
+        got.append([index async for index, _ in results])
+        if run.attempt == 1:
+            raise OSError("again")
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("go")
+        await clock.step(engine, 30)
+        await engine.drain()
+        await check_live(engine)
+
+    assert got == [0, ["done", "cancelled", "cancelled"], []] * 2
+    assert len(of_kind(log, StepRequested)) == 3
+    reasons = [record.reason for record in of_kind(log, RunCancelled)]
+    assert reasons == ["its results are not wanted any more"] * 2
+
+
+async def test_results_that_nobody_began_to_loop_over_start_nothing() -> None:
+    """Nor does their block do so when it ends; what comes behind has its own place."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def item(n: int) -> int:
+        return n
+
+    @app.rule(on("go"))
+    async def work(run: Run) -> list[Any]:
+        async with run.map_as_completed(item, [1, 2]) as results:
+            pass
+        return [[n async for _, n in results], await run.call(item, 3)]
+
+    async with opened(app, log, clock) as engine:
+        await engine.emit("go")
+        await engine.drain()
+
+    assert [(asked.ordinal, asked.kind) for asked in of_kind(log, StepRequested)] == [(3, "call")]
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_the_end_of_a_run_in_the_block_is_its_childrens(end: str) -> None:
+    """The block does not wait for them, nor give them up on its own account."""
+    app, clock, log = App("t"), StepClock(), MemoryLog()
+
+    @app.task
+    async def nap(run: Run, seconds: float) -> None:
+        await run.sleep(seconds)
+
+    @app.task
+    async def work(run: Run) -> None:
+        async with run.map_as_completed(nap, [50, 60]) as results:
+            async for _ in results:
+                pass
+
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(work)
+        await quiet(engine)
+        if end == "cancel":
+            await engine.cancel(run_id, "no money")
+            await quiet(engine)
+
+    reasons = [record.reason for record in of_kind(log, RunCancelled)]
+    assert reasons == ([] if end == "stop" else ["its parent ended"] * 2 + ["no money"])
 
 
 async def test_stop_in_the_loop_leaves_the_children_open() -> None:

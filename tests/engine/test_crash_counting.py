@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+import pytest
 from tests.engine.stand import Gate, StepClock, check_live, of_kind, opened, quiet
 
 from headrace import App, MemoryLog, Retry, Run, StepFailed, on
@@ -161,6 +163,43 @@ async def test_getting_something_done_clears_a_run() -> None:
             await quiet(engine)
             log = log.copy(engine.kernel.sequence)
     assert of_kind(log, RunFailed) == []
+
+
+@pytest.mark.parametrize("how", ["compensate", "emit", "keyed", "launch", "patched"])
+async def test_whatever_a_run_asks_for_clears_it(how: str) -> None:
+    """All of it is on record, so it has got on."""
+    app, log, crashes = App("t"), MemoryLog(), list[int]()
+
+    @app.task
+    async def other() -> None: ...
+
+    @app.task
+    async def work(run: Run) -> None:
+        for n in range(len(crashes) + 1):
+            asked: dict[str, Callable[[], Awaitable[object]]] = {
+                "compensate": lambda: run.compensate(other),
+                "emit": lambda: run.emit("x"),
+                "keyed": lambda n=n: run.keyed(str(n)).launch(other),  # type: ignore[misc]
+                "launch": lambda: run.launch(other),
+            }
+            if how == "patched":
+                run.patched(f"patch {n}")
+            else:
+                await asked[how]()
+        await anyio.sleep_forever()
+
+    async with opened(app, log) as engine:
+        run_id = await engine.launch(work)
+        await quiet(engine)
+        log = log.copy(engine.kernel.sequence)
+    for _ in range(6):
+        crashes.append(0)
+        async with opened(app, log, StepClock()) as engine:
+            await quiet(engine)
+            crashes[-1] = engine.kernel.state.runs.active[run_id].crashes
+            log = log.copy(engine.kernel.sequence)
+    assert crashes == [0] * 6
+    assert len(of_kind(log, CrashesCounted)) == 6
 
 
 async def test_sleepers_are_not_suspected() -> None:

@@ -191,6 +191,39 @@ async def test_a_run_launches_under_a_key() -> None:
     assert bytes(takes[0]) == bytes(takes[1])
 
 
+async def test_another_launch_under_a_key_that_was_held_says_what_was_asked() -> None:
+    """And not what the run that holds the key was launched with: that is of somebody else."""
+    log, clock = MemoryLog(), StepClock()
+
+    def app(number: int) -> App:
+        made = App("t")
+
+        @made.task
+        async def bill(n: int) -> None:
+            await anyio.sleep_forever()
+
+        @made.task
+        async def order(run: Run) -> None:
+            await run.keyed("k").launch(bill, number)
+            await run.sleep(10)
+
+        return made
+
+    first, second = app(2), app(3)
+    async with opened(first, log, clock) as engine:
+        await engine.keyed("k").launch(first.tasks["bill"].function, 1)
+        run_id = await engine.launch(first.tasks["order"].function)
+        await quiet(engine)
+        await engine.snapshot()
+    async with opened(second, log, clock) as engine:
+        await clock.step(engine, 10)
+        (dead,) = engine.runs("dead")
+    assert dead.id == run_id
+    error = str(dead.error)
+    assert "recorded launch bill(n=2) under the key 'k'" in error
+    assert "asked for launch bill(n=3) under the key 'k'" in error
+
+
 async def test_a_crash_never_makes_two_of_one_key() -> None:
     """Wherever it comes, the same launch afterwards finds the run of before, or starts it."""
     app, _ = billing()

@@ -476,3 +476,25 @@ def test_the_last_dead_letter_is_kept_however_large_it_is() -> None:
     large = Raw(msgpack.encode(bytes(DEAD_BYTES_MAX)))
     run = RunState(0, "t", "active", 0, 0, args=large)
     assert [kept.id for kept in letters_of(2, run).runs()] == [2]
+
+
+def test_a_letter_that_goes_on_does_not_change_a_snapshot_that_was_begun() -> None:
+    """It has the state of before, though it is written only now."""
+    letters, again = DeadLetters(), DeadLetters()
+    step = Step("sleep", "", b"", 2, "done", 0)
+    run = RunState(1, "t", "active", 0, 0, steps={1: step}, signals={"a": [(3, b"\x01")]})
+    run.patches["one"] = True
+    letters.keep(run, [], at_ns=5)
+    writing = letters.write_out()
+    taken = letters.take(1)
+    assert taken is not None
+    assert taken.signals is not None
+    taken.patches["two"] = True
+    taken.signals["a"].clear()
+    taken.steps[1].status = "failed"
+    again.load(writing.step(10))
+
+    written = again.find(1)
+    assert written is not None
+    assert (written.patches, written.signals) == ({"one": True}, {"a": [(3, b"\x01")]})
+    assert written.steps[1].status == "done"

@@ -11,6 +11,7 @@ from tests.engine.stand import (
     Gate,
     StepClock,
     borders,
+    check_live,
     of_kind,
     opened,
     quiet,
@@ -450,3 +451,39 @@ async def test_state_folded_from_the_log_is_the_live_state() -> None:
             folded.finish_fold()
             assert folded.divergences == []
             assert folded.dump() == engine.kernel.dump()
+
+
+async def test_all_that_follows_from_a_launch_has_its_trace() -> None:
+    """Children and children of children, what they emit, and what they launch."""
+    app, log, clock, traces = App("t"), MemoryLog(), StepClock(), dict[str, int]()
+
+    @app.task
+    async def leaf(run: Run, name: str) -> None:
+        traces[name] = run.trace
+        await run.emit(name)
+
+    @app.task
+    async def child(run: Run) -> None:
+        traces["child"] = run.trace
+        await run.call(leaf, "called")
+        await run.spawn(leaf, "spawned")
+        await run.launch(leaf, "launched")
+        await run.keyed("k").launch(leaf, "keyed")
+
+    @app.task
+    async def top(run: Run) -> None:
+        await run.call(child)
+
+    @app.rule(on("called"))
+    async def act(run: Run) -> None:
+        traces["act"] = run.trace
+
+    async with opened(app, log, clock) as engine:
+        run_id = await engine.launch(top)
+        await engine.drain()
+        await check_live(engine)
+
+    names = ["called", "spawned", "launched", "keyed"]
+    assert traces == dict.fromkeys(["child", "act", *names], run_id)
+    events = {event.subject: event.trace for event in of_kind(log, EventStored)}
+    assert events == dict.fromkeys(names, run_id)

@@ -219,3 +219,38 @@ async def test_redrive_from_the_start_takes_the_new_way() -> None:
         await check_live(engine)
         assert [view.id for view in engine.runs("completed") if view.task == "work"] == [run_id]
     assert got == ["old", "old", "new"]
+
+
+async def test_redrive_of_what_was_undone_takes_the_new_way() -> None:
+    """It begins anew, so that the way that it took does not matter any more."""
+    got, log, clock = list[str](), MemoryLog(), StepClock()
+
+    def app(*, is_new: bool) -> App:
+        made = App("t")
+
+        @made.task
+        async def undo() -> None: ...
+
+        @made.task
+        async def work(run: Run) -> None:
+            await run.compensate(undo)
+            if is_new:
+                got.append("new" if run.patched("better") else "old")
+            await run.sleep(10)
+            if got == ["old"]:
+                raise OSError
+
+        return made
+
+    before, after = app(is_new=False), app(is_new=True)
+    async with opened(before, log, clock) as engine:
+        run_id = await engine.launch(before.tasks["work"].function)
+        await quiet(engine)
+    async with opened(after, log, clock) as engine:
+        await clock.step(engine, 20)
+        assert [view.id for view in engine.runs("dead")] == [run_id]
+        await engine.redrive(run_id)
+        await clock.step(engine, 20)
+        await check_live(engine)
+        assert engine.runs("active") == []
+    assert got == ["old", "new"]

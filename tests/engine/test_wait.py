@@ -21,7 +21,20 @@ from tests.engine.stand import (
     quiet,
 )
 
-from headrace import App, Emission, FileLog, MemoryLog, Retry, Run, all_of, on, sequence, silent
+from headrace import (
+    App,
+    Emission,
+    FileLog,
+    MemoryLog,
+    Retry,
+    Run,
+    all_of,
+    any_of,
+    on,
+    sequence,
+    silent,
+)
+from headrace.engine.lookback import READ_AT_ONCE
 from headrace.engine.record import (
     EventStored,
     RunCancelled,
@@ -30,7 +43,6 @@ from headrace.engine.record import (
     WaitEnded,
     WaitRequested,
 )
-from headrace.engine.waits import READ_AT_ONCE
 
 
 class Fan(msgspec.Struct):
@@ -43,7 +55,7 @@ def results(log: MemoryLog) -> list[Any]:
 
 
 async def test_a_run_goes_on_when_its_pattern_is_met() -> None:
-    """It gets the firing, with typed events; what came before it asked does not count."""
+    """It gets the firing, with typed events; what came before the run does not count."""
     app, log, clock = App("t"), MemoryLog(), StepClock()
 
     @app.task
@@ -68,7 +80,7 @@ async def test_a_run_goes_on_when_its_pattern_is_met() -> None:
 
 
 async def test_looking_back_sees_an_answer_that_came_before_the_wait() -> None:
-    """From a sequence on, or from the cause of the run on; else it waits for another."""
+    """From a sequence on, or from the cause of the run on; or it is told to wait for another."""
     app, log, clock, gate = App("t"), MemoryLog(), StepClock(), Gate()
 
     @app.rule(on("go"))
@@ -77,7 +89,7 @@ async def test_looking_back_sees_an_answer_that_came_before_the_wait() -> None:
         await gate.wait()
         found = await run.wait(on("up", int), since=asked)
         again = await run.wait(on("up", int), since=run.cause)
-        new = await run.wait(on("up", int))
+        new = await run.wait(on("up", int), lookback=False)
         return [firing.events[0].data for firing in (found, again, new)]
 
     async with opened(app, log, clock=clock) as engine:
@@ -162,6 +174,79 @@ async def test_what_met_it_before_its_timeout_counts_if_nothing_ran_at_that_time
         await check_live(engine)
 
     assert results(left) == [1]
+
+
+async def test_what_came_after_its_timeout_does_not_count_if_nothing_ran_at_that_time() -> None:
+    """Though the run is invoked only behind it, and looks at all that was stored."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run) -> Any:
+        firing = await run.wait(on("up", int), timeout=30)
+        return firing and firing.events[0].data
+
+    async with opened(app, log, clock=clock) as engine:
+        await engine.launch(start)
+        await clock.step(engine, 10)
+    clock.pass_by(100)
+    async with opened(app, log, clock=clock) as engine:
+        await engine.emit("up", 2)
+        await quiet(engine)
+        await check_live(engine)
+
+    assert results(log) == [None]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_event_that_matches_twice_counts_once(restarted: bool) -> None:
+    """By two of the pattern's subjects; live, and as it is read from the log."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run) -> list[int]:
+        both = any_of(on("n.*", int), on("n.a", int))
+        return [e.data for e in (await run.wait(both.count(3, within=60))).events]
+
+    async with opened(app, log, clock=clock) as engine:
+        await engine.launch(start)
+        await quiet(engine)
+        await engine.emit_many([("n.a", 1), ("n.a", 2)])
+        await quiet(engine)
+        if not restarted:
+            await engine.emit("n.a", 3)
+    async with opened(app, log, clock=clock) as engine:
+        await quiet(engine)
+        if restarted:
+            await engine.emit("n.a", 3)
+        await quiet(engine)
+
+    assert results(log) == [[1, 2, 3]]
+
+
+async def test_a_silence_that_each_event_puts_off_does_not_grow() -> None:
+    """One that beats a thousand times a second is waited for as cheaply as a quiet one."""
+    app, log, clock = App("t"), MemoryLog(), StepClock()
+
+    @app.task
+    async def start(run: Run, subject: str) -> float:
+        began = run.now()
+        return (await run.wait(silent(on(subject), for_=3600))).at - began
+
+    async with opened(app, log, clock=clock) as engine:
+        for subject in ("x", "y"):
+            await engine.launch(start, subject)
+        await quiet(engine)
+        for _ in range(1000):
+            clock.pass_by(0.01)
+            await engine.emit_many([("x", None), ("y", None)])
+        await quiet(engine)
+        waits = engine._core.pipeline.waits
+        assert waits is not None
+        assert len(waits._due) < 100
+        await clock.step(engine, 4000)
+        await check_live(engine)
+
+    assert results(log) == [3610.0, 3610.0]
 
 
 async def test_timers_of_a_pattern_are_its_own() -> None:
@@ -370,6 +455,7 @@ async def test_events_during_the_look_back_are_seen_in_their_order() -> None:
         ((on("up"),), {"since": 10**9}, "expected a sequence of the log"),
         ((on("up"),), {"since": "then"}, "expected a sequence"),
         ((on("up"),), {"since": -1}, "expected a sequence of the log"),
+        ((on("up"),), {"since": 1, "lookback": False}, "expected one of them"),
     ],
 )
 async def test_bad_waits_are_refused(arguments: Any, how: Any, part: str) -> None:

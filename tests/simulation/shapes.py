@@ -388,13 +388,15 @@ def _add_waits(app: App, trail: Trail) -> None:
         early = await run.wait(on("started", float), since=asked)
         high = on("level", int).where(lambda e: e.data > 5)
         held = await run.wait(high.hold(for_=3))
-        two = await run.wait(on("level", int).count(2, within=20), timeout=40)
+        pair = on("level", int).count(2, within=20)
+        two = await run.wait(pair, timeout=40, lookback=False)
+        each = [(await run.wait(on("level", int))).events[0].data for _ in range(2)]
         beat = await run.wait(on("level"), since=run.cause, timeout=5)
         none = await run.wait(on("never"), timeout=6)
         if run.attempt == 1:
             await run.emit("went", [early.events[0].data, held.at])
         numbers = None if two is None else [event.data for event in two.events]
-        return [early.events[0].data, held.at, numbers, beat is None, none, run.now()]
+        return [early.events[0].data, held.at, numbers, each, beat is None, none, run.now()]
 
     @app.rule(on("starting"))
     async def answer(run: Run) -> None:

@@ -117,7 +117,7 @@ async def test_the_shapes_do_what_they_should() -> None:
         "result judge with {'n': 70000}: ValueError: 70000",
         "redriven at",
         "result [1, 2, None, 1400000059.0]",
-        "result [1400000049.0, 1400000054.0, [8, 9], False, None, 1400000062.0]",
+        "result [1400000049.0, 1400000054.0, [8, 9], [7, 8], False, None, 1400000062.0]",
     ):
         assert said in runs, runs
     assert sum(outcome.events.values()) > len(INPUT) + 20

@@ -264,6 +264,10 @@ async def cool_down(run: Run, firing: Firing[Reading]) -> None:
     met = await run.wait(readings.where(high).count(3, within=60), since=run.cause)
     assert_type(met.events[0].data.celsius, float)
     assert_type(await run.wait(hot, timeout=5), Firing[Reading] | None)
+    assert_type(await run.wait(hot, lookback=False), Firing[Reading])
+    async with run.map_as_completed(page, ["t1", "t2"]) as results:
+        async for at, text in results:
+            assert_type((at, text), tuple[int, str])
 
 
 # ---------------------------------------------------------------- engine and tests

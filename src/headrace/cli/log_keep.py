@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.errors import OK, HoldNotFound, SnapshotMissing, Usage
-from headrace.cli.logs import check_there, opened
+from headrace.cli.logs import check_there, folded, opened
 from headrace.cli.output import Output, write_document
 from headrace.cli.text import safe
 
 if TYPE_CHECKING:
     from headrace.engine.log import LogReader
-    from headrace.engine.log.retention import Retention
+    from headrace.engine.log.retention import Need, Retention
 
 
 def hold(log: Path, name: str, output: Output, *, at: int | None, release: bool) -> int:
@@ -93,7 +94,9 @@ def compact(
         folder = reader.path
     if keep_bytes is None and keep_s is None:
         keep_bytes = 0
-    done = remove(folder, Policy(keep_bytes, keep_s), before=limit, dry_run=dry_run)
+    needs = partial(_needs_of_runs, log)
+    policy = Policy(keep_bytes, keep_s)
+    done = remove(folder, policy, before=limit, dry_run=dry_run, needs=needs)
     results = remove_unneeded(log) if done.segments and not dry_run else None
     document: dict[str, Any] = {
         "log": str(log),
@@ -127,6 +130,15 @@ def _check_snapshots(log: Path, reader: LogReader) -> None:
         f"{safe(str(log))}: expected a snapshot, without which no record can be spared, found "
         f"{safe(found)}; `headrace log snapshot` makes one"
     )
+
+
+def _needs_of_runs(log: Path) -> list[Need]:
+    """Return what open runs need that the snapshots do not know of."""
+    from headrace.engine.log.retention import Need
+
+    with opened(log) as reader:
+        oldest = folded(reader, shortcut=True).state.runs.oldest_needed()
+    return [] if oldest is None else [Need(oldest, "runs that are open")]
 
 
 def _sequence_of(reader: LogReader, place: str) -> int:

@@ -73,7 +73,7 @@ def _write(log: Path, app: App) -> int:
         except BaseException:
             file.abort()
             raise
-        tidy_up(held, kernel.state.held_blobs())
+        tidy_up(held, kernel.state.held_blobs(), None)  # the snapshot knows of all
     except OSError as error:
         raise LogUnusable(
             f"{safe(str(log))}: expected to write a snapshot, found {error}; the log is as it was"
