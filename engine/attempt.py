@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
 from anyio import get_cancelled_exc_class
@@ -102,7 +102,7 @@ class Attempt:
     async def carry_out(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
-        in_thread: Callable[[Attempt, Callable[[], Any]], Any],
+        in_thread: Callable[[Attempt, Callable[[], Any]], Awaitable[Any]],
     ) -> Outcome:
         """Call the task and return what came of it.
 
@@ -119,8 +119,9 @@ class Attempt:
         result: Raw | None = None
         with self.scope:
             try:
-                value = await self._call(load_firing, in_thread)
-                await self.run._join()
+                value = await self._called(load_firing, in_thread)
+                if self.run._handles is not None:
+                    await self.run._join()
                 result = self.spec.encode_result(value)
             except asyncio.CancelledError as error:
                 # It may be another task's that this code awaited: then nobody wants this
@@ -148,16 +149,17 @@ class Attempt:
             return Outcome(stopped=self.stopped or "shutdown")
         return Outcome(result=result, failure=failure)
 
-    async def _call(
+    def _called(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
-        in_thread: Callable[[Attempt, Callable[[], Any]], Any],
-    ) -> Any:
+        in_thread: Callable[[Attempt, Callable[[], Any]], Awaitable[Any]],
+    ) -> Awaitable[Any]:
+        """Call the function; return what waits for its result."""
         spec = self.spec
         if self.refused is not None:
             raise self.refused
         if spec.process_path is not None:
-            return await self.run._executor.processes.call(spec, self.state.args, self.begin)
+            return self.run._executor.processes.call(spec, self.state.args, self.begin)
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         if self.state.args is not None:
@@ -166,13 +168,14 @@ class Attempt:
             kwargs[spec.run_name] = self.run
         if spec.firing_name is not None:
             kwargs[spec.firing_name] = load_firing(self.state)
-        for parameter, resource in spec.resources.items():
-            kwargs[parameter] = self.run._executor.resource(resource)
+        if spec.resources:
+            for parameter, resource in spec.resources.items():
+                kwargs[parameter] = self.run._executor.resource(resource)
         call = spec.bind(args, kwargs)
         if spec.is_async:
             self.begin()
-            return await self.run._executor.stopwatch.watch(call(), self._tell_of_step)
-        return await in_thread(self, call)
+            return self.run._executor.stopwatch.watch(call(), self._tell_of_step)
+        return in_thread(self, call)
 
     def _stored_args(self, raw: Raw) -> tuple[list[Any], dict[str, Any]]:
         try:
