@@ -1,14 +1,20 @@
-"""`Admission`: the way of a run from when it could be executed to when a worker takes it.
+"""`Admission`: the way of a run from when it could be executed to when its code executes.
 
-First through the gate of its task, if that has limits; then, if it may have killed the process
-before, a trial; then it is ready.  Most tasks have neither, and go straight there.
+First through the gate of its task, if that has limits; then it is ready, and a worker takes it.
+One that may have killed the process before waits for its trial instead, and passes the gate when
+it has both; so it keeps no place from others meanwhile.  Most tasks have neither, and go straight
+there.  Runs that are only to be ended do not come this way.
+
+What a run has is taken from it in three places: `leave` while its code waits for others, `end`
+(and before it `release`) when that has ended, and `discard` if it does not come to that.  Each
+lets others go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
-from headrace.engine.backend import Event
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.errors import CircuitOpen
@@ -18,6 +24,8 @@ from headrace.engine.ready import Ready
 from headrace.engine.run_state import RunState
 from headrace.engine.task import TaskSpec
 from headrace.engine.trials import Trials
+
+_NO_LIMITS: Final = Limits()
 
 
 class Admission:
@@ -35,15 +43,14 @@ class Admission:
         self._pipeline = pipeline
         self._clock = clock
         self._let_work = let_work
+        self._runs = pipeline.kernel.state.runs.active
         self._ready = Ready()
         self._gates: dict[str, Gate] = {}
         self._levels: dict[str, int] = {}
         """The priority of each task that has one."""
-        self._at_once: set[int] = set()
-        """Runs that are ready without a place, since they are only to be ended."""
         self._since_ns: dict[int, int] = {}
-        """Since when runs wait, where that counts and they are not ready yet."""
-        self._trials = Trials(pipeline, self._make_ready, attempts_max=crash_attempts_max)
+        """Since when runs wait, where that counts."""
+        self._trials = Trials(pipeline, attempts_max=crash_attempts_max)
         self._rested_since_ns = self._rested()
 
     def _rested(self) -> int | None:
@@ -62,11 +69,12 @@ class Admission:
 
     def declare(self, spec: TaskSpec) -> None:
         """Let the limits of a task hold, in place of those that it had."""
-        limits = spec.limits
+        limits = spec.limits or _NO_LIMITS
         gate = self._gates.get(spec.name)
         if gate is not None:
-            gate.limits = limits or Limits()
-        elif limits is not None and limits.holds_back:
+            gate.declare(limits)
+            self.admit(gate)
+        elif limits.holds_back:
             self._gates[spec.name] = Gate(
                 spec.name,
                 limits,
@@ -74,9 +82,11 @@ class Admission:
                 self._clock,
                 rested_since_ns=self._rested_since_ns,
             )
-        if limits is not None and limits.priority:
+        if limits.priority:
             self._levels[spec.name] = limits.priority
             self._ready.add_level(limits.priority)
+        else:
+            self._levels.pop(spec.name, None)
 
     def resume(self) -> None:
         """Open the circuits that a crash has kept from being opened."""
@@ -89,34 +99,29 @@ class Admission:
             state.crashes > 0 and self._trials.holds(state)
         )
 
-    # ------------------------------------------------------------ in and out
+    # ------------------------------------------------------------ those that have not begun
 
-    def push(self, state: RunState, *, at_once: bool = False) -> None:
-        """Let *state* be executed when it is its turn; *at_once* if it is only to be ended."""
-        if at_once:
-            self._at_once.add(state.id)
-            self._make_ready(state.id)
-            return
+    def push(self, state: RunState) -> None:
+        """Let the code of *state* be executed when it is its turn."""
         if self._ready.has_levels:
             self._since_ns[state.id] = self._clock.monotonic_ns()
         gate = self._gates.get(state.task) if self._gates else None
-        if gate is not None:
+        if state.crashes and self._trials.holds(state):
+            self._trials.push(state)
+            self._let_one_be_tried()
+        elif gate is not None:
             gate.push(state)
             self.admit(gate)
-        elif state.crashes and self._trials.holds(state):
-            self._trials.push(state)
         else:
-            self._make_ready(state.id, state)
+            self._make_ready(state)
 
     def admit(self, gate: Gate) -> None:
         """Let those go on that *gate* lets through now."""
-        runs = self._pipeline.kernel.state.runs.active
+        gate.due_ns = None
+        if self._trials.awaits_any:
+            self._let_one_be_tried()
         for run_id in gate.admit():
-            state = runs.get(run_id)
-            if state is not None and state.crashes and self._trials.holds(state):
-                self._trials.push(state)
-            else:
-                self._make_ready(run_id)
+            self._make_ready(self._runs[run_id])
         if gate.due_ns is not None:
             self._pipeline.on_change()
 
@@ -124,15 +129,30 @@ class Admission:
         """Let those go on that may now, of all tasks."""
         for gate in self._gates.values():
             self.admit(gate)
+        if self._trials.end_if_cleared():
+            self._let_one_be_tried()
 
-    def _make_ready(self, run_id: int, state: RunState | None = None) -> None:
-        state = state or self._pipeline.kernel.state.runs.active.get(run_id)
-        since_ns = self._since_ns.pop(run_id, 0) if self._since_ns else 0
-        if state is None:  # it has ended, and whoever takes it sees that
-            self._ready.push(None, run_id)
-        else:
-            level = self._levels.get(state.task, 0) if self._levels else 0
-            self._ready.push((state.rule, state.key), run_id, level, since_ns)
+    def _let_one_be_tried(self) -> None:
+        """Let the next go on that has to be on trial, if nobody is."""
+        trials = self._trials
+        if not trials.is_free or trials.let_return():
+            return
+        for task, lanes in trials.waiting():
+            gate = self._gates.get(task)
+            if gate is not None and not gate.has_room():
+                if gate.due_ns is not None:
+                    self._pipeline.on_change()
+                continue
+            for key, run_id in lanes.turns():
+                if gate is None or gate.take(run_id, key):
+                    trials.begin(task, key)
+                    self._make_ready(self._runs[run_id])
+                    return
+
+    def _make_ready(self, state: RunState) -> None:
+        level = self._levels.get(state.task, 0) if self._levels else 0
+        since_ns = self._since_ns.get(state.id, 0) if self._since_ns else 0
+        self._ready.push((state.rule, state.key), state.id, level, since_ns)
         self._let_work()
 
     def pop(self) -> int:
@@ -142,33 +162,36 @@ class Admission:
             IndexError: none is ready.
         """
         run_id = self._ready.pop()
-        if self._at_once and run_id in self._at_once:
-            self._at_once.discard(run_id)
-            return run_id
-        if not self._gates:
-            return run_id
-        state = self._pipeline.kernel.state.runs.active.get(run_id)
-        if state is None:  # it ended with its parent
-            for held_by in self._gates.values():
-                if held_by.leave(run_id):
-                    self.admit(held_by)
-            return run_id
-        gate = self._gates.get(state.task)
-        if gate is not None and gate.take_back(state):
+        gate = self._gates.get(self._runs[run_id].task) if self._gates else None
+        if gate is not None and gate.holds_back(run_id):
+            self._put_back(self._runs[run_id], gate)
             return 0
+        if self._since_ns:
+            self._since_ns.pop(run_id, None)
         return run_id
 
+    def _put_back(self, state: RunState, gate: Gate) -> None:
+        """Let *state* wait again, whose circuit was opened while it was ready."""
+        if self._trials.has(state.id):
+            gate.give_back(state.id)
+            self._trials.put_back(state)
+        else:
+            gate.put_back(state)
+        self.admit(gate)
+
     def discard(self, state: RunState) -> None:
-        """Let *state* wait no more."""
-        self._at_once.discard(state.id)
+        """Let *state* wait no more: its code is not to be executed."""
         self._since_ns.pop(state.id, None)
-        level = self._levels.get(state.task, 0)
-        self._ready.discard((state.rule, state.key), state.id, level)
-        if state.crashes:
-            self._trials.discard(state.id)
+        self._ready.discard((state.rule, state.key), state.id)
         gate = self._gates.get(state.task)
         if gate is not None:
             gate.discard(state)
+        self._let_others_go_on(gate, trial_is_over=self._trials.discard(state))
+
+    def _let_others_go_on(self, gate: Gate | None, *, trial_is_over: bool) -> None:
+        if trial_is_over:
+            self._let_one_be_tried()
+        if gate is not None:
             self.admit(gate)
 
     # ------------------------------------------------------------ attempts
@@ -185,45 +208,51 @@ class Admission:
     def leave(self, state: RunState) -> None:
         """Note that the code of a run waits for others."""
         gate = self._gates.get(state.task)
-        if gate is not None and gate.leave(state.id):
-            self.admit(gate)
-        if state.crashes:
-            self._trials.end(state.id)
+        has_left = gate is not None and gate.leave(state.id)
+        self._let_others_go_on(gate if has_left else None, trial_is_over=self._trials.end(state.id))
 
-    def come_back(self, state: RunState) -> Event | None:
-        """Note that the wait is over; return what has to come before its code goes on."""
+    def come_back(self, state: RunState, wake: Callable[[], None]) -> bool:
+        """Say whether the code of a run may go on, or begin; else *wake* is called later.
+
+        Then it is for the caller to ask again: there may be more that it has to wait for.
+        """
+        is_suspect = self._trials.holds(state)
+        if is_suspect and not self._trials.come_back(state.id, wake):
+            return False
         gate = self._gates.get(state.task)
-        if gate is None:
-            return None
-        event = gate.come_back(state.id, state.key)
-        if event is not None:
-            self._let_work()  # it does not count as executing
-        return event
+        if gate is not None and not gate.come_back(state.id, state.key, wake):
+            return False
+        return not is_suspect or self._trials.is_recorded(state.id, wake)
+
+    def release(self, state: RunState) -> None:
+        """Note that the code of an attempt has ended; what comes of it is recorded later."""
+        gate = self._gates.get(state.task)
+        if gate is not None:
+            gate.release(state.id)
+        self._let_others_go_on(gate, trial_is_over=self._trials.release(state.id))
 
     def end(self, state: RunState, *, succeeded: bool | None) -> None:
-        """Note that the attempt of *state* has ended; ``None``: neither well nor badly."""
-        self._trials.end(state.id)
-        gate = self._gates.get(state.task) if self._gates else None
+        """Note what came of an attempt; ``None``: it ended neither well nor badly."""
+        gate = self._gates.get(state.task)
         if gate is not None:
             gate.end(state.id, succeeded=succeeded)
-            self.admit(gate)
-
-    @property
-    def returning(self) -> int:
-        """How many attempts wait for a place before their code goes on."""
-        return sum(len(gate.returning) for gate in self._gates.values()) if self._gates else 0
+        self._let_others_go_on(gate, trial_is_over=self._trials.release(state.id))
 
     # ------------------------------------------------------------ time
 
     @property
     def held_for_time(self) -> int:
         """How many runs wait for log time, such as for the timer of a circuit."""
-        return sum(gate.held_for_time for gate in self._gates.values()) if self._gates else 0
+        gates = self._gates.values() if self._gates else ()
+        return sum(self._count(gate) for gate in gates if not gate.is_closed)
 
     @property
     def waits_for_circuit(self) -> bool:
         """Whether runs wait for the timer of a circuit."""
-        return any(gate.waits_for_circuit for gate in self._gates.values())
+        return any(gate.is_open and self._count(gate) for gate in self._gates.values())
+
+    def _count(self, gate: Gate) -> int:
+        return gate.count + self._trials.count(gate.task)
 
     def next_due_ns(self) -> int | None:
         """Return when to look again, as monotonic time."""

@@ -72,8 +72,8 @@ class Attempt:
     """How many of its waits are for children or timers."""
     is_parked: bool = False
     """Whether the runner counts it as waiting: not from the moment it is stopped."""
-    refused: Exception | None = None
-    """What it fails of at once, if it is not to begin."""
+    enter: Callable[[], Awaitable[None]] | None = None
+    """What comes before its code begins; raises what it fails of at once instead."""
     on_begin: Callable[[Attempt], None] | None = None
     """Called when the code begins: not while it waits for a thread or a process."""
     thread_left: bool = False
@@ -108,17 +108,15 @@ class Attempt:
 
         A cancellation from outside (the parent's, or the host's) goes through.
         """
-        if self.stopped == "killed":  # its code is not to do so again
-            return Outcome(failure=ProcessDied(self.reason))
-        if self.state.undos and (self.state.failing is not None or self.stopped is not None):
-            # Its code is not to go on: what that has done is to be undone.
-            if self.stopped == "deadline":
-                return Outcome(failure=TimeoutError(self.reason))
-            return Outcome(stopped=self.stopped or "cancel")
+        stopped = self.stopped
+        if stopped is not None or self.state.failing is not None:
+            return self._without_code()
         failure: BaseException | None = None
         result: Raw | None = None
         with self.scope:
             try:
+                if self.enter is not None:
+                    await self.enter()
                 value = await self._called(load_firing, in_thread)
                 if self.run._handles is not None:
                     await self.run._join()
@@ -149,6 +147,15 @@ class Attempt:
             return Outcome(stopped=self.stopped or "shutdown")
         return Outcome(result=result, failure=failure)
 
+    def _without_code(self) -> Outcome:
+        """Say what an attempt comes to whose code is not to be called: there is more to end."""
+        self.run.is_over = True
+        if self.stopped == "killed":
+            return Outcome(failure=ProcessDied(self.reason))
+        if self.stopped == "deadline":
+            return Outcome(failure=TimeoutError(self.reason))
+        return Outcome(stopped=self.stopped or "cancel")
+
     def _called(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
@@ -156,8 +163,6 @@ class Attempt:
     ) -> Awaitable[Any]:
         """Call the function; return what waits for its result."""
         spec = self.spec
-        if self.refused is not None:
-            raise self.refused
         if spec.process_path is not None:
             return self.run._executor.processes.call(spec, self.state.args, self.begin)
         args: list[Any] = []

@@ -7,6 +7,7 @@ back to 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from headrace.engine.run_state import RunState
@@ -24,6 +25,8 @@ class Crashes:
         """Whether an engine has started and not stopped since: if it is found so, it died."""
         self.trial = 0
         """The run that executes alone among those that are suspected; 0: none."""
+        self.on_cleared: Callable[[], None] = lambda: None
+        """Called when that has got something done.  No part of the state."""
 
     def count(self, runs: RunTable) -> None:
         """Count the death of the process against each run that may have caused it."""
@@ -37,6 +40,7 @@ class Crashes:
         run.crashes = 0
         if self.trial == run.id:
             self.trial = 0
+            self.on_cleared()
 
     def dump(self) -> list[int]:
         """Return the whole state as data that msgspec encodes."""

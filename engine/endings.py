@@ -45,8 +45,8 @@ class Endings(ABC):
         self._attempts: dict[int, Attempt] = {}
         self._doomed: dict[int, tuple[StopReason, str]] = {}
         """Why runs that are queued are only to be ended."""
-        self._undoing: dict[int, Parking] = {}
-        """Waits of runs for what undoes what they have done."""
+        self._waits: set[Parking] = set()
+        """Those of runs for others that are to end before them."""
         self._ended: dict[int, list[Callable[[], None]]] = {}
         self._left = Signal()
 
@@ -62,16 +62,37 @@ class Endings(ABC):
     def _count(self, attempt: Attempt, *, parked: bool) -> None:
         """Note whether *attempt* only waits."""
 
-    @abstractmethod
+    def stop(self) -> None:
+        """Interrupt all that executes; it stays open in the log, for the next start."""
+        self.stopping = True
+        for attempt in self._attempts.values():
+            self._stop(attempt, "shutdown", "the engine stops")
+        for parking in list(self._waits):
+            parking.wake()
+        for scope in self._storing:
+            scope.cancel()
+        self._left.send()
+
+    async def ended(self) -> None:
+        """Return once no attempt is left; after `stop`."""
+        while self._attempts:
+            await self._left.wait()
+
     def _stop(self, attempt: Attempt, kind: StopReason, reason: str) -> None:
-        """Stop *attempt*."""
+        """Stop *attempt*; it has something to do from now on, though its code has no turn yet."""
+        if attempt.state.failing is None:  # else it only undoes what it has done
+            attempt.stop(kind, reason)
+            if not attempt.run.is_over:
+                self._count(attempt, parked=False)
 
     async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
         """End the children that are left, then record the outcome."""
-        state, runs = attempt.state, self._runs
+        state = attempt.state
         if outcome.stopped == "shutdown":
             return 0
-        if state.steps and state.failing is None and not await self._end_left(state):
+        if attempt.run._again is not None:
+            self._queue.release(state)
+        if state.steps and state.failing is None and not await self._end_left(attempt):
             return 0
         if self.pipeline.failure is not None:
             return 0
@@ -80,10 +101,9 @@ class Endings(ABC):
             blob = await self._store(outcome.result)
             if blob is None:
                 return 0
-        if state.id not in runs or self.pipeline.failure is not None:
-            if blob is not None:
-                self.pipeline.log.blobs.settle(blob)
-            return 0  # it was ended from outside, e.g. with its parent
+            if self.pipeline.failure is not None:
+                self.pipeline.log.blobs.settle(blob)  # no record will name it
+                return 0
         now_ns = self.pipeline.tick()
         if outcome.result is not None:
             result = outcome.result if blob is None else NIL
@@ -91,7 +111,11 @@ class Endings(ABC):
             if blob is not None:
                 self.pipeline.after(sequence, partial(self.pipeline.log.blobs.settle, blob))
             return sequence
-        if outcome.failure is None or state.cancelling is not None:
+        if (
+            outcome.failure is None
+            or state.cancelling is not None
+            or attempt.stopped == "cancel"  # while it waited for its children to end
+        ):
             reason = state.cancelling or attempt.reason or "its parent ended"
             if attempt.thread_left:
                 reason += " (its thread did not end in time and was disowned)"
@@ -100,18 +124,25 @@ class Endings(ABC):
         record = failure_record(attempt, outcome.failure, now_ns=now_ns, seed=seed)
         return await self._give_up(attempt, record)
 
-    async def _end_left(self, state: RunState) -> bool:
+    async def _end_left(self, attempt: Attempt) -> bool:
         """End the children that are left; say whether that is done.
 
         Also those that this attempt has not asked for, because it went another way.
         """
-        left = [step.sequence for step in state.steps.values() if step.status == "pending"]
-        left = [run_id for run_id in left if run_id in self._runs]
+        left = self._open_children(attempt.state)
         if not left:
             return True
         with CancelScope(shield=True):
-            await self._end_children(left)
-        return not (self.stopping and any(run_id in self._runs for run_id in left))
+            for run_id in left:
+                self.cancel_child(run_id, "its parent ended")
+            for run_id in left:
+                await self._wait_for(attempt, run_id)
+        return not any(run_id in self._runs for run_id in left)
+
+    def _open_children(self, state: RunState) -> list[int]:
+        """Return the children of *state* that have not ended."""
+        pending = [step.sequence for step in state.steps.values() if step.status == "pending"]
+        return [run_id for run_id in pending if run_id in self._runs]
 
     async def _store(self, result: Raw) -> bytes | None:
         """Store a large result; ``None``: it is not stored, and the run stays open."""
@@ -131,6 +162,9 @@ class Endings(ABC):
         if state.undos and not isinstance(record, AttemptFailed):
             if state.failing is None:
                 self.pipeline.put(failing_record(record, state.attempt))
+                if attempt.run._again is not None:
+                    succeeded = False if isinstance(record, RunFailed) else None
+                    self._queue.end(state, succeeded=succeeded)
             end: RunFailed | RunCancelled | None = None
             with CancelScope(shield=True):
                 end = await undo_all(self.pipeline, state, partial(self._finish_undo, attempt))
@@ -141,18 +175,27 @@ class Endings(ABC):
 
     async def _finish_undo(self, attempt: Attempt, run_id: int) -> bool:
         """Let a child be executed that nothing interrupts; say whether it has ended."""
-        runs, run = self._runs, attempt.state
+        self.start(run_id)
+        await self._wait_for(attempt, run_id)
+        return run_id not in self._runs and self.pipeline.failure is None
+
+    async def _wait_for(self, attempt: Attempt, run_id: int) -> None:
+        """Return once a run has ended that has to do so before that of *attempt*.
+
+        If the engine stops, once its code has: the next start goes on with both.
+        """
+        runs = self._runs
         if run_id in runs and not self.stopping:
             parking = Parking(
                 self.pipeline.backend.waiter(),
                 lambda change: self._count(attempt, parked=change > 0),
             )
-            self._undoing[run.id] = parking
+            self._waits.add(parking)
             self.when_ended(run_id, parking.wake)
-            self.start(run_id)
             await parking.wait()
-            del self._undoing[run.id]
-        return run_id not in runs and self.pipeline.failure is None
+            self._waits.discard(parking)
+        while run_id in runs and run_id in self._attempts:
+            await self._left.wait()
 
     def _end(self, record: Any) -> int:
         """Record the end of an attempt; tell who waits once that is committed."""
@@ -163,17 +206,6 @@ class Endings(ABC):
             for call in calls:
                 self.pipeline.after(sequence, call)
         return sequence
-
-    async def _end_children(self, left: list[int]) -> None:
-        """Children end with their parent."""
-        runs = self._runs
-        for run_id in left:
-            self.cancel_child(run_id, "its parent ended")
-        for run_id in left:
-            while run_id in runs and self.pipeline.failure is None:
-                if self.stopping and run_id not in self._attempts:
-                    break  # it undoes something, and the next start goes on with that
-                await self._left.wait()
 
     def when_ended(self, run_id: int, call: Callable[[], None]) -> None:
         """See `Executor`."""
@@ -198,34 +230,44 @@ class Endings(ABC):
             self._end(record)
 
     def _doom(self, run_id: int, kind: StopReason, reason: str) -> RunState | None:
-        """Stop the attempt of a run; if that leaves nothing to be stopped, return the run."""
+        """Stop the attempt of a run; if that leaves nothing to be stopped, return the run.
+
+        Without an attempt, the open runs below it are ended before.
+        """
         attempt = self._attempts.get(run_id)
         if attempt is not None:
             self._stop(attempt, kind, reason)
             return None
         state = self._runs.get(run_id)
-        if state is None:
+        if state is None or run_id in self._doomed:
+            return None
+        if state.failing is not None:
+            self.start(run_id)  # nothing interrupts what it undoes
             return None
         if run_id in self._queued:
             self._queue.discard(state)
             self._queued.discard(run_id)
-        if not self._has_more_to_end(state):
+        for below in self._below(state):
+            self.cancel_child(below, "its parent ended")
+        if not state.undos and not self._open_children(state):
             return state
-        # Nobody executes its code: an attempt without that ends its children, and undoes.
+        # Nobody executes its code: an attempt without that waits for its children, and undoes.
         self._doomed[run_id] = (kind, reason)
         self._enqueue(state)
         return None
 
-    def _has_more_to_end(self, state: RunState) -> bool:
-        """Say whether there are children at work, or something to be undone, by them or by it."""
-        if state.undos:
-            return True
-        runs = self._runs
-        children = [step.sequence for step in state.steps.values() if step.status == "pending"]
-        return any(
-            child in self._attempts or (child in runs and self._has_more_to_end(runs[child]))
-            for child in children
-        )
+    def _below(self, state: RunState) -> list[int]:
+        """Return the open runs below *state*, those first that are to end first.
+
+        Not what is below code that executes: that ends its children itself.
+        """
+        below = self._open_children(state)
+        for run_id in below:  # it grows
+            child = self._runs[run_id]
+            ends_itself = run_id in self._attempts or run_id in self._doomed
+            if not ends_itself and child.failing is None:
+                below += self._open_children(child)
+        return below[::-1]
 
     def _cancel(self, run_id: int) -> None:
         state = self._runs.get(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -27,6 +28,20 @@ class Lanes:
         else:
             queue.append(item)
 
+    @property
+    def turn(self) -> Any:
+        """The lane whose turn it is.
+
+        Raises:
+            IndexError: there is none.
+        """
+        return self._turn[0]
+
+    def turns(self) -> Iterator[tuple[Any, int]]:
+        """Yield each lane with its oldest item, the one first whose turn it is."""
+        for lane in self._turn:
+            yield lane, self._lanes[lane][0]
+
     def peek(self) -> int:
         """Return what `pop` would take.
 
@@ -34,6 +49,24 @@ class Lanes:
             IndexError: there is none.
         """
         return self._lanes[self._turn[0]][0]
+
+    def set_aside(self) -> deque[int]:
+        """Take the whole lane out whose turn it is, and return its items.
+
+        Raises:
+            IndexError: there is none.
+        """
+        items = self._lanes.pop(self._turn.popleft())
+        self._count -= len(items)
+        return items
+
+    def put_back(self, lane: Any, items: deque[int]) -> None:
+        """Add a lane again that was set aside; it has its turn next."""
+        assert items, lane
+        assert lane not in self._lanes, lane
+        self._count += len(items)
+        self._lanes[lane] = items
+        self._turn.appendleft(lane)
 
     def push_first(self, lane: Any, item: int) -> None:
         """Add *item* again, at the beginning of *lane*, which has its turn next."""
@@ -51,7 +84,14 @@ class Lanes:
         Raises:
             IndexError: there is none.
         """
-        lane = self._turn.popleft()
+        return self._pop(self._turn.popleft())
+
+    def pop_of(self, lane: Any) -> int:
+        """Take the oldest item of *lane*, as if it was its turn; near the front that is cheap."""
+        self._turn.remove(lane)
+        return self._pop(lane)
+
+    def _pop(self, lane: Any) -> int:
         self._count -= 1
         queue = self._lanes[lane]
         item = queue.popleft()

@@ -23,8 +23,8 @@ class Ready:
         self._lanes = Lanes()
         """Level 0, where nearly all are."""
         self._levels: dict[int, Lanes] = {0: self._lanes}
-        self._since_ns: dict[int, int] = {}
-        """Since when an item waits, if there are levels."""
+        self._places: dict[int, tuple[int, int]] = {}
+        """The level of an item, and since when it waits, if there are levels."""
 
     def __len__(self) -> int:
         if len(self._levels) == 1:
@@ -46,7 +46,7 @@ class Ready:
     def push(self, lane: Any, item: int, level: int = 0, since_ns: int = 0) -> None:
         """Add *item* at the end of *lane* of *level*; it waits since *since_ns*."""
         if len(self._levels) > 1:
-            self._since_ns[item] = since_ns
+            self._places[item] = level, since_ns
         self._levels[level].push(lane, item)
 
     def pop(self) -> int:
@@ -61,14 +61,14 @@ class Ready:
         for level, lanes in self._levels.items():
             if lanes:
                 # By how much the age of each differs does not depend on the time.
-                ahead_ns = level * AGING_NS - self._since_ns.get(lanes.peek(), 0)
+                ahead_ns = level * AGING_NS - self._places.get(lanes.peek(), (0, 0))[1]
                 if best_ns is None or ahead_ns > best_ns:
                     best, best_ns = lanes, ahead_ns
         item = best.pop()
-        self._since_ns.pop(item, None)
+        self._places.pop(item, None)
         return item
 
-    def discard(self, lane: Any, item: int, level: int = 0) -> bool:
-        """Take *item* out of *lane* of *level*; say whether it was there."""
-        self._since_ns.pop(item, None)
+    def discard(self, lane: Any, item: int) -> bool:
+        """Take *item* out of *lane*; say whether it was there."""
+        level, _ = self._places.pop(item, (0, 0))
         return self._levels[level].discard(lane, item)

@@ -9,6 +9,7 @@ all of it is made anew from the run table.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,7 +20,7 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine.admission import Admission
-from headrace.engine.attempt import Attempt, Outcome, StopReason
+from headrace.engine.attempt import Attempt, Outcome
 from headrace.engine.backend import Event
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
@@ -30,7 +31,7 @@ from headrace.engine.endings import Endings
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
-from headrace.engine.limits import Limits
+from headrace.engine.parking import Parking
 from headrace.engine.processes import Processes
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
@@ -49,6 +50,10 @@ DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
 
 _INTERRUPTED: Final = Outcome(stopped="shutdown")
+
+
+def _no_code() -> None:
+    raise AssertionError("what is only to be ended is not executed")
 
 
 class Runner(Endings):
@@ -83,13 +88,16 @@ class Runner(Endings):
         self._queue = Admission(
             pipeline, clock, let_work=self._let_work, crash_attempts_max=crash_attempts_max
         )
-        for spec in specs.values():
-            self._queue.declare(spec)
+        for name, spec in specs.items():
+            if name == spec.name:  # the limits are those of its newest version
+                self._queue.declare(spec)
         self._workers: set[Any] = set()
         """The asyncio or trio tasks that execute runs."""
         self._missing: set[int] = set()
         """Runs whose code is not declared, as was said."""
         self._parked = 0  # attempts that only wait for children or timers
+        self._to_end: deque[int] = deque()
+        """Runs whose code is not to be executed, but that wait for others or undo something."""
         self._idle: list[Event] = []
         self._hired = 0  # workers that have not begun yet
         self._watch = Watch(
@@ -135,11 +143,6 @@ class Runner(Endings):
             not run.parent and spec_for(self._specs, run) is not None for run in self._runs.values()
         )
 
-    async def ended(self) -> None:
-        """Return once no attempt is left; after `stop`."""
-        while self._attempts:
-            await self._left.wait()
-
     def carry_out(self, effects: list[Effect]) -> None:
         """Do what the kernel asked for; the records that ask are committed."""
         for effect in effects:
@@ -151,7 +154,7 @@ class Runner(Endings):
                     attempt.run.wake(effect.ordinal)
                 else:  # it slept when the engine started
                     self.start(effect.run)
-            elif effect.kind == "circuit":
+            elif effect.kind == "admit":
                 self._queue.admit_all()
             else:
                 self._cancel(effect.run)
@@ -181,7 +184,11 @@ class Runner(Endings):
 
     def _enqueue(self, state: RunState) -> None:
         self._queued.add(state.id)
-        self._queue.push(state, at_once=state.id in self._doomed)
+        if state.failing is not None or state.id in self._doomed:
+            self._to_end.append(state.id)
+            self._hire()
+        else:
+            self._queue.push(state)
 
     def resume(self, task: str | None = None) -> None:
         """Start every run that the log holds open, or those of *task* only.
@@ -192,8 +199,8 @@ class Runner(Endings):
         runs = self._runs
         self._queue.resume()
         for state in list(runs.values()):
-            if task is not None and state.task != task:
-                continue
+            if (task is not None and state.task != task) or state.id not in runs:
+                continue  # it has ended with its parent
             if state.cancelling is not None:
                 self._cancel(state.id)
             elif not state.parent or runs[state.parent].is_asleep:
@@ -202,6 +209,9 @@ class Runner(Endings):
     def _let_work(self) -> None:
         if self._executing + self._hired >= (self._active_max or ACTIVE_MAX):
             return  # whoever ends or waits next lets others work
+        self._hire()
+
+    def _hire(self) -> None:
         if self._idle:
             self._idle.pop().set()
         else:
@@ -211,7 +221,7 @@ class Runner(Endings):
 
     @property
     def _executing(self) -> int:
-        return len(self._attempts) - self._parked - self._queue.returning
+        return len(self._attempts) - self._parked
 
     async def _work(self) -> None:
         """Execute one run after the other, for ever."""
@@ -220,22 +230,31 @@ class Runner(Endings):
         self._workers.add(self.pipeline.backend.current_task())
         while True:
             active_max = self._active_max or ACTIVE_MAX
-            if not self._queue or self._executing >= active_max or self.stopping:
+            if self._to_end and not self.stopping:
+                run_id = self._to_end.popleft()
+            elif not self._queue or self._executing >= active_max or self.stopping:
                 wake = self.pipeline.backend.waiter()
                 self._idle.append(wake)
                 await wake.wait()
                 del wake  # a run that sleeps long would keep it
                 continue
-            run_id = self._queue.pop()
-            if not run_id:
-                continue
+            else:
+                run_id = self._queue.pop()
+            if run_id not in self._queued:
+                continue  # its parent has executed it, or it may not begin after all
             self._queued.discard(run_id)
-            state = runs.get(run_id)
-            if state is not None:
-                with suppress(LogError):  # of its record: it stays open, and whoever waits knows
-                    await self._execute(state, spec_for(self._specs, state))
+            state = runs[run_id]
+            with suppress(LogError):  # of its record: it stays open, and whoever waits knows
+                await self._execute(state, self._spec_for(state))
             if self.is_settled:
                 self.on_settled()
+
+    def _spec_for(self, state: RunState) -> TaskSpec | None:
+        """Return the code of a run; what is only to be ended needs none that is declared."""
+        spec = spec_for(self._specs, state)
+        if spec is None and state.id in self._doomed:
+            return TaskSpec(state.task, _no_code, run_type=Run)
+        return spec
 
     # ------------------------------------------------------------ one attempt
 
@@ -261,8 +280,8 @@ class Runner(Endings):
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None or spec.limits is not None:
             attempt.on_begin = self._let_time_count
-            if spec.limits is not None:
-                self._limit(attempt, spec.limits)
+        if caller is None and self._queue.holds(state):
+            self._hold(attempt)
         outcome = _INTERRUPTED
         try:
             outcome = await attempt.carry_out(self._load_firing, self.threads.call)
@@ -286,11 +305,25 @@ class Runner(Endings):
         """Whether everything comes to an end, in good order or not."""
         return self.stopping or (self._group is not None and self._group.cancel_scope.cancel_called)
 
-    def _limit(self, attempt: Attempt, limits: Limits) -> None:
-        """Let the limits of its task hold for *attempt*, which begins."""
-        attempt.refused = self._queue.begin(attempt.state)
-        if limits.holds_back:
-            attempt.run._again = partial(self._queue.come_back, attempt.state)
+    def _hold(self, attempt: Attempt) -> None:
+        """Let *attempt* keep to the limits of its task, and be on trial if it has to."""
+        if attempt.stopped is not None or attempt.state.failing is not None:
+            self._queue.discard(attempt.state)  # its code is not executed
+        else:
+            attempt.run._again = partial(self._come_back, attempt)
+            attempt.enter = partial(self._enter, attempt)
+
+    async def _enter(self, attempt: Attempt) -> None:
+        """Return when the code of *attempt* may begin; raise what it fails of instead."""
+        await attempt.run._go_on()
+        refused = self._queue.begin(attempt.state)
+        if refused is not None:
+            raise refused
+
+    def _come_back(self, attempt: Attempt) -> Parking | None:
+        """Say what has to come before the code of *attempt* goes on, or begins."""
+        parking = Parking(self.pipeline.backend.waiter(), partial(self._note_wait, attempt))
+        return None if self._queue.come_back(attempt.state, parking.wake) else parking
 
     def _let_time_count(self, attempt: Attempt) -> None:
         """Note that the code of *attempt* begins; before, it may have waited for a thread."""
@@ -303,7 +336,8 @@ class Runner(Endings):
     def _forget(self, attempt: Attempt, outcome: Outcome) -> None:
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
-            self._queue.end(attempt.state, succeeded=outcome.succeeded)
+            if attempt.run._again is not None:
+                self._queue.end(attempt.state, succeeded=outcome.succeeded)
             if attempt.is_parked:
                 self._count(attempt, parked=False)
             self._left.send()
@@ -372,13 +406,12 @@ class Runner(Endings):
         self._stop(self._attempts[run.id], "left", "")
 
     def _park(self, attempt: Attempt, change: int) -> None:
-        run = attempt.run
+        if change > 0 and attempt.run._again is not None:
+            self._queue.leave(attempt.state)
+        self._note_wait(attempt, change)
+
+    def _note_wait(self, attempt: Attempt, change: int) -> None:
         attempt.waits += change
-        if change > 0:
-            if run._again is not None or attempt.state.crashes:
-                self._queue.leave(attempt.state)
-        elif run._beat_ns is not None:
-            run._beat_ns = self._clock.monotonic_ns()
         parked = attempt.waits > 0 and attempt.stopped is None
         if parked != attempt.is_parked:
             self._count(attempt, parked=parked)
@@ -412,18 +445,16 @@ class Runner(Endings):
         if parked == attempt.is_parked:
             return
         attempt.is_parked = parked
-        self._parked += 1 if parked else -1
         if parked:
+            self._parked += 1
             if self._queue:
                 self._let_work()
             if self.is_settled:
                 self.on_settled()
-
-    def _stop(self, attempt: Attempt, kind: StopReason, reason: str) -> None:
-        """Stop *attempt*; it has something to do from now on, though its code has no turn yet."""
-        if attempt.state.failing is None:  # else it only undoes what it has done
-            attempt.stop(kind, reason)
-            self._count(attempt, parked=False)
+            return
+        self._parked -= 1
+        if attempt.run._beat_ns is not None:
+            attempt.run._beat_ns = self._clock.monotonic_ns()
 
     def resource(self, name: str) -> Any:
         """See `Executor`.
@@ -458,17 +489,6 @@ class Runner(Endings):
         with suppress(LogError):  # of a record: whoever waits knows it
             self._watch.expire(now_ns)
             self._queue.expire(now_ns)
-
-    def stop(self) -> None:
-        """Interrupt all that executes; it stays open in the log, for the next start."""
-        self.stopping = True
-        for attempt in self._attempts.values():
-            self._stop(attempt, "shutdown", "the engine stops")
-        for parking in list(self._undoing.values()):
-            parking.wake()
-        for scope in self._storing:
-            scope.cancel()
-        self._left.send()
 
     async def close(self) -> None:
         """End the processes of tasks; after all attempts have ended."""

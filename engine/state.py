@@ -42,9 +42,9 @@ HOPS_MAX: Final = 64
 class Effect(Struct, frozen=True, gc=False):
     """What the shell has to carry out once the record that asks for it is durable."""
 
-    kind: Literal["start", "cancel", "wake", "circuit"]
+    kind: Literal["start", "cancel", "wake", "admit"]
     run: int
-    """0: none, for ``circuit``, after which attempts of tasks may begin that could not."""
+    """0: none, for ``admit``, after which attempts may begin that could not."""
     ordinal: int = 0
 
 
@@ -66,6 +66,7 @@ class EngineState(RuleState):
         self.dedupe = Dedupe()
         self.offers = Offers()
         self.effects: list[Effect] = []
+        self.crashes.on_cleared = lambda: self.effects.append(Effect("admit", 0))
 
     # ------------------------------------------------------------ inputs
 
@@ -141,7 +142,7 @@ class EngineState(RuleState):
 
     def _run_failed(self, sequence: int, ended: r.RunFailed) -> Sequence[r.Decision]:
         run = self.runs.active.get(ended.run)
-        if run is not None:
+        if run is not None and run.failing is None:
             self.breakers.note_failed(run.task, ended.at_ns)
         # A step's failure is for its parent to deal with; a run without one is given up.
         status: RunStatus = "failed" if run is not None and run.parent else "dead"
@@ -354,7 +355,7 @@ class EngineState(RuleState):
 
     def _move_breaker(self, view: BreakerView, sequence: int) -> None:
         self.breakers.move(view)
-        self.effects.append(Effect("circuit", 0))
+        self.effects.append(Effect("admit", 0))
         self.lifecycle.owe(
             f"engine.breaker.{view.task}",
             run=0,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from anyio import current_effective_deadline, get_cancelled_exc_class
 from msgspec import Raw, ValidationError
 
-from headrace.engine.backend import Event
 from headrace.engine.clock import NS
 from headrace.engine.divergence import both_sides
 from headrace.engine.errors import (
@@ -50,8 +49,8 @@ class Steps:
     _random: Random | None = None
     _idempotency_key: str | None = None
     _sleeping: tuple[int, Callable[[], None]] | None = None
-    _again: Callable[[], Event | None] | None = None
-    """For a task with limits: says what has to come before its code goes on after a wait."""
+    _again: Callable[[], Parking | None] | None = None
+    """For a task with limits: says what has to come before its code begins or goes on."""
     _beat_ns: int | None = None
     """For a task with a heartbeat: when it was heard of last, as monotonic time."""
     _progress: tuple[float, float | None] | None = None
@@ -302,6 +301,6 @@ class Steps:
         return Parking(self._pipeline.backend.waiter(), note, go_on, self._leave)
 
     async def _go_on(self) -> None:
-        """Return once its code may go on after a wait."""
-        while self._again is not None and (event := self._again()) is not None:
-            await event.wait()
+        """Return once its code may begin, or go on after a wait."""
+        while self._again is not None and (parking := self._again()) is not None:
+            await parking.wait()

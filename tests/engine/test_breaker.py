@@ -328,6 +328,209 @@ async def test_by_input_runs_wait_for_the_circuit_in_log_time() -> None:
     assert len(began) == 2
 
 
+@pytest.mark.parametrize("while_open", ["wait", "fail"])
+async def test_whoever_is_ready_when_one_may_be_tried_is_that_one(while_open: Any) -> None:
+    """It had its turn while the circuit was closed, and no worker took it until now."""
+    app, clock, to_fail, to_end, began = App("t"), StepClock(), Gate(), Gate(), list[int]()
+
+    @app.task(breaker=Breaker(failures=1, within=60, open_for=30, while_open=while_open))
+    async def work(n: int) -> None:
+        began.append(n)
+        if n == 0:
+            await to_fail.wait()
+            raise OSError
+
+    @app.task
+    async def other() -> None:
+        await to_end.wait()
+
+    async with opened(app, clock=clock, concurrency=1) as engine:
+        await engine.launch(work, 0)
+        await quiet(engine)
+        await engine.launch(other)
+        run = await engine.launch(work, 1)
+        await quiet(engine)
+        to_fail.open()
+        await clock.step(engine, 31)
+        assert circuits(engine) == [("work", "half_open")]
+        to_end.open()
+        await quiet(engine)
+        assert began == [0, 1]
+        assert circuits(engine) == []
+        await engine.result(run)
+
+
+async def test_whoever_gives_its_turn_back_keeps_its_place_by_priority() -> None:
+    """It has waited as long as it has, and is no higher than others for that."""
+    app, clock, to_fail, order = App("t"), StepClock(), Gate(), list[str]()
+    gates = {"first": Gate(), "second": Gate()}
+    clock.pass_by(86400)
+
+    @app.task(priority=-1000, breaker=Breaker(failures=1, within=60, open_for=30))
+    async def low(n: int) -> None:
+        if n == 0:
+            await to_fail.wait()
+            raise OSError
+        order.append("low")
+
+    @app.task(priority=1000)
+    async def high(name: str) -> None:
+        order.append(name)
+        await gates[name].wait()
+
+    async with opened(app, clock=clock, concurrency=1) as engine:
+        await engine.launch(low, 0)
+        await quiet(engine)
+        await engine.launch(low, 1)
+        await quiet(engine)
+        to_fail.open()
+        await quiet(engine)
+        for name in gates:
+            await engine.launch(high, name)
+            await quiet(engine)
+        await clock.step(engine, 31)
+        for gate in gates.values():
+            gate.open()
+            await quiet(engine)
+        await engine.drain()
+    assert order == ["first", "second", "low"]
+
+
+@pytest.mark.parametrize("how", ["itself", "its parent"])
+async def test_a_trial_that_ends_before_it_begins_is_no_trial(how: str) -> None:
+    """Another is tried then; here its turn had come, and no worker had taken it."""
+    app, clock, log, gate, fails = App("t"), StepClock(), MemoryLog(), Gate(), [True]
+
+    @app.task(breaker=Breaker(failures=1, within=60, open_for=30))
+    async def work() -> None:
+        if fails[0]:
+            raise OSError
+
+    @app.task
+    async def parent(run: Run) -> None:
+        run.spawn(work)
+        await run.sleep(100_000)
+
+    @app.task
+    async def other() -> None:
+        await gate.wait()
+
+    async with opened(app, log, clock, concurrency=1) as engine:
+        await engine.launch(work)
+        await quiet(engine)
+        top = await engine.launch(parent)
+        await quiet(engine)
+        await engine.launch(other)
+        await quiet(engine)
+        (tried,) = [run.id for run in engine.runs("active") if run.task == "work"]
+        log = log.copy(engine.kernel.sequence)
+    async with opened(app, log, clock, concurrency=1) as engine:
+        await clock.step(engine, 31)
+        assert circuits(engine) == [("work", "half_open")]
+        await engine.cancel(tried if how == "itself" else top)
+        await quiet(engine)
+        fails[0] = False
+        gate.open()
+        await quiet(engine)
+        run = await engine.launch(work)
+        await clock.step(engine, 1)
+        await engine.result(run)
+        assert circuits(engine) == []
+
+
+def undoing(breaker: Breaker) -> tuple[App, StepClock, Gate, list[str], Any]:
+    """Return an app with a task that books, fails, and undoes that while the gate is closed."""
+    app, clock, gate, did = App("t"), StepClock(), Gate(), list[str]()
+
+    @app.task
+    async def free() -> None:
+        did.append("free")
+        await gate.wait()
+        did.append("freed")
+
+    @app.task(name="work", breaker=breaker)
+    async def book(run: Run, books: bool) -> None:
+        did.append("work")
+        if books:
+            await run.compensate(free)
+        raise OSError
+
+    return app, clock, gate, did, book
+
+
+async def test_a_failure_counts_before_it_is_undone() -> None:
+    """The circuit opens when the attempt fails, not when the cleaning up has ended."""
+    app, clock, gate, did, book = undoing(Breaker(failures=1, within=60, open_for=300))
+    async with opened(app, clock=clock) as engine:
+        await engine.launch(book, books=True)
+        await quiet(engine)
+        assert circuits(engine) == [("work", "open")]
+        await engine.launch(book, books=False)
+        await clock.step(engine, 100)
+        assert did == ["work", "free"]
+        gate.open()
+        await quiet(engine)
+        assert did == ["work", "free", "freed"]
+        await check_live(engine)
+
+
+async def test_a_failure_that_is_undone_counts_once() -> None:
+    """Not again when the run is at its end."""
+    app, clock, gate, _, book = undoing(Breaker(failures=2, within=60, open_for=300))
+    gate.open()
+    async with opened(app, clock=clock) as engine:
+        await engine.launch(book, books=True)
+        await engine.drain()
+        assert circuits(engine) == []
+        await engine.launch(book, books=True)
+        await engine.drain()
+        assert circuits(engine) == [("work", "open")]
+        await check_live(engine)
+
+
+async def test_what_is_only_undone_does_not_wait_for_the_circuit() -> None:
+    """After a start the run goes on with that at once: no attempt of it begins."""
+    app, clock, gate, did, book = undoing(Breaker(failures=1, within=60, open_for=3000))
+    log = MemoryLog()
+    async with opened(app, log, clock) as engine:
+        await engine.launch(book, books=True)
+        await quiet(engine)
+        assert circuits(engine) == [("work", "open")]
+        log = log.copy(engine.kernel.sequence)
+    did.clear()
+    gate.open()
+    async with opened(app, log, clock) as engine:
+        await engine.drain()
+        assert did == ["free", "freed"]
+        assert circuits(engine) == [("work", "open")]
+
+
+async def test_what_is_only_ended_takes_no_turn_of_a_rate() -> None:
+    """A run in its back-off that is cancelled has something to undo, and begins no attempt."""
+    app, clock, began = App("t"), StepClock(), list[float]()
+
+    @app.task
+    async def undo() -> None: ...
+
+    @app.task(rate="1/min", retry=Retry(attempts=9, wait_first=100, wait_max=100, jitter=0))
+    async def work(run: Run, books: bool) -> None:
+        began.append(clock.monotonic_ns() / NS)
+        if books:
+            await run.compensate(undo)
+            raise OSError
+
+    async with opened(app, clock=clock) as engine:
+        run = await engine.launch(work, books=True)
+        await clock.step(engine, 59)
+        await engine.cancel(run)
+        await quiet(engine)
+        assert [view.id for view in engine.runs("cancelled")] == [run]
+        await engine.launch(work, books=False)
+        await clock.step(engine, 100)
+        await engine.drain()
+    assert began == [0, 60]
+
+
 def test_what_is_kept_of_failures_is_bounded() -> None:
     """A task that fails for years takes no more memory for it."""
     breakers = Breakers()

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 import pytest
-from tests.engine.stand import HANG_S, Gate, StepClock, opened, quiet
+from tests.engine.stand import HANG_S, Gate, StepClock, of_kind, opened, quiet
 
 from headrace import App, Engine, MemoryLog, Run, TaskFailed, on
+from headrace.engine.record import RunFailed
 from headrace.engine.runs import RunView
 
 
@@ -137,7 +138,7 @@ async def test_engine_that_closes_in_the_middle_of_an_undo_does_not_wait_for_its
         nonlocal is_late
         await anyio.sleep(HANG_S / 4)
         is_late = True
-        for parking in engine.opened().runner._undoing.values():
+        for parking in list(engine.opened().runner._waits):
             parking.wake()  # nothing else could end this test
 
     async with anyio.create_task_group() as group:
@@ -154,3 +155,38 @@ async def test_engine_that_closes_in_the_middle_of_an_undo_does_not_wait_for_its
         with pytest.raises(TaskFailed, match="no trip"):
             await engine.result(run_id)
     assert did == ["frees hotel", "frees hotel", "freed hotel"]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_engine_can_be_closed_in_the_middle_of_an_undo(*, begun: bool) -> None:
+    """It does not wait for the end of that; the next start does."""
+    app, log, clock, did = App("t"), MemoryLog(), StepClock(), list[str]()
+
+    @app.task
+    async def free(run: Run) -> None:
+        did.append("begun")
+        if begun:
+            await run.sleep(1000)
+        did.append("freed")
+
+    @app.task(concurrency=1)
+    async def blocker(run: Run) -> None:
+        await run._executor.pipeline.backend.event().wait()  # for ever
+
+    @app.task
+    async def act(run: Run) -> None:
+        await run.compensate(free)
+        raise ValueError
+
+    async with opened(app, log, clock, concurrency=None if begun else 1) as engine:
+        await engine.launch(act)
+        await engine.launch(blocker)
+        await quiet(engine)
+        assert did == (["begun"] if begun else [])
+        assert [run.status for run in engine.runs("compensating")] == ["compensating"]
+    assert of_kind(log, RunFailed) == []
+    async with opened(app, log, clock) as engine:
+        await clock.step(engine, 1000)
+        assert len(engine.runs("dead")) == 1
+    assert did[-1] == "freed"
+    assert did.count("freed") == 1

@@ -273,6 +273,45 @@ async def test_waiting_for_a_step_is_no_silence() -> None:
         assert await engine.result(run) == "done"
 
 
+async def test_after_a_step_the_whole_time_is_there_again() -> None:
+    """What was left of it when the wait began does not count."""
+    app, clock = App("t"), StepClock()
+
+    @app.task(heartbeat=20)
+    async def work(run: Run) -> str:
+        await clock.sleep_until(clock.monotonic_ns() + 1 * NS)
+        await run.sleep(18)
+        await clock.sleep_until(clock.monotonic_ns() + 19 * NS)
+        return "done"
+
+    async with opened(app, clock=clock) as engine:
+        run = await engine.launch(work)
+        await clock.step(engine, 100)
+        assert await engine.result(run) == "done"
+
+
+async def test_waiting_for_a_place_is_no_silence() -> None:
+    """Its wait is over, and another has the place: nothing of its own is late."""
+    app, clock = App("t"), StepClock()
+
+    @app.task(concurrency=1, heartbeat=5)
+    async def work(run: Run, sleeps: bool) -> None:
+        if sleeps:
+            await run.sleep(1)
+            await clock.sleep_until(clock.monotonic_ns() + 4 * NS)
+            return
+        for n in range(20):
+            await clock.sleep_until(clock.monotonic_ns() + NS)
+            run.progress(n)
+
+    async with opened(app, clock=clock) as engine:
+        await engine.launch(work, sleeps=True)
+        await quiet(engine)
+        await engine.launch(work, sleeps=False)
+        await clock.step(engine, 30)
+        assert engine.state().runs_ended == {"completed": 2}
+
+
 async def test_progress_is_shown_and_not_recorded() -> None:
     """`Engine.runs` says how far each has come."""
     app, gate, log = App("t"), Gate(), MemoryLog()

@@ -147,7 +147,7 @@ def test_an_item_goes_by_what_it_is_by_now() -> None:
     assert ready.pop() == 1
     ready.push("a", 3, 0, 0)
     ready.push("b", 4, 2, 2 * AGING_NS)
-    assert ready.discard("a", 2, 2)
-    assert not ready.discard("a", 2, 2)
+    assert ready.discard("a", 2)
+    assert not ready.discard("a", 2)
     assert ready.pop() == 4  # of equals the higher
     assert ready.pop() == 3
