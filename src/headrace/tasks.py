@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Final, TypeVar, Unpack, overload
@@ -21,7 +22,7 @@ R = TypeVar("R")
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 
 
-class Tasks:
+class Tasks(ABC):
     """Functions by name."""
 
     def __init__(self) -> None:
@@ -183,8 +184,9 @@ class Tasks:
             self.older[place_of(name, taken.version)] = taken
         self.tasks[name] = made
 
+    @abstractmethod
     def _chain(self, first: Callable[..., Any], link: Link, other: Callable[..., Any]) -> None:
-        raise NotImplementedError  # what has rules, too, does it
+        """Start *other* when *first* ends as *link* says: for what has rules, too."""
 
     def _spec(self, function: Callable[..., Any], name: str, **how: Any) -> TaskSpec:
         """Return what is declared of *function*, under a name that is not taken."""
