@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 NAME: Final = "blobs"
 """Their directory, in that of the log."""
 DIGEST_BYTES: Final = 32
+LISTED_MAX: Final = 1000
+"""Those that are missing or damaged and are named one by one; of more there is the number."""
 TEMPORARY: Final = ".tmp"
 """How the name of one ends that is being written."""
 

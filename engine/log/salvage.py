@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,7 @@ from headrace.engine.log import blob_files
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
+from headrace.engine.log.blob_files import LISTED_MAX
 from headrace.engine.log.file import SEGMENT_BYTES_MAX, draw_id
 from headrace.engine.log.files import Files, SystemFiles, read_all, remove_tree, replace
 from headrace.engine.log.folder import prepare
@@ -49,8 +50,6 @@ from headrace.engine.log.store import Store
 T = TypeVar("T")
 
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
-LISTED_MAX: Final = 1000
-"""Large results that were not found and are named one by one; of more there is the number."""
 
 
 class Lost(Struct, frozen=True):

@@ -16,7 +16,7 @@ from headrace.engine.errors import LogCorrupt, LogUnusable
 from headrace.engine.log import head as heads
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log import segment as segments
-from headrace.engine.log.blob_files import Checklist, path_of
+from headrace.engine.log.blob_files import LISTED_MAX, Checklist, path_of
 from headrace.engine.log.digest import new_digest
 from headrace.engine.log.evidence import judge, scan_active
 from headrace.engine.log.files import Files, SystemFiles, opened
@@ -39,8 +39,6 @@ from headrace.engine.log.walker import check_kept, listed_now
 
 PROGRESS_FRAMES: Final = 256
 """How many frames are checked between two reports of progress."""
-LISTED_MAX: Final = 1000
-"""Results that are missing or damaged and are named one by one; of more there is the number."""
 
 
 class Fault(Struct, frozen=True):
