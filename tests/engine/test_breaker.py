@@ -198,8 +198,9 @@ async def test_an_open_circuit_outlives_a_crash() -> None:
     async with opened(app, log, clock) as engine:
         for _ in range(3):
             await engine.launch(work)
-        await quiet(engine)
+            await quiet(engine)  # else all may have begun by the second failure
         waiting = [view.id for view in engine.runs("active")]
+        assert len(waiting) == 1
         left = log.copy(engine.kernel.sequence)
     tried = len(began)
     clock.pass_by(10)
