@@ -41,6 +41,8 @@ class Divergence(Struct, frozen=True):
     """Of the recorded decision, or of the input that has one too few."""
     recorded: str
     derived: str
+    sides: tuple[r.Decision | None, r.Decision | None] = (None, None)
+    """The same two as decisions; ``None``: nothing, or a timer, which is none."""
 
 
 class Kernel:
@@ -160,16 +162,18 @@ class Kernel:
             rule = self._rule_of((self._derived or self._expected)[0])
             derived = self._take_derived(rule)
             if derived is not None:
-                self._diverge(rule, self.sequence, "nothing", _text_of(derived))
+                sides = (None, derived)
+                self._diverge(rule, self.sequence, "nothing", _text_of(derived), sides)
 
     def _compare(self, sequence: int, recorded: r.Decision) -> None:
         rule = self._rule_of(recorded)
         derived = self._take_derived(rule)
         if derived is None:
             if rule in self.state.active and isinstance(recorded, RULE_DECISIONS):
-                self._diverge(rule, sequence, _text_of(recorded), "nothing")
+                self._diverge(rule, sequence, _text_of(recorded), "nothing", (recorded, None))
         elif recorded != derived and _text_of(recorded) != _text_of(derived):
-            self._diverge(rule, sequence, _text_of(recorded), _text_of(derived))
+            sides = (recorded, derived)
+            self._diverge(rule, sequence, _text_of(recorded), _text_of(derived), sides)
 
     def _take_derived(self, rule: str) -> r.Decision | None:
         """Take the next decision of *rule*, resolving its verdicts no earlier than live.
@@ -207,8 +211,15 @@ class Kernel:
             timers.disarm(timer)
             self._diverge(timer[0], sequence, "no timer", f"timer due at {due_ns}")
 
-    def _diverge(self, rule: str, sequence: int, recorded: str, derived: str) -> None:
-        divergence = Divergence(rule, sequence, recorded, derived)
+    def _diverge(
+        self,
+        rule: str,
+        sequence: int,
+        recorded: str,
+        derived: str,
+        sides: tuple[r.Decision | None, r.Decision | None] = (None, None),
+    ) -> None:
+        divergence = Divergence(rule, sequence, recorded, derived, sides)
         self.divergences.append(divergence)
         self.diverged.setdefault(rule, divergence)
         if rule in self.state.active:
