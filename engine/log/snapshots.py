@@ -137,6 +137,9 @@ class FileSnapshots:
         found = [sequence for name in names if (sequence := sequence_of(name)) is not None]
         return sorted(found, reverse=True)
 
+    def _path(self, sequence: int) -> str:
+        return f"{self._folder}/{name_of(sequence)}"
+
     def begin(self, sequence: int) -> SnapshotFile:
         """Begin to write the snapshot at *sequence*."""
         return SnapshotFile(self._files, self._folder, sequence)
@@ -146,18 +149,22 @@ class FileSnapshots:
         self._bad.add(sequence)
 
     def prune(self) -> None:
-        """Remove all but the newest that are of use.
+        """Keep the newest that are of use; those before them are for looking back only.
 
         Raises:
             OSError: the disk failed; some that were to go may be there.
         """
+        from headrace.engine.log.past import set_aside
+
         kept = 0
         for sequence in self.sequences():
-            if sequence not in self._bad and kept < KEPT:
+            if sequence in self._bad:
+                self._files.unlink(self._path(sequence))
+                self._bad.discard(sequence)
+            elif kept < KEPT:
                 kept += 1
             else:
-                self._files.unlink(f"{self._folder}/{name_of(sequence)}")
-                self._bad.discard(sequence)
+                set_aside(self._files, self._folder, sequence)
 
     def needs(self) -> dict[int, int]:
         """Return the sequence of each snapshot with the oldest record that it needs.
@@ -177,7 +184,7 @@ class FileSnapshots:
         Raises:
             SnapshotUnusable: it is damaged, or cannot be read.
         """
-        path = f"{self._folder}/{name_of(sequence)}"
+        path = self._path(sequence)
         try:
             with opened(self._files, path, os.O_RDONLY) as fd:
                 size_bytes = self._files.size(fd)
@@ -199,7 +206,7 @@ class FileSnapshots:
         Raises:
             SnapshotUnusable: it is damaged, is of a newer headrace, or was made of another log.
         """
-        path = f"{self._folder}/{name_of(sequence)}"
+        path = self._path(sequence)
         end = self.end(sequence)
         if record is None or zlib.crc32(record) != end.record_crc:
             found = "none" if record is None else "another one"

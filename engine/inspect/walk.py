@@ -1,0 +1,136 @@
+"""`Walk`: a kernel that goes through a log record by record, from a snapshot before a place.
+
+Only ever reads, also the log of an engine at work.  How far it has to fold is the way from
+the nearest snapshot: one of those that a start would use, or one that was kept for looking
+back (`headrace.engine.log.past`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+from headrace.engine.decider import Decider
+from headrace.engine.errors import LogCorrupt, LogMismatch, SnapshotUnusable
+from headrace.engine.kernel import Kernel
+from headrace.engine.log.files import Files, SystemFiles
+from headrace.engine.log.past import PastSnapshots
+from headrace.engine.log.reader import LogReader
+from headrace.engine.log.snapshots import FileSnapshots
+from headrace.engine.record import Record, decode
+from headrace.engine.restore import new_kernel
+from headrace.engine.snapshot import load
+
+Decode = Callable[[int, bytes], Record]
+"""Makes a record of its sequence and its bytes."""
+SNAPSHOTS_TRIED_MAX: Final = 8
+"""Of those before a place; each that cannot be used costs its reading."""
+
+
+class Watch(Protocol):
+    """Whoever looks at each record, with the kernel as it was before it."""
+
+    def __call__(self, sequence: int, record: Record, /) -> None: ...
+
+
+class Walk:
+    """A kernel on its way through a log."""
+
+    def __init__(
+        self,
+        reader: LogReader,
+        decider: Decider,
+        *,
+        before: int,
+        decode_record: Decode | None = None,
+        files: Files | None = None,
+    ) -> None:
+        """Begin at the newest snapshot at or before the record *before* that can be used.
+
+        If there is none, at the beginning of the log.
+
+        Raises:
+            LogMismatch: the beginning of the log is gone, and there is no such snapshot.
+        """
+        self.reader = reader
+        self._decode: Decode = decode_record or _decoded
+        self.problems: list[str] = []
+        """Why snapshots that are nearer were not used."""
+        self.damage: LogCorrupt | None = None
+        """What it met: it has stopped before that."""
+        self.kernel = self._loaded(decider, before, files or SystemFiles())
+        self.begun_after = self.kernel.sequence
+        """The sequence of the snapshot that it began at; 0: the log's beginning."""
+
+    def _loaded(self, decider: Decider, before: int, files: Files) -> Kernel:
+        reader = self.reader
+        stores: list[FileSnapshots] = [reader.snapshots, PastSnapshots(files, reader.path)]
+        found = sorted(
+            ((s, store) for store in stores for s in store.sequences() if s <= before),
+            key=lambda one: -one[0],
+        )
+        for sequence, store in found[:SNAPSHOTS_TRIED_MAX]:
+            kernel = new_kernel(reader, decider)
+            try:
+                load(kernel, store.read(sequence, reader.fetch([sequence]).get(sequence)))
+            except SnapshotUnusable as error:
+                self.problems.append(str(error))
+            else:
+                return kernel
+        first = next((first for first, _ in reader.read(upto=reader.first_sequence)), 1)
+        if first > 1:
+            why = f" ({'; '.join(self.problems)})" if self.problems else ""
+            raise LogMismatch(
+                f"{reader.path}: expected the log's records from 1 on, or a snapshot at or before "
+                f"{before} to begin at, found records from {first} on and no such "
+                f"snapshot{why}; choose a later place"
+            )
+        return new_kernel(reader, decider)
+
+    def to(self, sequence: int, watch: Watch | None = None) -> Kernel:
+        """Fold up to and with the record *sequence*, or up to damage; return the kernel.
+
+        *watch* is shown each record before it is applied.  What a unit leads to beyond
+        *sequence* has not happened yet.
+        """
+        fold, decode_record = self.kernel.fold, self._decode
+        for first, batch in self._batches(sequence):
+            if watch is None:
+                for number, raw in enumerate(batch, first):
+                    fold(number, decode_record(number, raw))
+            else:
+                for number, raw in enumerate(batch, first):
+                    record = decode_record(number, raw)
+                    watch(number, record)
+                    fold(number, record)
+            self.kernel.state.effects.clear()  # nobody carries them out
+        return self.kernel
+
+    def steps(self, upto: int) -> Iterator[tuple[int, Record]]:
+        """Yield each record up to *upto* once it is applied."""
+        for first, batch in self._batches(upto):
+            for number, raw in enumerate(batch, first):
+                record = self._decode(number, raw)
+                self.kernel.fold(number, record)
+                yield number, record
+            self.kernel.state.effects.clear()
+
+    def _batches(self, upto: int) -> Iterator[tuple[int, list[bytes]]]:
+        after = self.kernel.sequence
+        if after >= upto or self.damage is not None:
+            return
+        try:
+            for first, batch in self.reader.read(after=after, upto=upto):
+                if first != self.kernel.sequence + 1:
+                    raise LogMismatch(
+                        f"{self.reader.path}: expected record {self.kernel.sequence + 1}, found "
+                        f"record {first} next: without those between there is no state; read "
+                        "it with `headrace log cat`"
+                    )
+                yield first, batch
+        except LogCorrupt as damage:
+            self.damage = damage
+
+
+def _decoded(_sequence: int, raw: bytes) -> Record:
+    return decode(raw)
