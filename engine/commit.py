@@ -13,25 +13,28 @@ records the turn brought.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from msgspec import Struct
 
 from headrace.engine.backend import Backend, Event
 from headrace.engine.clock import Clock, LogTime
+from headrace.engine.emission import Checked
 from headrace.engine.errors import DurabilityLost, EngineClosed, LogError
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.frame import RECORD_BYTES_MAX
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
 from headrace.engine.record import (
+    EVENT_TAG,
     ClockStepped,
     EventStored,
     Input,
     SourceOpened,
     TimerFired,
     encode,
+    encode_fields,
 )
 from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
@@ -157,40 +160,94 @@ class Pipeline:
         encoded = encode(record)
         if len(encoded) > RECORD_BYTES_MAX:
             check_record(encoded)
-        if not self._commit_is_due:
-            # At the end of this turn of the loop, so that all who store something in it
-            # share one group.  Before the rest, which may fail for want of stack.
-            self.backend.call_soon(self._commit)
-            self._commit_is_due = True
-        self._has_turn_begun = True
+        if not self._has_turn_begun:
+            self._begin_turn()
         try:
             unit = kernel.submit(record)
             if len(unit) == 1:
                 self.log.append((encoded,))
             else:
                 self.log.append([encoded, *map(encode, unit[1:])])
-        except LogError as error:
-            self.fail(error)  # the kernel is ahead of the log: it can only be rebuilt
-            raise
         except BaseException as error:
-            # So it is when it has applied a part.  `_commit` tells all others.
-            self._is_broken = True
-            self.failure = EngineClosed(
-                f"the engine stopped, since it could not apply {type(record).__name__}: "
-                f"{type(error).__name__}: {error}; the log is intact: open it again"
-            )
+            self._break(record, error)
             raise
-        if kernel.state.effects:
-            self._effects.append((kernel.sequence, kernel.state.effects))
-            kernel.state.effects = []
-        if kernel.state.timers.moved:
-            kernel.state.timers.moved = False
+        state = kernel.state
+        if state.effects:
+            self._effects.append((kernel.sequence, state.effects))
+            state.effects = []
+        if state.timers.moved:
+            state.timers.moved = False
             self.on_change()
         if self.waits is not None and type(record) is EventStored:
             self.waits.feed(sequence, record)
-        if kernel.state.lifecycle.owed:
+        if state.lifecycle.owed:
             self._pay()
         return sequence
+
+    def put_events(self, at_ns: int, events: Iterable[Checked], sequences: list[int]) -> None:
+        """Put events of which only subject and data are known; add theirs to *sequences*.
+
+        As `put` of each, but that most are handed to the log together: those between two that
+        lead to something.
+        """
+        if self.waits is not None or self.kernel.is_tapped:
+            for subject, data, _ in events:
+                sequences.append(self.put(EventStored(at_ns, subject, data)))
+            return
+        if self.failure is not None:
+            raise self.failure
+        if not self._has_turn_begun:
+            self._begin_turn()
+        kernel, log = self.kernel, self.log
+        alone: list[bytes] = []
+        record: EventStored | None = None
+        try:
+            for subject, data, _ in events:
+                # No longer than a record may be, as its data and its subject were checked.
+                encoded = encode_fields((EVENT_TAG, at_ns, subject, data))
+                sequences.append(kernel.sequence + 1)
+                unit = kernel.submit_plain(record := EventStored(at_ns, subject, data))
+                if unit is None:
+                    alone.append(encoded)
+                    continue
+                if alone:
+                    log.append_each(alone)
+                    alone = []
+                log.append([encoded, *map(encode, unit[1:])])
+                state = kernel.state
+                if state.effects:
+                    self._effects.append((kernel.sequence, state.effects))
+                    state.effects = []
+                if state.lifecycle.owed:
+                    self._pay()
+            log.append_each(alone)
+        except BaseException as error:
+            if self.failure is None:
+                self._break(record, error)
+            raise
+        if kernel.state.timers.moved:
+            kernel.state.timers.moved = False
+            self.on_change()
+
+    def _begin_turn(self) -> None:
+        """Let everybody who stores something in this turn of the loop share its time and group."""
+        if not self._commit_is_due:
+            # At the end of the turn.  Before the rest, which may fail for want of stack.
+            self.backend.call_soon(self._commit)
+            self._commit_is_due = True
+        self._has_turn_begun = True
+
+    def _break(self, record: Input | None, error: BaseException) -> None:
+        """Store nothing any more: the kernel is ahead of the log, and can only be rebuilt."""
+        if isinstance(error, LogError):
+            self.fail(error)
+            return
+        # So it is when it has applied a part.  `_commit` tells all others.
+        self._is_broken = True
+        self.failure = EngineClosed(
+            f"the engine stopped, since it could not apply {type(record).__name__}: "
+            f"{type(error).__name__}: {error}; the log is intact: open it again"
+        )
 
     def _pay(self) -> None:
         """Store the lifecycle events that are owed, each as an input of its own."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import takewhile
+from operator import itemgetter
 from typing import Final, Literal
 
 import anyio
@@ -47,6 +48,9 @@ EMIT_BATCH: Final = 2000
 """Events that are stored before other tasks get their turn."""
 
 CRASH_ATTEMPTS_MIN: Final = 2
+
+_FULL: Final = itemgetter(2)
+"""Of a checked event: what it says beyond its subject and its data."""
 
 
 class Settings(Struct, frozen=True):
@@ -253,14 +257,17 @@ class Core:
                     sequences.append(self._put(event, at_ns, repeated))
                 last = self._move_cursors(repeated)
         else:
-            await pipeline.room(runs_max=self._settings.pending_runs_max)
-            at_ns = pipeline.tick()
-            for number, event in enumerate(todo, 1):
-                sequences.append(self._put(event, at_ns, repeated))
-                if number % EMIT_BATCH == 0:
+            for first in range(0, len(todo), EMIT_BATCH):
+                if first:
                     await checkpoint()
-                    await pipeline.room(runs_max=self._settings.pending_runs_max)
-                    at_ns = pipeline.tick()
+                await pipeline.room(runs_max=self._settings.pending_runs_max)
+                at_ns = pipeline.tick()
+                part = todo[first : first + EMIT_BATCH] if len(todo) > EMIT_BATCH else todo
+                if any(map(_FULL, part)):
+                    for event in part:
+                        sequences.append(self._put(event, at_ns, repeated))
+                else:
+                    pipeline.put_events(at_ns, part, sequences)
             last = self._move_cursors(repeated)
         if sequences:
             await pipeline.committed(max(last, *sequences))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from msgspec import Raw, Struct
@@ -52,6 +53,21 @@ def checked(event: Emission | tuple[str, Any]) -> Checked:
     if len(subject) > LABELS_CHARS_MAX or not subject.isascii():
         check_labels(subject)
     return subject, encode_event(data, subject), None
+
+
+def checked_all(events: Iterable[Emission | tuple[str, Any]]) -> list[Checked]:
+    """Return `checked` of each of *events*: written out for those that are only a pair."""
+    found: list[Checked] = []
+    for event in events:
+        if type(event) is not tuple or len(event) != 2:  # noqa: PLR2004 (a pair)
+            found.append(checked(event))
+            continue
+        subject, data = event
+        check_emit(subject)
+        if not subject.isascii():
+            check_labels(subject)
+        found.append((subject, encode_event(data, subject), None))
+    return found
 
 
 def checked_past(event: Emission) -> Raw:

@@ -17,7 +17,7 @@ from headrace.engine.alarms import Alarm
 from headrace.engine.backend import in_own_thread
 from headrace.engine.core import Core
 from headrace.engine.declared import Declared
-from headrace.engine.emission import Emission, checked
+from headrace.engine.emission import Emission, checked_all
 from headrace.engine.errors import BlobUnusable, EngineClosed, LogFull, RunNotFound
 from headrace.engine.launching import Launcher, checked_key, launch_outside, result_of
 from headrace.engine.life import NOT_OPEN, Life
@@ -73,9 +73,10 @@ class Engine(Life):
             DurabilityLost: it may or may not be stored.
         If cancelled, it may or may not be stored; with an *id*, emitting again is safe.
         """
-        (sequence,) = await self.emit_many(
-            [Emission(subject, data, id, source, position, time, key)]
-        )
+        event: Emission | tuple[str, Any] = (subject, data)
+        if id is not None or source or position is not None or time is not None or key is not None:
+            event = Emission(subject, data, id, source, position, time, key)
+        (sequence,) = await self.emit_many([event])
         return sequence
 
     async def emit_many(self, events: Iterable[Emission | tuple[str, Any]]) -> list[int]:
@@ -86,7 +87,7 @@ class Engine(Life):
         Raises:
             As `emit`, but that before `LogFull` those in `LogFull.stored` were stored.
         """
-        todo = [checked(event) for event in events]
+        todo = checked_all(events)
         self._check_taking()
         return await self._core.store(todo)
 

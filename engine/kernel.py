@@ -10,7 +10,7 @@ decode and the condition; nothing is allocated that outlives the call.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -76,7 +76,22 @@ class Kernel:
         self.sequence += 1
         if self._tap is not None:
             self._tap.append((self.sequence, record))
-        verdicts = state.apply(self.sequence, record)
+        return self._decided(record, state.apply(self.sequence, record))
+
+    def submit_plain(self, event: r.EventStored) -> list[r.Record] | None:
+        """As `submit`, for an event from outside of which only subject and data are known.
+
+        Returns ``None`` if it leads to nothing, as most do, and is a unit alone.
+        """
+        state = self.state
+        self.sequence = sequence = self.sequence + 1
+        state.at_ns = event.at_ns
+        state.events += 1
+        verdicts = state.decider.on_event(sequence, event)
+        return self._decided(event, verdicts) if verdicts else None
+
+    def _decided(self, record: r.Input, verdicts: Sequence[Verdict | r.Decision]) -> list[r.Record]:
+        state = self.state
         unit: list[r.Record] = [record]
         for verdict in verdicts:
             for decision in decide(state, verdict):
@@ -84,6 +99,11 @@ class Kernel:
                 state.carry_out(self.sequence, decision, record)
                 unit.append(decision)
         return unit
+
+    @property
+    def is_tapped(self) -> bool:
+        """Whether somebody wants to see each input."""
+        return self._tap is not None
 
     @contextmanager
     def tapped(self) -> Generator[list[tuple[int, r.Record]]]:

@@ -73,6 +73,7 @@ from headrace.engine.inputs import (
 __all__ = [
     "DECISION_KINDS",
     "DECISION_TAG_MIN",
+    "EVENT_TAG",
     "INPUT_TAG_MAX",
     "KIND_BY_TYPE",
     "TAG_MAX",
@@ -130,6 +131,7 @@ __all__ = [
     "as_stored",
     "decode",
     "encode",
+    "encode_fields",
     "is_decision",
     "text_for_record",
     "thaw",
@@ -282,6 +284,10 @@ _TAGS: Final = frozenset(
     kind.__struct_config__.tag for kind in KIND_BY_TYPE if kind is not UnknownRecord
 )
 
+
+EVENT_TAG: Final = 1
+encode_fields = _encode
+"""Encodes a record as a tuple of its tag and its fields, for those who have no record of it."""
 
 _FIRED_FIELDS: Final = attrgetter(*RuleFired.__struct_fields__[:8])
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]

@@ -175,12 +175,27 @@ class RuleSet:
         seen: Event[Any] | None = None
         automaton = entries[0].owner
         if len(entries) == 1:  # the most frequent case, without what the others need
-            if automaton.active:
-                seen = self._decoded(entries[0], sequence, event, out)
-                if seen is not None:
-                    entries[0].push(seen, event, out)
-                    if automaton.joins:
-                        automaton.flush(out)
+            if not automaton.active:
+                return ()
+            entry = entries[0]
+            try:  # `_decoded` written out: a call is dear where most events go through
+                data = entry.decode(event.data)
+            except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
+                return (RuleMismatch(automaton.name, sequence, last_line(error)),)
+            seen = Event(
+                sequence,
+                event.subject,
+                data,
+                event.at_ns,
+                event.time_ns,
+                event.id,
+                event.key,
+                self._sources[event.source - 1] if event.source else "",
+                event.run,
+            )
+            entry.push(seen, event, out)
+            if automaton.joins:
+                automaton.flush(out)
             return out
         decode = None
         for entry in entries:
@@ -208,18 +223,7 @@ class RuleSet:
         except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
             out.append(RuleMismatch(entry.owner.name, sequence, last_line(error)))
             return None
-        # `_seen` written out: a call is dear where most events go through.
-        return Event(
-            sequence,
-            event.subject,
-            data,
-            event.at_ns,
-            event.time_ns,
-            event.id,
-            event.key,
-            self._sources[event.source - 1] if event.source else "",
-            event.run,
-        )
+        return self._seen(sequence, event, data)
 
     def _seen(self, sequence: int, event: EventStored, data: Any) -> Event[Any]:
         return Event(

@@ -273,6 +273,20 @@ class FileLog:
         self._ends.append(len(records))
         self._next += count
 
+    def append_each(self, records: Sequence[bytes]) -> None:
+        """See `EventLog`."""
+        writer = self._writer
+        if writer is None:
+            raise self._closed()
+        if writer.failure is not None:
+            raise writer.failure
+        if records:
+            self._appended_bytes += check_sizes(records)
+            before = len(self._records)
+            self._records += records
+            self._ends.extend(range(before + 1, len(self._records) + 1))
+            self._next += len(records)
+
     def _closed(self) -> LogClosed:
         return LogClosed(f"{self.path}: expected an open log; open it first")
 

@@ -184,6 +184,11 @@ class MemoryLog:
         self._records.extend(unit)
         self._pending_bytes += size_bytes
 
+    def append_each(self, records: Sequence[bytes]) -> None:
+        """See `EventLog`."""
+        if records:
+            self.append(records)
+
     def _check_open(self) -> Callable[[], None]:
         if self._notify is None:
             raise LogClosed("MemoryLog: expected an open log; open it first")
