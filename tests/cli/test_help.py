@@ -63,6 +63,7 @@ COMMANDS = [
     ["emit"],
     ["log", "export"],
     ["log", "import"],
+    ["trace"],
 ]
 
 

@@ -50,6 +50,10 @@ class HoldNotFound(HeadraceError):
     """The log has no hold of that name."""
 
 
+class RecordNotFound(HeadraceError):
+    """The log has no record at that sequence."""
+
+
 class SnapshotMissing(HeadraceError):
     """There is no snapshot that the log could be started from without its oldest records."""
 
@@ -65,6 +69,7 @@ _CODES: Final[tuple[tuple[type[HeadraceError], int], ...]] = (
     (RunNotFound, NOT_FOUND),
     (RuleNotFound, NOT_FOUND),
     (HoldNotFound, NOT_FOUND),
+    (RecordNotFound, NOT_FOUND),
     (SegmentGone, NOT_FOUND),
     (EngineUnreachable, UNREACHABLE),
     (LogCorrupt, CORRUPT),
