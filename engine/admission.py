@@ -155,13 +155,11 @@ class Admission:
         self._ready.push((state.rule, state.key), state.id, level, since_ns)
         self._let_work()
 
-    def pop(self) -> int:
-        """Take the run whose turn it is; 0: it may not begin after all.
-
-        Raises:
-            IndexError: none is ready.
-        """
+    def pop(self) -> int | None:
+        """Take the run whose turn it is; ``None``: there is none; 0: it may not begin after all."""
         run_id = self._ready.pop()
+        if run_id is None:
+            return None
         gate = self._gates.get(self._runs[run_id].task) if self._gates else None
         if gate is not None and gate.holds_back(run_id):
             self._put_back(self._runs[run_id], gate)

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
-from anyio import get_cancelled_exc_class
+from anyio import CancelScope, get_cancelled_exc_class
 from msgspec import Raw, Struct, ValidationError
 
 from headrace.engine import stopwatch
@@ -79,11 +79,21 @@ class Attempt:
     thread_left: bool = False
     """Its thread did not end within the grace period and was disowned."""
 
-    def __init__(self, run: Run, state: RunState, spec: TaskSpec, *, depth: int = 0) -> None:
+    has_begun: bool = False
+    is_executing: bool = False
+    """Whether its code executes, so that `stop` cancels it."""
+    result: Raw | None = None
+    failure: BaseException | None = None
+    """What its code raised, but for its cancellation."""
+
+    def __init__(
+        self, run: Run, state: RunState, spec: TaskSpec, scope: CancelScope, depth: int = 0
+    ) -> None:
         self.run = run
         self.state = state
         self.spec = spec
-        self.scope = run._pipeline.backend.scope()
+        self.scope = scope
+        """What its code is executed in; perhaps, one after the other, that of others too."""
         self.depth = depth
         """How many callers are on the stack of the same worker."""
 
@@ -92,60 +102,68 @@ class Attempt:
         if self.stopped is None:
             self.stopped = kind
             self.reason = reason
-        self.scope.cancel()
+        if self.is_executing:
+            self.scope.cancel()
 
     def begin(self) -> None:
         """Note that the code begins."""
         if self.on_begin is not None:
             self.on_begin(self)
 
-    async def carry_out(
+    async def execute(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
         in_thread: Callable[[Attempt, Callable[[], Any]], Awaitable[Any]],
-    ) -> Outcome:
-        """Call the task and return what came of it.
+    ) -> None:
+        """Call the task, within `scope`; `outcome` says what came of it, once that is left.
 
-        A cancellation from outside (the parent's, or the host's) goes through.
+        A cancellation goes through: its own, the parent's, or the host's.
         """
-        stopped = self.stopped
-        if stopped is not None or self.state.failing is not None:
+        if self.stopped is not None or self.state.failing is not None:
+            self.run.is_over = True
+            return
+        self.has_begun = self.is_executing = True
+        try:
+            if self.enter is not None:
+                await self.enter()
+            value = await self._called(load_firing, in_thread)
+            if self.run._handles is not None:
+                await self.run._join()
+            self.result = self.spec.encode_result(value)
+        except asyncio.CancelledError as error:
+            # It may be another task's that this code awaited: then nobody wants this
+            # one to end, and it is an error like any other.
+            if is_cancelled_here():
+                raise
+            self.failure = error
+        except BaseException as error:  # noqa: BLE001 (the run boundary)
+            self.failure = error
+            ending = _ending_in(error)
+            if ending is not None:
+                raise ending from None
+        finally:
+            self.run.is_over = True
+            self.is_executing = False
+
+    def outcome(self) -> Outcome:
+        """Return what came of it; `scope` has been left if it was cancelled."""
+        stopped, failure = self.stopped, self.failure
+        if stopped is None and self.run._left is None and self.result is not None:
+            return Outcome(self.result)
+        if not self.has_begun:
             return self._without_code()
-        failure: BaseException | None = None
-        result: Raw | None = None
-        with self.scope:
-            try:
-                if self.enter is not None:
-                    await self.enter()
-                value = await self._called(load_firing, in_thread)
-                if self.run._handles is not None:
-                    await self.run._join()
-                result = self.spec.encode_result(value)
-            except asyncio.CancelledError as error:
-                # It may be another task's that this code awaited: then nobody wants this
-                # one to end, and it is an error like any other.
-                if is_cancelled_here():
-                    raise
-                failure = error
-            except BaseException as error:  # noqa: BLE001 (the run boundary)
-                failure = error
-                ending = _ending_in(error)
-                if ending is not None:
-                    raise ending from None
-            finally:
-                self.run.is_over = True
-        if self.stopped == "deadline":  # also if its code had its turn first, and ended in it
+        if stopped == "deadline":  # also if its code had its turn first, and ended in it
             return Outcome(failure=TimeoutError(self.reason))
-        if self.run._left is not None and self.stopped in {None, "left"}:
+        if self.run._left is not None and stopped in {None, "left"}:
             return Outcome(failure=_failure_in(failure) or StepLeft(self.run._left))
-        if self.scope.cancelled_caught or (failure is not None and self.stopped is not None):
-            if self.stopped == "timeout":
+        if self.scope.cancelled_caught or (failure is not None and stopped is not None):
+            if stopped == "timeout":
                 limit_s = self.spec.timeout_s
                 return Outcome(failure=TimeoutError(f"the attempt took over {limit_s:g} s"))
-            if self.stopped == "heartbeat":
+            if stopped == "heartbeat":
                 return Outcome(failure=TimeoutError(self.reason))
-            return Outcome(stopped=self.stopped or "shutdown")
-        return Outcome(result=result, failure=failure)
+            return Outcome(stopped=stopped or "shutdown")
+        return Outcome(result=self.result, failure=failure)
 
     def _without_code(self) -> Outcome:
         """Say what an attempt comes to whose code is not to be called: there is more to end."""

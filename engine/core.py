@@ -264,8 +264,7 @@ class Core:
                 at_ns = pipeline.tick()
                 part = todo[first : first + EMIT_BATCH] if len(todo) > EMIT_BATCH else todo
                 if any(map(_FULL, part)):
-                    for event in part:
-                        sequences.append(self._put(event, at_ns, repeated))
+                    sequences.extend(self._put(event, at_ns, repeated) for event in part)
                 else:
                     pipeline.put_events(at_ns, part, sequences)
             last = self._move_cursors(repeated)

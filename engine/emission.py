@@ -59,7 +59,7 @@ def checked_all(events: Iterable[Emission | tuple[str, Any]]) -> list[Checked]:
     """Return `checked` of each of *events*: written out for those that are only a pair."""
     found: list[Checked] = []
     for event in events:
-        if type(event) is not tuple or len(event) != 2:  # noqa: PLR2004 (a pair)
+        if type(event) is not tuple or len(event) != 2:
             found.append(checked(event))
             continue
         subject, data = event

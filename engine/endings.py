@@ -19,6 +19,7 @@ from headrace.engine.attempt import Attempt, Outcome, StopReason, failure_of_lat
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.compensation import failing_record, undo_all
+from headrace.engine.errors import LogError
 from headrace.engine.large_results import NIL, store_result
 from headrace.engine.parking import Parking
 from headrace.engine.payload import BLOB_BYTES_MIN
@@ -84,6 +85,27 @@ class Endings(ABC):
             attempt.stop(kind, reason)
             if not attempt.run.is_over:
                 self._count(attempt, parked=False)
+
+    def _settle_at_once(self, attempt: Attempt) -> int:
+        """Record a success before whose record nothing has to come; return its sequence.
+
+        0: something has, or it is no success.
+        """
+        state, result = attempt.state, attempt.result
+        if (
+            result is None
+            or attempt.stopped is not None
+            or attempt.run._again is not None
+            or attempt.run._left is not None
+            or (state.steps and self._open_children(state))
+            or memoryview(result).nbytes > BLOB_BYTES_MIN
+            or self.pipeline.failure is not None
+        ):
+            return 0
+        try:
+            return self._end(RunCompleted(self.pipeline.tick(), state.id, result))
+        except LogError:
+            return 0  # it stays open, and whoever waits knows
 
     async def _settle(self, attempt: Attempt, outcome: Outcome) -> int:
         """End the children that are left, then record the outcome."""

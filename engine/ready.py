@@ -49,14 +49,10 @@ class Ready:
             self._places[item] = level, since_ns
         self._levels[level].push(lane, item)
 
-    def pop(self) -> int:
-        """Take the item whose turn it is.
-
-        Raises:
-            IndexError: there is none.
-        """
+    def pop(self) -> int | None:
+        """Take the item whose turn it is, if there is any."""
         if len(self._levels) == 1:
-            return self._lanes.pop()
+            return self._lanes.pop() if self._lanes else None
         best, best_ns = self._lanes, None
         for level, lanes in self._levels.items():
             if lanes:
@@ -64,6 +60,8 @@ class Ready:
                 ahead_ns = level * AGING_NS - self._places.get(lanes.peek(), (0, 0))[1]
                 if best_ns is None or ahead_ns > best_ns:
                     best, best_ns = lanes, ahead_ns
+        if not best:
+            return None
         item = best.pop()
         self._places.pop(item, None)
         return item

@@ -21,7 +21,6 @@ from anyio.abc import TaskGroup
 
 from headrace.engine.admission import Admission
 from headrace.engine.attempt import Attempt, Outcome
-from headrace.engine.backend import Event
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.deadlock import check_wait
@@ -36,20 +35,18 @@ from headrace.engine.processes import Processes
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
 from headrace.engine.runs import Progress
-from headrace.engine.signal import Signal
 from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 from headrace.engine.threads import Threads
 from headrace.engine.versions import spec_for
 from headrace.engine.watch import Watch
+from headrace.engine.workers import STRAIGHT_MAX, Workers
 
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
 DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
-
-_INTERRUPTED: Final = Outcome(stopped="shutdown")
 
 
 def _no_code() -> None:
@@ -91,36 +88,22 @@ class Runner(Endings):
         for name, spec in specs.items():
             if name == spec.name:  # the limits are those of its newest version
                 self._queue.declare(spec)
-        self._workers: set[Any] = set()
-        """The asyncio or trio tasks that execute runs."""
+        self._workers = Workers(pipeline.backend, self._work, self._wanted)
         self._missing: set[int] = set()
         """Runs whose code is not declared, as was said."""
         self._parked = 0  # attempts that only wait for children or timers
         self._to_end: deque[int] = deque()
         """Runs whose code is not to be executed, but that wait for others or undo something."""
-        self._idle: list[Event] = []
-        self._hired = 0  # workers that have not begun yet
         self._watch = Watch(
             pipeline, clock, self._attempts, end_attempt=self._stop, end_run=self._end_late
         )
-        self._recruit = Signal()
-        self._vacancies = 0
         self.threads = Threads(pipeline.backend)
         """Where sync tasks execute; whoever has the runner may give it others, and closes them."""
 
     def run_in(self, group: TaskGroup) -> None:
         """Let workers live in *group*."""
         self._group = group
-        group.start_soon(self._recruit_workers, name="headrace recruiter")
-
-    async def _recruit_workers(self) -> None:
-        """Start workers, for ever.  A task, since effects are carried out in callbacks."""
-        assert self._group is not None
-        while True:
-            while self._vacancies:
-                self._vacancies -= 1
-                self._group.start_soon(self._work, name="headrace worker")
-            await self._recruit.wait()
+        group.start_soon(self._workers.recruit, group, name="headrace recruiter")
 
     # ------------------------------------------------------------ what there is to do
 
@@ -186,7 +169,7 @@ class Runner(Endings):
         self._queued.add(state.id)
         if state.failing is not None or state.id in self._doomed:
             self._to_end.append(state.id)
-            self._hire()
+            self._workers.call()
         else:
             self._queue.push(state)
 
@@ -207,47 +190,86 @@ class Runner(Endings):
                 self.start(state.id)
 
     def _let_work(self) -> None:
-        if self._executing + self._hired >= (self._active_max or ACTIVE_MAX):
-            return  # whoever ends or waits next lets others work
-        self._hire()
-
-    def _hire(self) -> None:
-        if self._idle:
-            self._idle.pop().set()
-        else:
-            self._hired += 1
-            self._vacancies += 1
-            self._recruit.send()
+        # Whoever ends or waits next lets others work.
+        if self._executing < (self._active_max or ACTIVE_MAX):
+            self._workers.call()
 
     @property
     def _executing(self) -> int:
         return len(self._attempts) - self._parked
 
+    def _wanted(self) -> int:
+        """Return for how many workers there is something to do."""
+        if self.stopping or not (self._queued or self._to_end):
+            return 0
+        ready = len(self._queue)
+        if ready:
+            ready = min(ready, (self._active_max or ACTIVE_MAX) - self._executing)
+        return max(0, ready) + len(self._to_end)
+
     async def _work(self) -> None:
         """Execute one run after the other, for ever."""
-        runs = self._runs
-        self._hired -= 1
-        self._workers.add(self.pipeline.backend.current_task())
+        host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
+        attempt: Attempt | None = None
+        try:
+            while True:
+                straight = 0
+                with new_scope() as scope:  # of all those that nobody stops
+                    while attempt is None:
+                        attempt = self._next(host, scope)
+                        if attempt is None:
+                            if self.is_settled:
+                                self.on_settled()
+                            await self._workers.rest()
+                            straight = 0
+                            continue
+                        await attempt.execute(self._load_firing, self.threads.call)
+                        if self._settle_at_once(attempt):
+                            self._forget(attempt, succeeded=True)
+                            attempt = None
+                            straight += 1
+                            if straight == STRAIGHT_MAX:
+                                await self._workers.pause()
+                                straight = 0
+                if attempt is not None:
+                    await self._end_attempt(attempt)
+                    attempt = None
+        finally:
+            if attempt is not None:
+                self._forget(attempt, succeeded=None)
+
+    def _next(self, host: Any, scope: CancelScope) -> Attempt | None:
+        """Begin an attempt of the run whose turn it is; ``None``: there is none."""
         while True:
-            active_max = self._active_max or ACTIVE_MAX
             if self._to_end and not self.stopping:
                 run_id = self._to_end.popleft()
-            elif not self._queue or self._executing >= active_max or self.stopping:
-                wake = self.pipeline.backend.waiter()
-                self._idle.append(wake)
-                await wake.wait()
-                del wake  # a run that sleeps long would keep it
-                continue
             else:
-                run_id = self._queue.pop()
+                is_full = self._executing >= (self._active_max or ACTIVE_MAX)
+                popped = None if is_full or self.stopping else self._queue.pop()
+                if popped is None:
+                    return None
+                run_id = popped
             if run_id not in self._queued:
                 continue  # its parent has executed it, or it may not begin after all
             self._queued.discard(run_id)
-            state = runs[run_id]
+            state = self._runs[run_id]
+            spec = self._spec_for(state)
+            if spec is not None:  # else it stays open; `start` has said so
+                attempt = self._begin(state, spec, host, scope)
+                if self._queue.holds(state):
+                    self._hold(attempt)
+                return attempt
+
+    async def _end_attempt(self, attempt: Attempt) -> None:
+        """Record what came of *attempt*, by a worker."""
+        outcome: Outcome | None = None
+        try:
+            outcome = attempt.outcome()
             with suppress(LogError):  # of its record: it stays open, and whoever waits knows
-                await self._execute(state, self._spec_for(state))
-            if self.is_settled:
-                self.on_settled()
+                await self._settle(attempt, outcome)
+        finally:
+            succeeded = None if outcome is None else outcome.succeeded
+            self._forget(attempt, succeeded=succeeded)
 
     def _spec_for(self, state: RunState) -> TaskSpec | None:
         """Return the code of a run; what is only to be ended needs none that is declared."""
@@ -258,19 +280,12 @@ class Runner(Endings):
 
     # ------------------------------------------------------------ one attempt
 
-    async def _execute(
-        self, state: RunState, spec: TaskSpec | None, depth: int = 0, caller: Attempt | None = None
-    ) -> int:
-        """Carry out one attempt and record what came of it; return that record's sequence.
-
-        *caller* waits for it from when it is there: so the engine never seems to be settled.
-        """
-        if spec is None:
-            return 0  # it stays open; `start` has said so
-        attempt = Attempt(Run(self, state), state, spec, depth=depth)
+    def _begin(
+        self, state: RunState, spec: TaskSpec, host: Any, scope: CancelScope, depth: int = 0
+    ) -> Attempt:
+        """Return an attempt that is to be executed by *host* at once, in *scope*."""
+        attempt = Attempt(Run(self, state, host), state, spec, scope, depth)
         self._attempts[state.id] = attempt
-        if caller is not None:
-            self._park(caller, +1)
         doom = self._doomed.pop(state.id, None) if self._doomed else None
         if state.cancelling is not None:
             attempt.stop("cancel", state.cancelling)
@@ -280,11 +295,28 @@ class Runner(Endings):
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None or spec.limits is not None:
             attempt.on_begin = self._let_time_count
-        if caller is None and self._queue.holds(state):
-            self._hold(attempt)
-        outcome = _INTERRUPTED
+        return attempt
+
+    async def _execute_child(
+        self, state: RunState, spec: TaskSpec, depth: int, caller: Attempt | None
+    ) -> int:
+        """Carry out an attempt in the code of its parent; return the sequence of its record.
+
+        *caller* waits for it from when it is there: so the engine never seems to be settled.
+        """
+        backend = self.pipeline.backend
+        attempt = self._begin(state, spec, backend.current_task(), backend.scope(), depth)
+        if caller is not None:
+            self._park(caller, +1)
+        succeeded: bool | None = None
         try:
-            outcome = await attempt.carry_out(self._load_firing, self.threads.call)
+            with attempt.scope:
+                await attempt.execute(self._load_firing, self.threads.call)
+            if sequence := self._settle_at_once(attempt):
+                succeeded = True
+                return sequence
+            outcome = attempt.outcome()
+            succeeded = outcome.succeeded
             return await self._settle(attempt, outcome)
         except BaseException:
             # At an end of everything (Ctrl-C in a task) it stays open, for the next start.
@@ -293,7 +325,7 @@ class Runner(Endings):
                     await self._settle(attempt, Outcome(stopped="cancel"))
             raise
         finally:
-            self._forget(attempt, outcome)
+            self._forget(attempt, succeeded=succeeded)
 
     def _is_left(self) -> bool:
         """Whether what is cancelled here is so by its caller: by that one's end, or its code."""
@@ -333,11 +365,11 @@ class Runner(Endings):
         if spec.limits is not None and spec.limits.heartbeat_ns is not None:
             self._watch.set_heartbeat(attempt, spec.limits.heartbeat_ns)
 
-    def _forget(self, attempt: Attempt, outcome: Outcome) -> None:
+    def _forget(self, attempt: Attempt, *, succeeded: bool | None) -> None:
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
             if attempt.run._again is not None:
-                self._queue.end(attempt.state, succeeded=outcome.succeeded)
+                self._queue.end(attempt.state, succeeded=succeeded)
             if attempt.is_parked:
                 self._count(attempt, parked=False)
             self._left.send()
@@ -380,7 +412,7 @@ class Runner(Endings):
                 self._queue.discard(state)
                 self._queued.discard(run_id)
             try:
-                sequence = await self._execute(state, spec, depth, caller)
+                sequence = await self._execute_child(state, spec, depth, caller)
             finally:
                 if caller is not None:
                     self._park(caller, -1)
@@ -419,7 +451,7 @@ class Runner(Endings):
     def check_wait(self, run_id: int) -> None:
         """See `Executor`."""
         current = self.pipeline.backend.current_task()
-        if current in self._workers:
+        if current in self._workers.tasks:
             at_work = {i: (a.run._host, a.run._ordinal) for i, a in self._attempts.items()}
             check_wait(self._runs, at_work, current, run_id)
 

@@ -62,12 +62,12 @@ class Steps:
     is_over: bool = False
     """Whether the attempt has ended: nothing can be asked for any more."""
 
-    def __init__(self, executor: Executor, state: RunState) -> None:
+    def __init__(self, executor: Executor, state: RunState, host: Any) -> None:
         """Made by the engine, not by users."""
         self._executor = executor
         self._pipeline = executor.pipeline
         self._state = state
-        self._host = executor.pipeline.backend.current_task()
+        self._host = host
         self._now_ns = state.attempt_at_ns
         self._shown: dict[int, int] = {}
         """The failed steps that the code knows of, each with the last ordinal by then."""

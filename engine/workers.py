@@ -1,0 +1,123 @@
+"""`Workers`: resident tasks that execute runs, for a task for each would cost more than the run.
+
+One that is at work goes on with the next run by itself, so runs that never wait are executed
+by one, one after the other.  Only when it lets others go on, at an await, others are called:
+as many as there are runs that wait to be executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
+
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from headrace.engine.backend import Backend, Event
+from headrace.engine.signal import Signal
+
+STRAIGHT_MAX: Final = 64
+"""Runs that a worker executes before all others on the loop get their turn."""
+
+
+class Workers:
+    """All methods belong to the event loop's thread."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        wanted: Callable[[], int],
+    ) -> None:
+        """Let each worker do *work*, which goes on for ever; *wanted* says how many have to do."""
+        self.tasks: set[Any] = set()
+        """The asyncio or trio tasks."""
+        self._backend = backend
+        self._do = work
+        self._wanted = wanted
+        self._idle: list[Event] = []
+        self._called = 0
+        """Those that have not begun yet, or not gone on."""
+        self._is_at_work = False
+        """Whether it is a worker whose code executes now, and so looks for more by itself."""
+        self._recruit = Signal()
+        self._vacancies = 0
+
+    async def recruit(self, group: TaskGroup) -> None:
+        """Start workers in *group*, for ever.  A task, since they are called in callbacks."""
+        while True:
+            while self._vacancies:
+                self._vacancies -= 1
+                group.start_soon(self._work, name="headrace worker")
+            await self._recruit.wait()
+
+    async def _work(self) -> None:
+        self.tasks.add(self._backend.current_task())
+        self._called -= 1
+        await _Shift(self, self._do())
+
+    def call(self) -> None:
+        """Have a worker look for what there is to do, if none is about to."""
+        if not self._is_at_work and not self._called:
+            self._call_one()
+
+    def _call_one(self) -> None:
+        self._called += 1
+        if self._idle:
+            self._idle.pop().set()
+        else:
+            self._vacancies += 1
+            self._recruit.send()
+
+    def call_all(self) -> None:
+        """Call one for each run that waits to be executed."""
+        for _ in range(self._wanted() - self._called):
+            self._call_one()
+
+    async def rest(self) -> None:
+        """Return once this worker is called."""
+        called = self._backend.waiter()
+        self._idle.append(called)
+        await called.wait()
+        self._called -= 1
+
+    async def pause(self) -> None:
+        """Let all others on the loop have their turn; this worker goes on then."""
+        self._called += 1
+        try:
+            await checkpoint()
+        finally:
+            self._called -= 1
+
+
+class _Shift:
+    """Awaits all that a worker does, and sees when it lets others go on."""
+
+    __slots__ = ("_coroutine", "_workers")
+
+    def __init__(self, workers: Workers, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._workers = workers
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        workers, coroutine = self._workers, self._coroutine
+        take: Callable[[Any], Any] = coroutine.send
+        argument: Any = None
+        while True:
+            workers._is_at_work = True
+            try:
+                asked = take(argument)
+            except StopIteration:
+                return
+            finally:
+                argument = None  # an error would hold this frame, and so itself
+                workers._is_at_work = False
+            workers.call_all()
+            try:
+                argument = yield asked
+                take = coroutine.send
+            except GeneratorExit:
+                coroutine.close()
+                raise
+            except BaseException as error:  # noqa: BLE001 (handed on: it is the coroutine's)
+                take, argument = coroutine.throw, error
