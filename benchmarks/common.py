@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
-import anyio
 from msgspec import Struct
+
+R = TypeVar("R")
+
+SUBJECT: Final = "sensors.temp"
+HAS_UVLOOP: Final = find_spec("uvloop") is not None
 
 
 class Sample(Struct):
@@ -23,8 +32,13 @@ class Sample(Struct):
 
 
 def samples(count: int) -> list[Sample]:
-    """Return *count* events of 100 devices; one in ten is hot (over 90)."""
+    """Return *count* events of 100 devices; one in ten is hot."""
     return [Sample(f"d{n % 100}", 95.0 if n % 10 == 0 else 20.0, n / 1000) for n in range(count)]
+
+
+def is_hot(event: Sample) -> bool:
+    """Return whether W1 keeps *event*."""
+    return event.temp > 90
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -44,8 +58,18 @@ def scratch() -> Generator[Path]:
         yield Path(folder)
 
 
-def fdatasync_ms(folder: Path, *, count: int = 200, size: int = 120) -> list[float]:
-    """Return the milliseconds of *count* appends of *size* bytes with fdatasync each."""
+def unused(folder: Path, name: str) -> Path:
+    """Return a path in *folder* that nothing else uses."""
+    return folder / f"{name}-{time.monotonic_ns()}"
+
+
+def fdatasync_ms(
+    folder: Path, *, count: int = 200, size: int = 120, rate: float | None = None
+) -> list[float]:
+    """Return the milliseconds of *count* appends of *size* bytes with fdatasync each.
+
+    One after the other, or *rate* of them a second: a disk that has rested may be slower.
+    """
     file = os.open(folder / "raw", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
     try:
         took = []
@@ -54,9 +78,27 @@ def fdatasync_ms(folder: Path, *, count: int = 200, size: int = 120) -> list[flo
             os.write(file, b"x" * size)
             os.fdatasync(file)
             took.append((time.perf_counter() - start) * 1e3)
+            if rate is not None:
+                time.sleep(max(0.0, 1 / rate - took[-1] / 1e3))
         return took
     finally:
         os.close(file)
+
+
+def on_asyncio(main: Coroutine[Any, Any, R], *, uvloop: bool = False) -> R:
+    """Run *main* on asyncio, with the loop of uvloop if asked to.
+
+    What was there before is of no concern to the garbage collector: so it is for everything
+    that is measured.
+    """
+    factory: Any = import_module("uvloop").new_event_loop if uvloop else None
+    gc.collect()
+    gc.freeze()
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
+            return runner.run(main)
+    finally:
+        gc.unfreeze()
 
 
 def repeat(run: Callable[[], float], times: int) -> tuple[float, float, float]:
@@ -69,8 +111,3 @@ def span(figures: tuple[float, float, float], unit: str = "") -> str:
     """Return ``median [min-max]`` in thousands."""
     middle, least, most = (figure / 1e3 for figure in figures)
     return f"{middle:.0f} k [{least:.0f}-{most:.0f}]{unit}"
-
-
-def run_async(main: Callable[[], Awaitable[float]]) -> float:
-    """Run *main* on asyncio."""
-    return anyio.run(main)

@@ -26,8 +26,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from common import Sample, percentile, repeat, row, samples, scratch, span
-from w2_workflow import bare, headrace
+from ceiling import w2
+from common import Sample, percentile, repeat, row, samples, scratch, span, unused
+from w2_workflow import headrace
 
 from headrace import App, MemoryLog, Run, on
 from headrace.engine.log import FileLog
@@ -120,9 +121,9 @@ def dbos_workflows(folder: Path, count: int) -> float:
 def workflows(folder: Path, count: int, times: int) -> None:
     """Print W2, many in flight and alone."""
     print(row("two-step workflows/s, fsynced", "workflows/s"))
-    floor = repeat(lambda: asyncio.run(bare(count, folder)), times)
+    floor = repeat(lambda: asyncio.run(w2(count, unused(folder, "bare"))), times)
     print(row("bare loop of three commits each", span(floor)))
-    many = repeat(lambda: asyncio.run(headrace(count, folder, 1000)), times)
+    many = repeat(lambda: asyncio.run(headrace(count, folder)), times)
     print(row("headrace, 1 000 in flight", span(many), f"{many[0] / floor[0]:.2f} x bare"))
     took_ms, commits = asyncio.run(alone(folder))
     print(row("headrace, alone", f"{took_ms:.2f} ms", f"{commits:.2f} syncs each"))

@@ -1,26 +1,32 @@
 """W1, reactive throughput: events of which a rule keeps 10 %, each of those starts a task.
 
-Prints, from one run on one machine: plain asyncio (queue and create_task, keeps nothing),
-a bare loop that writes and syncs the same number of records, and headrace at each level.
+The clock stops when all tasks have ended.  Beside headrace run plain asyncio (a queue and
+`create_task`; keeps nothing) and the bare hot loop of `ceiling.py`.
 
-    .venv/bin/python benchmarks/w1_throughput.py [--events 100000] [--repeat 3]
+    python benchmarks/w1_throughput.py [--repeat 3] [--only fsynced] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
-import msgspec
-from common import Sample, repeat, row, run_async, samples, scratch, span
+import ceiling
+from common import HAS_UVLOOP, SUBJECT, Sample, is_hot, on_asyncio, samples, scratch, unused
+from figures import Bar, Figure, Row, at_least, measured, script
 
 from headrace import App, Engine, Firing, MemoryLog, on
 from headrace.engine.log import Durability
 
-GROUP = 1000
+EVENTS: Final = 100_000
+EVENTS_AWAITED: Final = 20_000
+GROUP: Final = 1000
+EMITTERS: Final = 64
 
 
 async def plain_asyncio(events: list[Sample]) -> float:
@@ -47,78 +53,146 @@ async def plain_asyncio(events: list[Sample]) -> float:
     return len(events) / (time.perf_counter() - start)
 
 
-def bare_loop(events: list[Sample], folder: str) -> float:
-    """Encode, filter, write and fdatasync in groups of 1 000: the disk's and msgspec's share."""
-    encode = msgspec.msgpack.Encoder().encode
-    file = os.open(f"{folder}/bare", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    start = time.perf_counter()
-    seen: dict[str, float] = {}
-    for first in range(0, len(events), GROUP):
-        parts = []
-        for number, event in enumerate(events[first : first + GROUP], first):
-            parts.append(encode((1, time.time_ns(), "sensors.temp", event)))
-            if event.temp > 90:
-                seen[event.device] = event.temp
-                parts.append(encode((64, "hot", number)))
-                parts.append(encode((3, time.time_ns(), number, None)))
-        os.write(file, b"".join(parts))
-        os.fdatasync(file)
-    took = time.perf_counter() - start
-    os.close(file)
-    return len(events) / took
+def one_rule(app: App, seen: dict[str, float]) -> int:
+    """Declare the rule of W1; return how many rules keep a hot event."""
 
-
-async def headrace(events: list[Sample], folder: str, level: Durability | None) -> float:
-    """Emit in groups of 1 000, wait for all runs."""
-    app = App("w1")
-    seen: dict[str, float] = {}
-
-    @app.rule(on("sensors.temp", Sample).where(lambda e: e.data.temp > 90))
+    @app.rule(on(SUBJECT, Sample).where(lambda e: e.data.temp > 90))
     async def hot(firing: Firing[Sample]) -> None:
         event = firing.events[0].data
         seen[event.device] = event.temp
 
-    log = MemoryLog() if level is None else f"{folder}/{level}-{time.monotonic_ns()}"
-    async with app.open(log, durability=level or "memory") as engine:
+    return 1
+
+
+def hundred_rules(app: App, seen: dict[str, float], *, keeping: int) -> int:
+    """Declare 97 rules about other subjects and three about this one.
+
+    *keeping* of these keep what is hot; the others ask the same of a limit that is never met.
+    """
+
+    async def note(firing: Firing[Sample]) -> None:
+        event = firing.events[0].data
+        seen[event.device] = event.temp
+
+    for number, pattern in enumerate((SUBJECT, "sensors.*", "sensors.>")):
+        limit = 90 if number < keeping else 1000
+        matching = on(pattern, Sample).where(lambda e, limit=limit: e.data.temp > limit)
+        app.rule(matching, name=f"hot{number}")(note)
+    for number in range(97):
+        other = on(f"plant.{number}.temp", Sample).where(lambda e: e.data.temp > 90)
+        app.rule(other, name=f"other{number}")(note)
+    return keeping
+
+
+async def headrace(
+    events: list[Sample],
+    folder: Path,
+    level: Durability = "fsynced",
+    *,
+    group: int = GROUP,
+    emitters: int = 2,
+    declare: Callable[[App, dict[str, float]], int] = one_rule,
+) -> float:
+    """Emit, in groups or (*group* 1) one by one, and wait for all runs."""
+    app = App("w1")
+    seen: dict[str, float] = {}
+    kept = declare(app, seen) * sum(map(is_hot, events))
+    log = MemoryLog() if level == "memory" else unused(folder, level)
+    async with app.open(log, durability=level) as engine:
         start = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            # Two emitters, so that one group collects while the other is being synced.
-            for half in (events[::2], events[1::2]):
-                group.create_task(emit_all(engine, half))
+        async with asyncio.TaskGroup() as tasks:
+            # More than one, so that one group collects while the other is being synced.
+            for number in range(emitters):
+                mine = events[number::emitters]
+                tasks.create_task(emit_all(engine, mine, group))
         await engine.drain()
         took = time.perf_counter() - start
         ended = engine.state().runs_ended
-    assert ended == {"completed": sum(event.temp > 90 for event in events)}, ended
+    assert ended == {"completed": kept}, ended
+    assert len(seen) == len({event.device for event in events if is_hot(event)})
     return len(events) / took
 
 
-async def emit_all(engine: Engine, events: list[Sample]) -> None:
-    """Emit *events* in groups."""
-    for first in range(0, len(events), GROUP):
-        group = [("sensors.temp", event) for event in events[first : first + GROUP]]
-        await engine.emit_many(group)
+async def emit_all(engine: Engine, events: list[Sample], size: int) -> None:
+    """Emit *events*, so many in one call, and wait for each."""
+    if size == 1:
+        for event in events:
+            await engine.emit(SUBJECT, event)
+        return
+    for first in range(0, len(events), size):
+        await engine.emit_many([(SUBJECT, event) for event in events[first : first + size]])
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
-    events = samples(options.events)
-    print(row("W1: events/s, median [min-max]", "events/s"))
-    plain = repeat(lambda: asyncio.run(plain_asyncio(events)), options.repeat)
-    print(row("plain asyncio (keeps nothing)", span(plain)))
+def ways_of(many: list[Sample], few: list[Sample], folder: Path) -> dict[str, Callable[[], float]]:
+    """Return each way to do the work: *many* events in groups, *few* where each is waited for."""
+
+    def bare(events: list[Sample], *, uvloop: bool = False, **how: int) -> float:
+        return on_asyncio(ceiling.w1(events, unused(folder, "bare"), **how), uvloop=uvloop)
+
+    def ours(events: list[Sample], *, uvloop: bool = False, **how: Any) -> float:
+        return on_asyncio(headrace(events, folder, **how), uvloop=uvloop)
+
+    each = {"group": 1, "emitters": EMITTERS}
+    ways: dict[str, Callable[[], float]] = {
+        "plain asyncio": lambda: on_asyncio(plain_asyncio(many)),
+        "bare loop": partial(bare, many),
+        "W1 fsynced": partial(ours, many),
+        "W1 flushed": partial(ours, many, level="flushed"),
+        "W1 memory": partial(ours, many, level="memory"),
+        "W1 fsynced, 100 rules, 3 keep 10 %": partial(
+            ours, many, declare=partial(hundred_rules, keeping=3)
+        ),
+        "W1 fsynced, 100 rules, 3 asked": partial(
+            ours, many, declare=partial(hundred_rules, keeping=1)
+        ),
+        "bare loop, 64 emitters": partial(bare, few, **each),
+        "W1 fsynced, 64 emitters": partial(ours, few, **each),
+    }
+    if HAS_UVLOOP:
+        ways |= {
+            "plain asyncio, uvloop": lambda: on_asyncio(plain_asyncio(many), uvloop=True),
+            "bare loop, uvloop": partial(bare, many, uvloop=True),
+            "W1 fsynced, uvloop": partial(ours, many, uvloop=True),
+            "W1 flushed, uvloop": partial(ours, many, uvloop=True, level="flushed"),
+            "bare loop, 64 emitters, uvloop": partial(bare, few, uvloop=True, **each),
+            "W1 fsynced, 64 emitters, uvloop": partial(ours, few, uvloop=True, **each),
+        }
+    return ways
+
+
+def row(name: str, reference: str = "", bar: Bar | None = None) -> Row:
+    """Return a line of this table."""
+    return Row(name, "events/s", reference, bar)
+
+
+ROWS: Final = [
+    row("plain asyncio"),
+    row("bare loop", "plain asyncio"),
+    row("W1 fsynced", "bare loop", at_least(0.5, "ratio")),
+    row("W1 fsynced", "plain asyncio", at_least(0.4, "ratio")),
+    row("W1 flushed", "bare loop"),
+    row("W1 memory", "plain asyncio"),
+    row("W1 fsynced, 100 rules, 3 keep 10 %", "bare loop", at_least(0.25, "ratio")),
+    row("W1 fsynced, 100 rules, 3 asked", "bare loop", at_least(0.25, "ratio")),
+    row("bare loop, 64 emitters"),
+    row("W1 fsynced, 64 emitters", "bare loop, 64 emitters"),
+    row("plain asyncio, uvloop"),
+    row("bare loop, uvloop", "plain asyncio, uvloop"),
+    row("W1 fsynced, uvloop", "bare loop, uvloop", at_least(0.5, "ratio")),
+    row("W1 fsynced, uvloop", "plain asyncio, uvloop"),
+    row("W1 flushed, uvloop", "bare loop, uvloop"),
+    row("bare loop, 64 emitters, uvloop"),
+    row("W1 fsynced, 64 emitters, uvloop", "bare loop, 64 emitters, uvloop"),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    many = samples(2000 if options.quick else EVENTS)
+    few = many[: 500 if options.quick else EVENTS_AWAITED]
     with scratch() as folder:
-        bare = repeat(lambda: bare_loop(events, str(folder)), options.repeat)
-        print(row("bare loop, write + fdatasync per 1 000", span(bare)))
-        levels: list[Durability | None] = ["fsynced", "flushed", "memory", None]
-        for level in levels:
-            run = partial(headrace, events, str(folder), level)
-            figures = repeat(partial(run_async, run), options.repeat)
-            name = "MemoryLog" if level is None else f"FileLog, {level}"
-            print(row(f"headrace, {name}", span(figures), f"{figures[0] / bare[0]:.2f} x bare"))
+        return measured(ways_of(many, few, folder), ROWS, options)
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, "W1: events/s through a rule that keeps 10 %", take)

@@ -1,65 +1,35 @@
 """W2, durable workflows: each event starts a run of two chained steps with recorded results.
 
-Prints, from one run: a bare loop of three awaited group commits a workflow (one shared
-future a group), and headrace, with many workflows in flight and with one at a time.
+With a thousand in flight, and with one alone: the next begins when the last has ended.
+Beside headrace runs the bare loop of `ceiling.py`: three awaited group commits a workflow.
 
-    .venv/bin/python benchmarks/w2_workflow.py [--workflows 5000] [--repeat 3]
+    python benchmarks/w2_workflow.py [--repeat 3] [--only fsynced] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any, Final
 
-from common import Sample, fdatasync_ms, percentile, repeat, row, samples, scratch, span
+import ceiling
+from common import HAS_UVLOOP, SUBJECT, Sample, on_asyncio, samples, scratch, unused
+from figures import Figure, Row, at_least, measured, script
 
-from headrace import App, Firing, Run, on
+from headrace import App, Firing, MemoryLog, Run, on
+from headrace.engine.log import Durability
 
-
-async def bare(count: int, folder: Path) -> float:
-    """Three awaited group commits a workflow, one future for each group."""
-    loop = asyncio.get_running_loop()
-    file = os.open(folder / f"bare-{time.monotonic_ns()}", os.O_CREAT | os.O_WRONLY, 0o600)
-    pending: list[bytes] = []
-    waiting = loop.create_future()
-    wake = asyncio.Event()
-
-    def write(group: list[bytes]) -> None:
-        os.write(file, b"".join(group))
-        os.fdatasync(file)
-
-    async def commit() -> None:
-        nonlocal pending, waiting
-        while True:
-            await wake.wait()
-            wake.clear()
-            group, done = pending, waiting
-            pending, waiting = [], loop.create_future()
-            await loop.run_in_executor(None, write, group)
-            done.set_result(None)
-
-    async def workflow() -> None:
-        for _ in range(3):
-            pending.append(b"x" * 60)
-            wake.set()
-            await waiting
-
-    committer = asyncio.create_task(commit())
-    start = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(count):
-            group.create_task(workflow())
-    took = time.perf_counter() - start
-    committer.cancel()
-    os.close(file)
-    return count / took
+WORKFLOWS: Final = 10_000
+WORKFLOWS_ALONE: Final = 200
+IN_FLIGHT: Final = 1000
 
 
-def workflow_app() -> App:
-    """Two chained steps."""
+def workflow_app(ended: Callable[[], None]) -> App:
+    """Return an app of two chained steps that calls *ended* at the end of each workflow."""
     app = App("w2")
 
     @app.task
@@ -70,48 +40,92 @@ def workflow_app() -> App:
     async def second(device: str) -> int:
         return len(device)
 
-    @app.rule(on("sensors.temp", Sample))
+    @app.rule(on(SUBJECT, Sample))
     async def work(run: Run, firing: Firing[Sample]) -> int:
         device = await run.call(first, firing.events[0].data.device)
-        return await run.call(second, device)
+        result = await run.call(second, device)
+        ended()
+        return result
 
     return app
 
 
-async def headrace(count: int, folder: Path, group: int) -> float:
-    """Emit in groups, wait for all runs."""
-    app = workflow_app()
-    events = [("sensors.temp", event) for event in samples(count)]
-    async with app.open(folder / f"w2-{time.monotonic_ns()}") as engine:
+async def headrace(
+    count: int, folder: Path, *, in_flight: int = IN_FLIGHT, level: Durability = "fsynced"
+) -> float:
+    """Emit as long as no more than *in_flight* are under way, a quarter of them in one call."""
+    group = max(1, in_flight // 4)
+    emitted = finished = 0
+    room = asyncio.Event()
+
+    def ended() -> None:
+        nonlocal finished
+        finished += 1
+        if emitted - finished <= in_flight - group:
+            room.set()
+
+    log = MemoryLog() if level == "memory" else unused(folder, "w2")
+    events = [(SUBJECT, event) for event in samples(count)]
+    async with workflow_app(ended).open(log, durability=level) as engine:
         start = time.perf_counter()
         for first in range(0, count, group):
+            emitted += len(events[first : first + group])
             await engine.emit_many(events[first : first + group])
-            if group == 1:
+            if in_flight == 1:
                 await engine.drain()
+            while emitted - finished > in_flight - group:
+                room.clear()
+                await room.wait()
         await engine.drain()
         took = time.perf_counter() - start
         assert engine.state().runs_ended == {"completed": 3 * count}
     return count / took
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workflows", type=int, default=5000)
-    parser.add_argument("--repeat", type=int, default=3)
-    options = parser.parse_args()
-    count, times = options.workflows, options.repeat
+def ways_of(count: int, alone: int, folder: Path) -> dict[str, Callable[[], float]]:
+    """Return each way to do the work."""
+
+    def bare(number: int, *, uvloop: bool = False, **how: int) -> float:
+        return on_asyncio(ceiling.w2(number, unused(folder, "bare"), **how), uvloop=uvloop)
+
+    def ours(number: int, *, uvloop: bool = False, **how: Any) -> float:
+        return on_asyncio(headrace(number, folder, **how), uvloop=uvloop)
+
+    ways: dict[str, Callable[[], float]] = {
+        "bare loop": partial(bare, count),
+        "W2 fsynced": partial(ours, count),
+        "W2 flushed": partial(ours, count, level="flushed"),
+        "W2 memory": partial(ours, count, level="memory"),
+        "bare loop, one alone": partial(bare, alone, in_flight=1),
+        "W2 fsynced, one alone": partial(ours, alone, in_flight=1),
+    }
+    if HAS_UVLOOP:
+        ways |= {
+            "bare loop, uvloop": partial(bare, count, uvloop=True),
+            "W2 fsynced, uvloop": partial(ours, count, uvloop=True),
+        }
+    return ways
+
+
+UNIT: Final = "workflows/s"
+ROWS: Final = [
+    Row("bare loop", UNIT),
+    Row("W2 fsynced", UNIT, "bare loop", at_least(0.25, "ratio")),
+    Row("W2 flushed", UNIT, "bare loop"),
+    Row("W2 memory", UNIT, "bare loop"),
+    Row("bare loop, one alone", UNIT),
+    Row("W2 fsynced, one alone", UNIT, "bare loop, one alone"),
+    Row("bare loop, uvloop", UNIT),
+    Row("W2 fsynced, uvloop", UNIT, "bare loop, uvloop", at_least(0.25, "ratio")),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    count, alone = (500, 20) if options.quick else (WORKFLOWS, WORKFLOWS_ALONE)
     with scratch() as folder:
-        print(row("W2: two-step workflows/s, median [min-max]", "workflows/s"))
-        floor = repeat(lambda: asyncio.run(bare(count, folder)), times)
-        print(row("bare loop, all in flight", span(floor)))
-        many = repeat(lambda: asyncio.run(headrace(count, folder, 1000)), times)
-        print(row("headrace, fsynced", span(many), f"{many[0] / floor[0]:.2f} x bare"))
-        one, least, most = repeat(lambda: asyncio.run(headrace(200, folder, 1)), times)
-        print(row("headrace, fsynced, one at a time", f"{one:.0f} [{least:.0f}-{most:.0f}]"))
-        sync = percentile(fdatasync_ms(folder), 0.5)
-        print(row("three fdatasyncs of this disk", f"{1e3 / (3 * sync):.0f}"))
+        return measured(ways_of(count, alone, folder), ROWS, options)
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, "W2: two-step workflows/s", take)

@@ -1,89 +1,143 @@
-"""W3, reaction latency: from `emit` to the first line of the task, at a steady rate.
+"""W3, reaction latency: from `emit` to the first line of the task, at 100 events a second.
 
-Prints p50 and p99 beside one write + fdatasync of the same run, and plain asyncio.
+Half-way between two events something else is measured, so that it meets the same machine: one
+write with fdatasync in a thread, or (beside `memory`) a task that plain asyncio starts.
 
-    .venv/bin/python benchmarks/w3_latency.py [--events 1000] [--rate 200]
+    python benchmarks/w3_latency.py [--repeat 3] [--only memory] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Final
 
-from common import Sample, fdatasync_ms, percentile, row, scratch
+from common import HAS_UVLOOP, SUBJECT, Sample, on_asyncio, percentile, scratch, unused
+from figures import Bar, Figure, Row, at_most, measured, script
 
 from headrace import App, Firing, MemoryLog, on
 from headrace.engine.log import Durability
 
+EVENTS: Final = 500
+RATE: Final = 100.0
+RECORD_BYTES: Final = 120
 
-async def plain_asyncio(count: int, rate: float) -> list[float]:
-    """Queue and create_task."""
-    took: list[float] = []
-    queue: asyncio.Queue[float | None] = asyncio.Queue()
+Measure = Callable[[], Awaitable[None]]
+
+
+@asynccontextmanager
+async def plain_asyncio(took: list[float]) -> AsyncGenerator[Measure]:
+    """A queue, and a task for what comes out of it."""
+    queue: asyncio.Queue[float] = asyncio.Queue()
 
     async def react(sent: float) -> None:
         took.append((time.perf_counter() - sent) * 1e3)
 
     async def consume() -> None:
         async with asyncio.TaskGroup() as group:
-            while (sent := await queue.get()) is not None:
-                group.create_task(react(sent))
+            while True:
+                group.create_task(react(await queue.get()))
+
+    async def measure() -> None:
+        queue.put_nowait(time.perf_counter())
 
     consumer = asyncio.create_task(consume())
-    for _ in range(count):
-        queue.put_nowait(time.perf_counter())
-        await asyncio.sleep(1 / rate)
-    queue.put_nowait(None)
-    await consumer
-    return took
+    yield measure
+    consumer.cancel()
 
 
-async def headrace(count: int, rate: float, folder: Path, level: Durability | None) -> list[float]:
-    """Emit at a steady rate without waiting for the runs."""
+@asynccontextmanager
+async def synced(took: list[float], path: Path) -> AsyncGenerator[Measure]:
+    """One write with fdatasync, timed in its thread."""
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+
+    def write() -> None:
+        start = time.perf_counter()
+        os.write(file, b"x" * RECORD_BYTES)
+        os.fdatasync(file)
+        took.append((time.perf_counter() - start) * 1e3)
+
+    async def measure() -> None:
+        await asyncio.to_thread(write)
+
+    yield measure
+    os.close(file)
+
+
+async def headrace(count: int, folder: Path, level: Durability) -> dict[str, float]:
+    """Emit at a steady rate without waiting for the runs; measure something else between."""
     app = App("w3")
     took: list[float] = []
+    others: list[float] = []
 
-    @app.rule(on("sensors.temp", Sample))
+    @app.rule(on(SUBJECT, Sample))
     async def react(firing: Firing[Sample]) -> None:
         took.append((time.perf_counter() - firing.events[0].data.ts) * 1e3)
 
-    log = MemoryLog() if level is None else folder / f"w3-{level}"
-    async with app.open(log, durability=level or "memory") as engine:
+    log = MemoryLog() if level == "memory" else unused(folder, "w3")
+    beside = plain_asyncio(others) if level == "memory" else synced(others, folder / "raw")
+    async with app.open(log, durability=level) as engine, beside as measure:
+        due = time.perf_counter()
         for _ in range(count):
-            start = time.perf_counter()
-            await engine.emit("sensors.temp", Sample("d1", 95.0, start))
-            await asyncio.sleep(max(0, 1 / rate - (time.perf_counter() - start)))
+            await engine.emit(SUBJECT, Sample("d1", 95.0, time.perf_counter()))
+            await asyncio.sleep(max(0, due + 0.5 / RATE - time.perf_counter()))
+            await measure()
+            due = max(due + 1 / RATE, time.perf_counter())
+            await asyncio.sleep(due - time.perf_counter())
         await engine.drain()
     assert len(took) == count
-    return took
+    other = "plain asyncio" if level == "memory" else "fdatasync"
+    return {
+        f"{of} {name}".strip(): percentile(values, share)
+        for of, values in (("", took), (other, others))
+        for name, share in (("p50", 0.5), ("p99", 0.99))
+    }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1000)
-    parser.add_argument("--rate", type=float, default=200.0)
-    options = parser.parse_args()
+def rows_of(name: str, other: str, p50: Bar | None = None, p99: Bar | None = None) -> list[Row]:
+    """Return the lines of one way."""
+    return [
+        Row(f"{name}, p50", "ms", f"{name}, {other} p50", p50),
+        Row(f"{name}, p99", "ms", f"{name}, {other} p99", p99),
+    ]
 
-    def line(name: str, took: list[float]) -> str:
-        figures = (f"{percentile(took, share):.2f}" for share in (0.5, 0.99))
-        return row(name, *figures)
+
+WAYS: Final[dict[str, Durability]] = {
+    "W3 fsynced": "fsynced",
+    "W3 flushed": "flushed",
+    "W3 memory": "memory",
+}
+FSYNCED: Final = (at_most(0.3, "difference"), at_most(1.5, "difference"))
+MEMORY: Final = (at_most(3, "ratio"), at_most(0.5))
+ROWS: Final = [
+    *rows_of("W3 fsynced", "fdatasync", *FSYNCED),
+    *rows_of("W3 flushed", "fdatasync"),
+    *rows_of("W3 memory", "plain asyncio", *MEMORY),
+    *rows_of("W3 fsynced, uvloop", "fdatasync", *FSYNCED),
+    *rows_of("W3 memory, uvloop", "plain asyncio", *MEMORY),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    count = 20 if options.quick else EVENTS
+
+    def run(level: Durability, *, uvloop: bool = False) -> dict[str, float]:
+        return on_asyncio(headrace(count, folder, level), uvloop=uvloop)
 
     with scratch() as folder:
-        print(row("W3: emit to the task's first line, ms", "p50", "p99"))
-        print(line("plain asyncio", asyncio.run(plain_asyncio(options.events, options.rate))))
-        syncs = fdatasync_ms(folder, count=options.events)
-        print(line("one write + fdatasync", syncs))
-        levels: list[Durability | None] = ["fsynced", "flushed", "memory", None]
-        for level in levels:
-            took = asyncio.run(headrace(options.events, options.rate, folder, level))
-            name = "MemoryLog" if level is None else f"FileLog, {level}"
-            print(line(f"headrace, {name}", took))
-        again = fdatasync_ms(folder, count=options.events)
-        print(line("one write + fdatasync, once more", again))
+        ways = {name: partial(run, level) for name, level in WAYS.items()}
+        if HAS_UVLOOP:
+            ways["W3 fsynced, uvloop"] = partial(run, "fsynced", uvloop=True)
+            ways["W3 memory, uvloop"] = partial(run, "memory", uvloop=True)
+        return measured(ways, ROWS, options)
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, "W3: emit to the task's first line, at 100 events/s", take)
