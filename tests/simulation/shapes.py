@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import suppress
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -32,6 +33,7 @@ from headrace import (
     silent,
 )
 from headrace.engine import record as r
+from headrace.triggers.ruleset import Rule
 
 STEADY = Retry(attempts=3, wait_first=2.0, jitter=0.0, wait_max=60.0)
 START_S = 1_400_000_000.0
@@ -54,23 +56,73 @@ class Trail:
         self.executed[run.id] += 1
 
 
+class _Relay:
+    """Hands on what the app's code does to the trail of the app that was made last."""
+
+    to: Trail
+
+    def step(self, run: Run) -> None:
+        """See `Trail`."""
+        self.to.step(run)
+
+    @property
+    def engine(self) -> Engine:
+        """The open engine."""
+        assert self.to.engine is not None
+        return self.to.engine
+
+
+class _Digested(Rule, frozen=True):
+    """A rule whose fingerprint was computed before."""
+
+    digest: str = ""
+
+    def fingerprint(self) -> str:
+        """See `Rule`."""
+        return self.digest
+
+
+_relay = _Relay()
+
+
 def make_app(trail: Trail) -> App:
-    """Return the app; its code leaves a trail."""
-    app = App("shapes")
-    _add_chains(app, trail)
-    _add_fans(app, trail)
-    _add_failures(app, trail)
-    _add_modes(app, trail)
-    _add_reactions(app, trail)
-    _add_launches(app, trail)
-    _add_followers(app, trail)
-    _add_completions(app, trail)
-    _add_sagas(app, trail)
-    _add_waits(app, trail)
+    """Return the app; its code leaves a trail until another one is made.
+
+    Reading all the functions takes longer than most lives.  So it is done once; what has a
+    state (the app itself, and the rule set that it makes for each start) is new each time.
+    """
+    _relay.to = trail
+    declared = _declared()
+    app = App(declared.name)
+    app.tasks |= declared.tasks
+    app.older |= declared.older
+    app.rules |= declared.rules
     return app
 
 
-def _add_chains(app: App, trail: Trail) -> None:
+@cache
+def _declared() -> App:
+    app = App("shapes")
+    for add in (
+        _add_chains,
+        _add_fans,
+        _add_failures,
+        _add_modes,
+        _add_reactions,
+        _add_launches,
+        _add_followers,
+        _add_completions,
+        _add_sagas,
+        _add_waits,
+    ):
+        add(app, _relay)
+    for name, rule in app.rules.items():
+        fields = {field: getattr(rule, field) for field in rule.__struct_fields__}
+        app.rules[name] = _Digested(**fields, digest=rule.fingerprint())
+    return app
+
+
+def _add_chains(app: App, trail: _Relay) -> None:
     @app.task
     async def double(run: Run, x: int) -> int:
         trail.step(run)
@@ -114,7 +166,7 @@ def _add_chains(app: App, trail: Trail) -> None:
         return run.now()
 
 
-def _add_fans(app: App, trail: Trail) -> None:
+def _add_fans(app: App, trail: _Relay) -> None:
     @app.task
     async def leaf(run: Run, n: int) -> int:
         trail.step(run)
@@ -173,7 +225,7 @@ def _add_fans(app: App, trail: Trail) -> None:
         return [got, "not cancelled"]
 
 
-def _add_failures(app: App, trail: Trail) -> None:
+def _add_failures(app: App, trail: _Relay) -> None:
     @app.task(retry=STEADY)
     async def flaky(run: Run, until: int) -> int:
         trail.step(run)
@@ -216,7 +268,7 @@ def _add_failures(app: App, trail: Trail) -> None:
         raise RuntimeError("as it had to come")
 
 
-def _add_modes(app: App, trail: Trail) -> None:
+def _add_modes(app: App, trail: _Relay) -> None:
     def keyed(subject: str) -> Any:
         return on(subject).key(lambda e: e.tokens[1])
 
@@ -242,7 +294,6 @@ def _add_modes(app: App, trail: Trail) -> None:
     async def stop(run: Run, firing: Firing[Any]) -> None:
         trail.step(run)
         engine = trail.engine
-        assert engine is not None
         for other in engine.runs("active"):
             if other.task == "long" and other.key == run.key:
                 try:
@@ -251,7 +302,7 @@ def _add_modes(app: App, trail: Trail) -> None:
                     continue
 
 
-def _add_reactions(app: App, trail: Trail) -> None:
+def _add_reactions(app: App, trail: _Relay) -> None:
     hot = on("heat.*", Reading).where(lambda e: e.data.celsius > 90)
 
     @app.rule(hot.key(lambda e: e.tokens[1]).count(2, within=30))
@@ -281,7 +332,7 @@ def _add_reactions(app: App, trail: Trail) -> None:
         return firing.at
 
 
-def _add_launches(app: App, trail: Trail) -> None:
+def _add_launches(app: App, trail: _Relay) -> None:
     @app.task
     async def bill(run: Run, what: str) -> str:
         trail.step(run)
@@ -328,12 +379,11 @@ def _add_launches(app: App, trail: Trail) -> None:
     @app.rule(on("run.failed.breaks"))
     async def mend(run: Run, firing: Firing[dict[str, Any]]) -> None:
         trail.step(run)
-        assert trail.engine is not None
         with suppress(RunNotFound, RedriveRefused):  # it was done before the crash
             await trail.engine.redrive(firing.events[0].data["run"])
 
 
-def _add_followers(app: App, trail: Trail) -> None:
+def _add_followers(app: App, trail: _Relay) -> None:
     @app.task
     async def mourn(run: Run, failure: Failure) -> str:
         trail.step(run)
@@ -361,7 +411,7 @@ def _add_followers(app: App, trail: Trail) -> None:
         await run.call(repeat, firing.events[0].data)
 
 
-def _add_waits(app: App, trail: Trail) -> None:
+def _add_waits(app: App, trail: _Relay) -> None:
     @app.rule(on("ask"))
     async def asker(run: Run) -> list[Any]:
         trail.step(run)
@@ -374,7 +424,6 @@ def _add_waits(app: App, trail: Trail) -> None:
     @app.rule(on("tell", tuple[str, int]))
     async def teller(run: Run, firing: Firing[tuple[str, int]]) -> None:
         trail.step(run)
-        assert trail.engine is not None
         name, number = firing.events[0].data
         for view in trail.engine.runs("active"):
             if view.task == "asker":
@@ -404,7 +453,7 @@ def _add_waits(app: App, trail: Trail) -> None:
         await run.emit("started", run.now())
 
 
-def _add_completions(app: App, trail: Trail) -> None:
+def _add_completions(app: App, trail: _Relay) -> None:
     @app.task(version="1")
     async def paced(run: Run, seconds: float) -> float:
         raise AssertionError("no run is of this version")
@@ -445,7 +494,7 @@ def _add_completions(app: App, trail: Trail) -> None:
         return came
 
 
-def _add_sagas(app: App, trail: Trail) -> None:
+def _add_sagas(app: App, trail: _Relay) -> None:
     @app.task(retry=STEADY)
     async def release(run: Run, what: str) -> None:
         trail.step(run)
@@ -479,7 +528,6 @@ def _add_sagas(app: App, trail: Trail) -> None:
     async def cancel_tours(run: Run) -> None:
         trail.step(run)
         engine = trail.engine
-        assert engine is not None
         for other in engine.runs("active"):
             if other.task == "tour":
                 with suppress(RunNotFound):  # it has ended
