@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import msgspec
 from tests.simulation.disk import Inode, SimulatedDisk
 from tests.simulation.session import Session, contents, record
@@ -62,6 +64,11 @@ def fill(session: Session) -> None:
 
 def world(*, close: bool = True, extras: bool = True) -> SimulatedDisk:
     """Return a disk with the log, closed or left by a kill, all of it durable."""
+    return disk_with(_files_of_world(close=close, extras=extras))
+
+
+@cache
+def _files_of_world(*, close: bool, extras: bool) -> dict[str, bytes]:
     disk = SimulatedDisk()
     session = Session(log_on(disk, SOURCE))
     fill(session)
@@ -73,7 +80,7 @@ def world(*, close: bool = True, extras: bool = True) -> SimulatedDisk:
     if extras:
         for name, data in {**EXTRAS, f"{BLOB}.tmp": RESULT[:5]}.items():
             left[f"{SOURCE}/{name}"] = data
-    return disk_with(left)
+    return left
 
 
 def disk_with(contents_of: dict[str, bytes]) -> SimulatedDisk:
