@@ -8,29 +8,24 @@ back (`headrace.engine.log.past`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from typing import Final
 
 from headrace.engine.decider import Decider
 from headrace.engine.errors import LogCorrupt, LogMismatch, SnapshotUnusable
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.files import Files, SystemFiles
-from headrace.engine.log.past import PastSnapshots
 from headrace.engine.log.reader import LogReader
-from headrace.engine.log.snapshots import FileSnapshots
+from headrace.engine.log.snapshots import FileSnapshots, PastSnapshots
 from headrace.engine.record import Record, decode
 from headrace.engine.restore import new_kernel
 from headrace.engine.snapshot import load
 
 Decode = Callable[[int, bytes], Record]
 """Makes a record of its sequence and its bytes."""
+Watch = Callable[[int, Record], None]
+"""Whoever looks at each record, with the kernel as it was before it."""
 SNAPSHOTS_TRIED_MAX: Final = 8
 """Of those before a place; each that cannot be used costs its reading."""
-
-
-class Watch(Protocol):
-    """Whoever looks at each record, with the kernel as it was before it."""
-
-    def __call__(self, sequence: int, record: Record, /) -> None: ...
 
 
 class Walk:
@@ -124,8 +119,8 @@ class Walk:
                 if first != self.kernel.sequence + 1:
                     raise LogMismatch(
                         f"{self.reader.path}: expected record {self.kernel.sequence + 1}, found "
-                        f"record {first} next: without those between there is no state; read "
-                        "it with `headrace log cat`"
+                        f"record {first} next: those between are missing, and without them "
+                        "there is no state; read it with `headrace log cat`"
                     )
                 yield first, batch
         except LogCorrupt as damage:

@@ -1,4 +1,4 @@
-"""`PastSnapshots`: older snapshots that are kept for looking back, and for nothing else.
+"""Older snapshots that are kept for looking back, and for nothing else.
 
 A start needs the two newest (`headrace.engine.log.snapshots`).  What would make way for them
 is set aside here under another name, so that the state at any place of a long log is not far
@@ -9,14 +9,14 @@ thinned out evenly, and go with their records.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from headrace.engine.log import segment as segments
 from headrace.engine.log.files import Files, opened
-from headrace.engine.log.snapshots import FileSnapshots, name_of, sequence_of
 
 PREFIX: Final = "past-"
+SUFFIX: Final = ".hrs"
 PAST_MAX: Final = 16
 """How many are kept: with them no place is further from one than a sixteenth of the log or so."""
 PAST_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -25,31 +25,30 @@ PAST_BYTES_MAX: Final = 256 * 1024 * 1024
 
 def past_name_of(sequence: int) -> str:
     """Return the name of the snapshot at *sequence* once it is set aside."""
-    return name_of(sequence).replace("snap-", PREFIX, 1)
+    return f"{PREFIX}{sequence:020}{SUFFIX}"
 
 
-class PastSnapshots(FileSnapshots):
-    """Those of the log in one directory."""
+def past_in(names: Iterable[str]) -> list[int]:
+    """Return the sequences of those among *names*, newest first."""
+    found: list[int] = []
+    for name in names:
+        digits = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+        if digits.isascii() and digits.isdigit() and name == past_name_of(int(digits)):
+            found.append(int(digits))
+    return sorted(found, reverse=True)
 
-    def sequences(self) -> list[int]:
-        """Return the sequences of all that are there, newest first."""
-        return _listed(self._files.listdir(self._folder))
 
-    def _path(self, sequence: int) -> str:
-        return f"{self._folder}/{past_name_of(sequence)}"
-
-
-def set_aside(files: Files, folder: str, sequence: int) -> None:
-    """Keep the snapshot at *sequence*, which a start needs no more, for looking back.
+def set_aside(files: Files, folder: str, name: str, sequence: int) -> None:
+    """Keep the snapshot at *sequence*, of *name*, for looking back: a start needs it no more.
 
     Raises:
         OSError: the disk failed; it is there under the one name or the other.
     """
-    files.rename(f"{folder}/{name_of(sequence)}", f"{folder}/{past_name_of(sequence)}")
+    files.rename(f"{folder}/{name}", f"{folder}/{past_name_of(sequence)}")
     names = files.listdir(folder)
     bases = [segments.base_of(name) or segments.packed_base_of(name) or 0 for name in names]
     first = min((base for base in bases if base), default=1)
-    listed = _listed(names)
+    listed = past_in(names)
     kept = [one for one in listed if one >= first]
     sizes = {one: _size_bytes(files, f"{folder}/{past_name_of(one)}") for one in kept}
     while len(kept) > PAST_MAX or sum(sizes[one] for one in kept) > PAST_BYTES_MAX:
@@ -57,12 +56,6 @@ def set_aside(files: Files, folder: str, sequence: int) -> None:
     for one in listed:
         if one not in kept:
             files.unlink(f"{folder}/{past_name_of(one)}")
-
-
-def _listed(names: Sequence[str]) -> list[int]:
-    past = (name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
-    found = (sequence_of(f"snap-{rest}") for rest in past)
-    return sorted((sequence for sequence in found if sequence is not None), reverse=True)
 
 
 def _size_bytes(files: Files, path: str) -> int:

@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from headrace.engine.errors import SnapshotUnusable
 from headrace.engine.log.files import READ_BYTES_MAX, Files, opened, write_all
+from headrace.engine.log.past import past_in, past_name_of, set_aside
 
 MAGIC: Final = b"\x89HRS\r\n\x1a\n"  # as PNG's: a transfer in text mode changes it
 VERSION: Final = 1
@@ -154,8 +155,6 @@ class FileSnapshots:
         Raises:
             OSError: the disk failed; some that were to go may be there.
         """
-        from headrace.engine.log.past import set_aside
-
         kept = 0
         for sequence in self.sequences():
             if sequence in self._bad:
@@ -164,7 +163,7 @@ class FileSnapshots:
             elif kept < KEPT:
                 kept += 1
             else:
-                set_aside(self._files, self._folder, sequence)
+                set_aside(self._files, self._folder, name_of(sequence), sequence)
 
     def needs(self) -> dict[int, int]:
         """Return the sequence of each snapshot with the oldest record that it needs.
@@ -247,6 +246,17 @@ class FileSnapshots:
                 yield from _decode(plain)
             except (zlib.error, msgspec.MsgspecError) as error:
                 raise _unusable(path, "a block of parts", error) from error
+
+
+class PastSnapshots(FileSnapshots):
+    """The older ones of a log in one directory, which are only for looking back."""
+
+    def sequences(self) -> list[int]:
+        """Return the sequences of all that are there, newest first."""
+        return past_in(self._files.listdir(self._folder))
+
+    def _path(self, sequence: int) -> str:
+        return f"{self._folder}/{past_name_of(sequence)}"
 
 
 def _unusable(path: str, expected: str, found: object) -> SnapshotUnusable:

@@ -356,17 +356,6 @@ def runs_show_command(folder: LogFolder, run: RunNumber, /, *, output: Output = 
     return show(folder, run, output)
 
 
-@_command(app, "state")
-def state_command(
-    name: AppName, folder: LogFolder, /, *, rules: Rules = None, output: Output = "table"
-) -> int:
-    """Rebuild an app's state from its log and print it in numbers."""
-    from headrace.cli.apps import load
-    from headrace.cli.state import state
-
-    return state(load(name, rules), folder, output)
-
-
 @_command(app, "replay")
 def replay_command(
     name: AppName,

@@ -1,18 +1,33 @@
-"""``headrace state``: the engine's state, rebuilt from the log."""
+"""``headrace state``: the engine's state at any place of a log, rebuilt from it."""
 
 from __future__ import annotations
 
+import sys
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.errors import OK
-from headrace.cli.logs import folded, opened
+from headrace.cli.errors import CORRUPT, OK
+from headrace.cli.logs import opened
 from headrace.cli.output import Output, counts, facts, table, write_document
-from headrace.cli.text import rfc3339
+from headrace.cli.places import damage_note, keys_named, sequence_of, walk_to
+from headrace.cli.state_parts import (
+    Wanted,
+    automata,
+    check_rule,
+    check_run,
+    limits,
+    open_runs,
+    timers,
+)
+from headrace.cli.state_text import parts_text
+from headrace.cli.text import rfc3339, safe
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.kernel import Kernel
     from headrace.engine.views import RuleView, StateView
+    from headrace.triggers.ruleset import RuleSet
 
 RULE_COLUMNS: Final = (
     "rule",
@@ -30,18 +45,60 @@ RULE_COLUMNS: Final = (
 )
 
 
-def state(app: App, log: Path, output: Output) -> int:
-    """Print the state of *app* at the end of the log."""
+def state(
+    app: App,
+    log: Path,
+    output: Output,
+    *,
+    at: str | None,
+    rule: str | None,
+    key: str | None,
+    run: int | None,
+    limit: int,
+) -> int:
+    """Print the state of *app* after a record of the log, or at its end.
+
+    Of each part at most *limit* is listed.  In a damaged log it is the state of what is intact.
+
+    Raises:
+        RecordNotFound, RuleNotFound, RunNotFound: there is none; says what there is.
+    """
+    rules = app.decider()
+    check_rule(rule, rules)
+    wanted = Wanted(rule, keys_named(key), run)
+    with opened(log) as reader:
+        sequence = sequence_of(reader, at)
+        walk = walk_to(reader, rules, sequence)
+        kernel = walk.to(sequence)
+    check_run(run, kernel)
+    document = document_of(kernel, rules, wanted, limit)
+    is_whole = wanted == Wanted()
+    write_document(document, output, lambda: _text(document, is_whole=is_whole))
+    note = damage_note(walk)
+    if note is None:
+        return OK
+    sys.stderr.write(f"headrace: {safe(note)}\n")
+    return CORRUPT
+
+
+def document_of(kernel: Kernel, rules: RuleSet, wanted: Wanted, limit: int) -> dict[str, Any]:
+    """Return the state as it is printed."""
     from headrace.engine.views import state_of
 
-    with opened(log) as reader:
-        kernel = folded(reader, app.decider(), shortcut=True)
-    document = document_of(state_of(kernel))
-    write_document(document, output, lambda: _text(document))
-    return OK
+    document = numbers_of(state_of(kernel))
+    document["rules"] = [row for row in document["rules"] if wanted.rule in (None, row["rule"])]
+    document["automata"] = list(automata(kernel, rules, wanted, limit))
+    for name, rows in (
+        ("open_runs", open_runs(kernel, wanted)),
+        ("armed", timers(kernel, rules, wanted)),
+    ):
+        document[name] = list(islice(rows, limit))
+        document[f"more_{name}"] = sum(1 for _ in rows)
+    document["limits"] = limits(kernel)
+    return document
 
 
-def document_of(view: StateView) -> dict[str, Any]:
+def numbers_of(view: StateView) -> dict[str, Any]:
     """Return *view* as it is printed."""
     return {
         "sequence": view.sequence,
@@ -82,26 +139,23 @@ def _rule(rule: RuleView) -> dict[str, Any]:
     }
 
 
-def _text(document: dict[str, Any]) -> str:
-    parts = [
-        facts(
-            [
-                ("sequence", document["sequence"]),
-                ("log time", document["at"]),
-                ("clock", document["clock"]),
-                ("events", document["events"]),
-                ("runs", counts({k: v for k, v in document["runs"].items() if v})),
-                ("retries", document["retries"]),
-                ("dead letters", document["dead_letters"]),
-                ("timers", document["timers"]),
-                ("alarms", document["alarms"]),
-                *(
-                    (f"source {name}", "no cursor" if at is None else f"at {at}")
-                    for name, at in document["sources"].items()
-                ),
-            ]
-        )
+def _text(document: dict[str, Any], *, is_whole: bool) -> str:
+    pairs = [
+        ("sequence", document["sequence"]),
+        ("log time", document["at"]),
+        ("clock", document["clock"]),
+        ("events", document["events"]),
+        ("runs", counts({k: v for k, v in document["runs"].items() if v})),
+        ("retries", document["retries"]),
+        ("dead letters", document["dead_letters"]),
+        ("timers", document["timers"]),
+        ("alarms", document["alarms"]),
+        *(
+            (f"source {name}", "no cursor" if at is None else f"at {at}")
+            for name, at in document["sources"].items()
+        ),
     ]
-    if document["rules"]:
+    parts = [facts(pairs if is_whole else pairs[:2])]
+    if document["rules"] and is_whole:
         parts.append(table(document["rules"], RULE_COLUMNS))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *parts_text(document, is_whole=is_whole)])

@@ -23,7 +23,8 @@ from headrace.cli.arguments import (
     Subject,
     TaskName,
 )
-from headrace.cli.commands import _command, app, log_app, runs_app
+from headrace.cli.commands import _command, log_app, runs_app
+from headrace.cli.inspecting import app
 
 __all__ = ["app"]
 

@@ -8,9 +8,8 @@ import pytest
 
 from headrace.engine.log import past
 from headrace.engine.log.files import SystemFiles
-from headrace.engine.log.past import PastSnapshots
 from headrace.engine.log.segment import name_of as segment_name_of
-from headrace.engine.log.snapshots import FileSnapshots
+from headrace.engine.log.snapshots import FileSnapshots, PastSnapshots
 
 
 def save(folder: Path, sequence: int) -> None:

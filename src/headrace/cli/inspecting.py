@@ -1,0 +1,64 @@
+"""The commands that look into the past of an app, with their arguments and their help.
+
+As `headrace.cli.commands`, which has the others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from headrace.cli.arguments import AppName, LogFolder, Output, Rules
+from headrace.cli.commands import _command, app
+
+__all__ = ["app"]
+
+PLACE = "a sequence, or the last one up to a time such as 2026-03-01T08:00:00Z or -15m"
+
+StateAt = Annotated[
+    str | None,
+    Parameter(
+        name="--at", allow_leading_hyphen=True, help=f"After which record: {PLACE}. Without: all."
+    ),
+]
+OfRule = Annotated[str | None, Parameter(name="--rule", help="Only what belongs to this rule.")]
+OfKey = Annotated[
+    str | None,
+    Parameter(
+        name="--key",
+        allow_leading_hyphen=True,
+        help="Only what belongs to this key: as it is, or as JSON.",
+    ),
+]
+OfRun = Annotated[int | None, Parameter(name="--run", help="Only this run, if it is open there.")]
+StateLimit = Annotated[
+    int,
+    Parameter(
+        name="--limit", validator=validators.Number(gte=0), help="List so many of each part."
+    ),
+]
+
+
+@_command(app, "state")
+def state_command(
+    name: AppName,
+    folder: LogFolder,
+    /,
+    *,
+    at: StateAt = None,
+    rule: OfRule = None,
+    key: OfKey = None,
+    run: OfRun = None,
+    limit: StateLimit = 20,
+    rules: Rules = None,
+    output: Output = "table",
+) -> int:
+    """Print an app's state at a place of its log: what is open, armed and held back.
+
+    Automata with their open partial matches, timers, runs with their calls, and limits.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.state import state
+
+    return state(load(name, rules), folder, output, at=at, rule=rule, key=key, run=run, limit=limit)
