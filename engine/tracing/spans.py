@@ -8,6 +8,8 @@ from msgspec import Struct
 
 from headrace.engine import record as r
 
+EVENTS_MAX: Final = 4
+"""Of a firing that are named, the last ones."""
 WAITS_MAX: Final = 1000
 """Of one run that are told apart; further ones are counted."""
 
@@ -75,6 +77,10 @@ class Span(Struct):
     redriven_ns: list[int] = []
     signals: list[str] = []
     """Names of those that it was sent and has not received."""
+    events: list[int] = []
+    """Of a rule's run: the last of those that met the pattern."""
+    emitted: list[tuple[int, int]] = []
+    """Events that it emitted, if somebody notes them: sequence and time."""
     children: list[int] = []
     """Open runs that end with it."""
 
@@ -93,6 +99,7 @@ def made_by(sequence: int, record: r.Record, at_ns: int) -> Span | None:
         if record.outcome not in ("run", "waiting"):
             return None
         span = Span(sequence, record.task or record.rule, "rule", at_ns, at_ns, key=record.key)
+        span.events = record.events[-EVENTS_MAX:]
         if record.outcome == "waiting":
             span.status, span.began_ns = "waiting", 0
             span.waits.append(Wait("turn", sequence, at_ns))

@@ -5,11 +5,12 @@ As `headrace.cli.commands`, which has the others.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter, validators
 
-from headrace.cli.arguments import LogFolder
+from headrace.cli.arguments import LogFolder, Output
 from headrace.cli.commands import _command
 from headrace.cli.writing import app
 
@@ -48,6 +49,32 @@ TraceOutput = Annotated[
         help="For people, or for programs; chrome is for ui.perfetto.dev, mermaid a flowchart.",
     ),
 ]
+ReportOut = Annotated[
+    Path | None,
+    Parameter(
+        name="--out",
+        help="The file to write, or - for standard output. Without: DIR.timeline.html, here.",
+    ),
+]
+ReportFrom = Annotated[
+    str | None,
+    Parameter(
+        name="--from",
+        allow_leading_hyphen=True,
+        help="Begin at a sequence, a time such as 2026-03-01T08:00:00Z, or so long ago as -15m.",
+    ),
+]
+ReportUntil = Annotated[
+    str | None,
+    Parameter(name="--until", allow_leading_hyphen=True, help="End there, as --from."),
+]
+Bars = Annotated[
+    int,
+    Parameter(
+        validator=validators.Number(gte=100, lte=1_000_000),
+        help="Runs, waits, failed attempts and emitted events that are shown at most.",
+    ),
+]
 
 
 @_command(app, "trace")
@@ -70,3 +97,24 @@ def trace_command(
     from headrace.cli.trace import trace
 
     return trace(folder, output, sequence=sequence, run=run, until=until, limit=limit, whole=whole)
+
+
+@_command(app, "timeline")
+def timeline_command(
+    folder: LogFolder,
+    /,
+    *,
+    out: ReportOut = None,
+    from_: ReportFrom = None,
+    until: ReportUntil = None,
+    bars: Bars = 100_000,
+    output: Output = "table",
+) -> int:
+    """Write a log, or a stretch of it, as one HTML file to look at in a browser.
+
+    It needs neither a server nor the network. If there is more than can be shown, runs that
+    went well are thinned out, and it says how far.
+    """
+    from headrace.cli.timeline import timeline
+
+    return timeline(folder, output, out=out, from_=from_, until=until, bars_max=bars)

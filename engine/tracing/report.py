@@ -1,0 +1,193 @@
+"""What a timeline shows of a stretch of a log, gathered in one pass with bounded tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from msgspec import Struct
+
+from headrace.engine import record as r
+from headrace.engine.log.index import INPUT_TAG_MAX, log_time_ns
+from headrace.engine.tracing.families import Families
+from headrace.engine.tracing.heat import Heat
+from headrace.engine.tracing.links import Decode
+from headrace.engine.tracing.spans import Span, made_by
+
+BARS_MAX: Final = 100_000
+POINTS_MAX: Final = 20_000
+
+OLDER_MAX: Final = 100
+"""Runs above one that was made before the stretch begins."""
+
+_EVENT_TAG: Final = 1
+_OUTSIDE_HEAD_MAX: Final = 0x99
+"""As in `headrace.engine.tracing.tree`."""
+
+_MARKS: Final = (
+    r.EngineStarted,
+    r.EngineStopped,
+    r.CrashesCounted,
+    r.RuleChanged,
+    r.RulePaused,
+    r.BreakerMoved,
+    r.ClockStepped,
+)
+_POINTS: Final = (r.RuleMismatch, r.RuleError, r.RuleLate, r.RuleLoop)
+
+
+class Point(Struct):
+    """Something that happened at one moment and made no run."""
+
+    sequence: int
+    at_ns: int
+    kind: str
+    """As `record.KIND_BY_TYPE` has it; of a firing what became of it."""
+    name: str
+    text: str = ""
+
+
+class Thinned:
+    """A list of no more than so many points: when it is full, every second one goes."""
+
+    def __init__(self, points_max: int) -> None:
+        self.points: list[Point] = []
+        self.count = 0
+        """How many there were."""
+        self.one_of = 1
+        self._points_max = points_max
+
+    def add(self, point: Point) -> None:
+        """Keep a point, if it is its turn."""
+        self.count += 1
+        if self.count % self.one_of:
+            return
+        self.points.append(point)
+        if len(self.points) > self._points_max:
+            self.one_of *= 2
+            self.points = self.points[1::2]
+
+
+class Report:
+    """The runs, events and firings of a stretch of a log."""
+
+    def __init__(self, *, bars_max: int = BARS_MAX, points_max: int = POINTS_MAX) -> None:
+        self.heat = Heat()
+        self.families = Families(bars_max=bars_max)
+        self.points = Thinned(points_max)
+        self.marks = Thinned(points_max)
+        self.first = self.last = 0
+        self.begin_ns = self.end_ns = 0
+        self.counts = {"events": 0, "firings": 0, "failures": 0}
+        self._not_older: set[int] = set()
+
+    def read(
+        self,
+        batches: Iterable[tuple[int, list[bytes]]],
+        decode: Decode,
+        *,
+        at_ns: int,
+        begun_before: Callable[[int], Span | None],
+        advance: Callable[[int], None] = lambda _sequence: None,
+    ) -> None:
+        """Take the records; *at_ns* is the log time before them.
+
+        *begun_before* finds a run that was made before the stretch begins.
+        """
+        events, add_event = 0, self.heat.add_event
+        for first, batch in batches:
+            if not self.first:
+                self.first = first
+            for sequence, raw in enumerate(batch, first):
+                tag = raw[1]
+                if tag == _EVENT_TAG and raw[0] <= _OUTSIDE_HEAD_MAX:
+                    # Most of a log: only its time is of interest.
+                    at_ns = int.from_bytes(raw[3:11]) if raw[2] == 0xCF else log_time_ns(raw)
+                    events += 1
+                    add_event(at_ns)
+                    continue
+                record = decode(sequence, raw)
+                if tag <= INPUT_TAG_MAX:
+                    at_ns = getattr(record, "at_ns", at_ns)
+                self._note_time(at_ns)
+                self._take(sequence, record, at_ns, begun_before)
+            self._note_time(at_ns)
+            self.last = first + len(batch) - 1
+            advance(self.last)
+        self.counts["events"] += events
+
+    def _note_time(self, at_ns: int) -> None:
+        if at_ns:
+            self.begin_ns = self.begin_ns or at_ns
+            self.end_ns = max(self.end_ns, at_ns)
+
+    def _take(
+        self,
+        sequence: int,
+        record: r.Record,
+        at_ns: int,
+        begun_before: Callable[[int], Span | None],
+    ) -> None:
+        if isinstance(record, r.EventStored):
+            self._take_event(sequence, record)
+            return
+        if isinstance(record, (r.AttemptFailed, r.RunFailed)):
+            self.counts["failures"] += 1
+            self.heat.add_failure(at_ns)
+        elif isinstance(record, _MARKS):
+            self.marks.add(_mark_of(sequence, record))
+        elif isinstance(record, _POINTS):
+            kind, text = r.KIND_BY_TYPE[type(record)], getattr(record, "error", "")
+            self.points.add(Point(sequence, at_ns, kind, record.rule, text))
+        elif isinstance(record, r.RuleFired):
+            self.counts["firings"] += 1
+        run = record.slot if isinstance(record, r.TimerFired) else getattr(record, "run", 0)
+        if 0 < run < self.first and run not in self.families.spans.by_run:
+            self._add_older(run, begun_before)
+        self.families.take(sequence, record, at_ns)
+        span = made_by(sequence, record, at_ns)
+        if span is not None:
+            if 0 < span.parent < self.first and span.parent not in self.families.spans.by_run:
+                self._add_older(span.parent, begun_before)
+            self.families.add(span)
+        elif isinstance(record, r.RuleFired):
+            self.points.add(Point(sequence, at_ns, record.outcome, record.rule))
+
+    def _add_older(self, run: int, begun_before: Callable[[int], Span | None]) -> None:
+        """Follow a run that was made before the stretch begins, with those above it."""
+        if run in self._not_older:
+            return
+        found: list[Span] = []
+        above = run
+        while above and above not in self.families.spans.by_run and len(found) < OLDER_MAX:
+            span = begun_before(above)
+            if span is None:
+                break
+            found.append(span)
+            above = span.parent
+        if found and not found[-1].parent:
+            for span in reversed(found):
+                self.families.add(span)
+        if run not in self.families.spans.by_run and len(self._not_older) < BARS_MAX:
+            self._not_older.add(run)  # it was removed, or there is no room for it
+
+    def _take_event(self, sequence: int, event: r.EventStored) -> None:
+        self.counts["events"] += 1
+        self.heat.add_event(event.at_ns)
+        if event.run:
+            self.families.emit(event.run, sequence, event.at_ns)
+
+
+def _mark_of(sequence: int, record: Any) -> Point:
+    kind = r.KIND_BY_TYPE[type(record)]
+    if isinstance(record, r.RuleChanged):
+        text = "removed" if record.fingerprint is None else record.cause
+        return Point(sequence, record.at_ns, kind, record.rule, text)
+    if isinstance(record, r.RulePaused):
+        text = "paused" if record.paused else "resumed"
+        return Point(sequence, record.at_ns, kind, record.rule, f"{text} {record.reason}".strip())
+    if isinstance(record, r.BreakerMoved):
+        return Point(sequence, record.at_ns, kind, record.task, record.state)
+    if isinstance(record, r.ClockStepped):
+        return Point(sequence, record.at_ns, kind, "", f"by {record.step_ns / 1e9:.3f} s")
+    return Point(sequence, record.at_ns, kind, "")
