@@ -131,6 +131,7 @@ def test_rules_fire_where_a_plain_reading_of_the_data_says(
     assert positions(undisturbed, "quiet", sensor) == [[p] for p in silences(FEED, sensor)]
 
 
+@pytest.mark.slow
 def test_every_run_ends_as_the_example_says(undisturbed: Outcome) -> None:
     """One page is refused for good; a flaky check is retried; all else succeeds."""
     runs = undisturbed.runs
@@ -226,6 +227,7 @@ def test_a_child_that_ends_by_itself_was_not_killed(tmp_path: Path) -> None:
         crash.run_child(tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_a_result_that_differs_is_seen(short: Outcome) -> None:
     """The comparison would notice a lost firing, a changed result and a repeated retry."""
     lost = msgspec.structs.replace(short, firings=short.firings[1:])
@@ -294,6 +296,7 @@ async def _write_something_else(log: Path) -> None:
         await engine.emit("other.thing", 1)
 
 
+@pytest.mark.slow
 def test_the_log_of_something_else_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

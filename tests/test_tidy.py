@@ -232,6 +232,7 @@ def test_every_file_keeps(rule: Callable[[Source], Iterator[str]]) -> None:
     assert faults == [], "\n" + "\n".join(faults)
 
 
+@pytest.mark.slow
 def test_exemptions_are_needed() -> None:
     """A file that no longer catches everything loses the right to."""
     catching = {source.path for source in sources() if any(catches_all(source))}

@@ -136,6 +136,7 @@ async def test_an_engine_that_is_not_open_says_so() -> None:
         await engine.cancel(1)
 
 
+@pytest.mark.slow
 async def test_calls_may_be_nested_deeper_than_the_stack() -> None:
     """Chains of steps go to any depth; Python's own stack does not."""
     app = App("t")

@@ -56,6 +56,7 @@ def events(headrace: Call) -> list[Any]:
 # ---------------------------------------------------------------- without an engine
 
 
+@pytest.mark.slow
 def test_an_event_waits_for_the_next_start(headrace: Call, empty: Path) -> None:
     """Whoever emits to a log that nobody runs is told so, and nothing is lost."""
     done = headrace(

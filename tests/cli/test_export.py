@@ -124,6 +124,7 @@ def test_events_come_back_as_they_were(
     assert (again["imported"], again["known"]) == (0, len(events))
 
 
+@pytest.mark.slow
 def test_a_whole_log_comes_back_byte_for_byte(headrace: Call, log: Path) -> None:
     """Decisions, failures, retries: the same records under the same sequences, and the same id."""
     done = headrace("log", "export", log, "all.jsonl", "--kinds", "all")
@@ -154,6 +155,7 @@ def test_an_unknown_record_comes_back_too(headrace: Call, tmp_path: Path) -> Non
     assert raws(tmp_path / "b") == [strange, longer]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_is_imported_happens_again(headrace: Call, log: Path, form: str) -> None:
     """The events of a plant, played into another log: the rules come to the same."""
@@ -195,6 +197,7 @@ def test_events_can_be_chosen(headrace: Call, log: Path) -> None:
 # ---------------------------------------------------------------- CloudEvents
 
 
+@pytest.mark.slow
 @given(kind=st.text(min_size=1, max_size=20), about=st.none() | st.text(min_size=1, max_size=20))
 def test_every_type_and_subject_has_a_subject_of_ours(kind: str, about: str | None) -> None:
     """Any CloudEvent can be stored, and is exported as it was."""

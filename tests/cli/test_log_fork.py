@@ -96,6 +96,7 @@ def test_places_that_are_not_there(
     assert not Path("other.log").exists()
 
 
+@pytest.mark.slow
 def test_copy_is_a_backup(headrace: Call, log: Path) -> None:
     """It holds the same records under the same id, and outlives the original."""
     before = files_of(log)

@@ -199,6 +199,7 @@ def test_a_bad_file_is_said_to_whoever_asks_for_a_reload(
     assert not any(isinstance(one, RuleChanged) for one in records(log))
 
 
+@pytest.mark.slow
 def test_without_an_engine_there_is_nothing_to_reload(headrace: Call, log: Path) -> None:
     """Exit code 5, as whenever an engine is needed and does not answer."""
     (log.parent / "none.jsonl").write_text("")

@@ -74,6 +74,7 @@ def test_the_list_says_what_became_of_each_rule(headrace: Call, empty: Path) -> 
     assert len(headrace("rules", "list", empty, "-o", "jsonl").jsonl) == 3
 
 
+@pytest.mark.slow
 def test_a_rule_stays_paused_over_a_restart(headrace: Call, empty: Path) -> None:
     """What is paused while nothing runs is paused when it starts, and until it is resumed."""
     done = headrace("rules", "pause", empty, "each", "--reason", "the fan is in repair")
@@ -99,6 +100,7 @@ def test_a_rule_stays_paused_over_a_restart(headrace: Call, empty: Path) -> None
     assert rules(headrace, empty)["each"]["state"] == "active"
 
 
+@pytest.mark.slow
 def test_the_state_shows_it_too(headrace: Call, empty: Path) -> None:
     """`state` has the app, and so what is counted and not recorded."""
     headrace("rules", "pause", empty, "each")

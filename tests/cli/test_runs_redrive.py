@@ -112,6 +112,7 @@ def test_a_dead_letter_is_shown_with_all_that_led_to_it(headrace: Call, shop: Pa
     assert "because of event" in text
 
 
+@pytest.mark.slow
 def test_a_redrive_waits_for_the_next_start(headrace: Call, shop: Path) -> None:
     """Without an engine it is written down, and done when one runs."""
     run = dead(headrace, shop)[-1]
@@ -223,6 +224,7 @@ def fail() -> None:
         raise OSError("the bank is closed")
 
 
+@pytest.mark.slow
 def test_a_dead_letter_outlives_its_records(headrace: Call, tmp_path: Path) -> None:
     """Retention has removed what made it; it is listed and redriven all the same."""
     app, folder = App("t"), tmp_path / "old.log"

@@ -96,6 +96,7 @@ def test_times_are_understood(path: Path, time: str, expected_ns: int | None) ->
     assert [found.time_ns for found in read(path)] == [expected_ns]
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     moment=st.datetimes(datetime(1971, 1, 1), datetime(2261, 1, 1)),  # noqa: DTZ001
@@ -233,6 +234,7 @@ LINES = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lines=LINES, is_ended=st.booleans(), read_bytes=st.integers(1, 60))
 def test_however_it_is_read_and_resumed_every_line_counts_once(

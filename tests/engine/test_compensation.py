@@ -171,6 +171,7 @@ async def test_what_a_failed_attempt_registered_is_undone_too(*, again: bool) ->
     assert did == ["second", "first"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["fail", "cancel"])
 async def test_crash_anywhere_goes_on_with_the_undo(end: str) -> None:
     """What is undone is not undone again, what is not will be; the end is the same."""

@@ -191,6 +191,7 @@ async def test_results_come_as_they_end() -> None:
     assert got == [(1, 1), (2, 3), (0, 5)]
 
 
+@pytest.mark.slow
 async def test_results_come_in_the_same_order_after_a_crash_anywhere() -> None:
     """No crash changes the order, and no item whose result is recorded runs again."""
     got, clock, log = list[Any](), StepClock(), MemoryLog()

@@ -95,6 +95,7 @@ async def test_each_run_of_a_family_ends_with_a_record_and_an_event(
     check_order(log)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_busy", [False, True])
 async def test_a_long_line_of_sleepers_ends_at_once(*, is_busy: bool) -> None:
     """However deep: it is gone through, not called.  Also if there is code at its end."""

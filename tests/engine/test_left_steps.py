@@ -225,6 +225,7 @@ async def test_an_error_that_ends_a_wait_is_the_runs_own() -> None:
     assert "LookupError: nobody there" in failed.traceback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("asks", [False, True])
 def test_ctrl_c_in_one_run_leaves_the_others_open(

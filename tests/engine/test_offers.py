@@ -347,6 +347,7 @@ async def lives(log: MemoryLog, clock: Any) -> MemoryLog:
     return log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["system", "input"])
 async def test_a_crash_between_offer_and_payment_stores_each_once(kind: str) -> None:
     """Wherever the engine dies, each offer becomes one event, in the order of the offers."""
@@ -396,6 +397,7 @@ async def test_a_disk_that_dies_loses_no_offer(fail_at: int) -> None:
     check_fold(log)
 
 
+@pytest.mark.slow
 async def test_an_engine_that_closes_leaves_the_rest_for_the_next() -> None:
     """Closing does not wait for a backlog, and whoever waits for it is told."""
     log = MemoryLog()

@@ -148,6 +148,7 @@ async def test_what_a_task_raises_is_raised_again() -> None:
     assert 'raise KeyError("plain", 7)' in last.traceback
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "said"), [("ours", "Odd: 1 and 2"), ("exit", "SystemExit: 3")])
 async def test_what_cannot_be_made_again_is_named(kind: str, said: str) -> None:
     """An exception with an `__init__` of its own, or one that is none of a task's business."""
@@ -156,6 +157,7 @@ async def test_what_cannot_be_made_again_is_named(kind: str, said: str) -> None:
     assert error.error == f"RemoteError: {said}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "said"), [("exit", "exit code 5"), ("kill", "signal SIGKILL")])
 async def test_a_worker_that_dies_is_a_failed_attempt(how: str, said: str, tmp_path: Path) -> None:
     """The next attempt has another process."""
@@ -169,6 +171,7 @@ async def test_a_worker_that_dies_is_a_failed_attempt(how: str, said: str, tmp_p
     assert said in failed.error
 
 
+@pytest.mark.slow
 async def test_a_worker_that_was_killed_while_idle_costs_no_attempt() -> None:
     """It had nothing to do with what comes next."""
     app, pids, log = app_with(tasks.where), list[int](), MemoryLog()
@@ -190,6 +193,7 @@ async def test_a_worker_that_was_killed_while_idle_costs_no_attempt() -> None:
     assert of_kind(log, RunFailed) == []
 
 
+@pytest.mark.slow
 async def test_a_result_that_cannot_be_stored_is_one_clear_error() -> None:
     """As it would be for a task of another kind."""
     error, _ = await called(app_with(tasks.unspeakable), tasks.unspeakable)
@@ -208,6 +212,7 @@ def number_in(path: Path) -> int:
     return int(path.read_text(encoding="ascii"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("why", ["timeout", "cancel", "close"])
 async def test_a_process_is_killed_when_its_run_is(why: str, tmp_path: Path) -> None:
     """Unlike a thread, it can be."""
@@ -233,6 +238,7 @@ async def test_a_process_is_killed_when_its_run_is(why: str, tmp_path: Path) -> 
     assert not is_alive(pid)
 
 
+@pytest.mark.slow
 async def test_a_process_that_cannot_be_started_is_an_error_of_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -283,6 +289,7 @@ def work():
 """
 
 
+@pytest.mark.slow
 async def test_starting_python_and_importing_takes_no_time_of_an_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,6 +326,7 @@ def work():
 """
 
 
+@pytest.mark.slow
 async def test_a_worker_that_dies_of_an_import_is_a_failed_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

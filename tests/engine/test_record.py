@@ -100,6 +100,7 @@ def plain(record: Any) -> Any:
 # ---------------------------------------------------------------- round trip
 
 
+@pytest.mark.slow
 @given(RECORDS)
 def test_a_record_comes_back_as_it_was(record: Any) -> None:
     """Every kind with every value: what is folded is what was decided."""

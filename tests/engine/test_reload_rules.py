@@ -428,6 +428,7 @@ async def test_before_log_time_has_begun_there_is_nothing_to_record(stand: Stand
     assert set(started.rules) == {"python_rule", "two", "three"}
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_gone_is_not_kept(stand: Stand) -> None:
     """A program that opens many engines, as tests do, does not grow by them."""
     stand.write(each("one"))

@@ -259,6 +259,7 @@ async def test_deadlines_of_ended_attempts_take_no_memory() -> None:
         await engine.drain()
 
 
+@pytest.mark.slow
 async def test_nothing_of_ended_runs_is_kept() -> None:
     """A service that runs for months does not grow by its runs."""
     app, refs = App("t"), list[weakref.ref[Any]]()
@@ -490,6 +491,7 @@ async def test_second_native_cancellation_ends_the_grace_period(anyio_backend_na
     assert completed(log) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_ctrl_c_in_a_task_leaves_its_run_open(
     backend: str, caplog: pytest.LogCaptureFixture

@@ -172,6 +172,7 @@ async def test_once_at_a_time(catch_up: CatchUp) -> None:
     ]
 
 
+@pytest.mark.slow
 async def test_the_same_after_a_restart_at_any_moment() -> None:
     """A stop that no due time falls into changes nothing, in the repeated hour neither."""
     tz = "Europe/Berlin"

@@ -142,6 +142,7 @@ async def test_one_is_taken_by_itself_and_two_are_kept(new_log: Callable[[], Eve
         assert engine.kernel.dump() == folded(engine.log).dump()
 
 
+@pytest.mark.slow
 async def test_state_goes_on_changing_while_it_is_written(new_log: Callable[[], EventLog]) -> None:
     """What is written is the state of one sequence, and what goes on is not lost."""
     app = make_app([])

@@ -40,6 +40,7 @@ def is_valid(text: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 @given(texts, texts)
 def test_matching_is_what_it_means(pattern: str, subject: str) -> None:
     """The quick answer is the obvious one, and what is invalid never matches."""

@@ -153,6 +153,7 @@ def test_a_watchdog_that_moves_on_costs_one_entry() -> None:
     assert drained(timers) == [(999, ("quiet", 0, "s1"))]
 
 
+@pytest.mark.slow
 @given(moves=st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 50)), max_size=200))
 def test_the_calendar_holds_little_more_than_what_is_armed(moves: list[tuple[str, int]]) -> None:
     """Moving timers to and fro leaves nothing behind once the calendar is looked at."""

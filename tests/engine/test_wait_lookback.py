@@ -363,6 +363,7 @@ async def test_a_redrive_looks_back_as_far_as_the_log_goes() -> None:
 # ---------------------------------------------------------------- many at once
 
 
+@pytest.mark.slow
 async def test_many_that_are_behind_read_the_log_together() -> None:
     """After a start a thousand runs may look back, each for as long as the log is."""
     app, log, clock = App("t"), CountingLog(), StepClock()

@@ -99,6 +99,7 @@ def test_a_waiting_run_that_is_cancelled_leaves_the_queue() -> None:
     check(shell)
 
 
+@pytest.mark.slow
 @given(
     mode=st.sampled_from(["single", "restart", "latest", Queue(1), Queue(3, "drop_old")]),
     steps=st.lists(st.sampled_from(["fire", "end", "crash"]), max_size=25),

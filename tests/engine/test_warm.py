@@ -229,6 +229,7 @@ async def test_an_alarm_of_the_past_goes_only_with_its_own_key() -> None:
 # ---------------------------------------------------------------- over a restart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 async def test_a_rule_of_the_app_that_is_new_or_changed(name: str) -> None:
     """A limit is corrected and the app started again: it knows the last hour."""

@@ -517,6 +517,7 @@ def test_what_cannot_work_is_refused_when_it_is_written(name: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_condition_may_be_long_but_not_endlessly_deep() -> None:
     """A thousand alternatives are one level; nesting is refused before Python gives up."""
     long = HOT

@@ -65,6 +65,7 @@ def test_what_can_hold_is_left_alone(text: str) -> None:
     assert first_contradiction([parse_condition(text)]) is None
 
 
+@pytest.mark.slow
 @given(leaves, leaves, datas)
 def test_no_data_fulfils_what_is_called_a_contradiction(one: Said, other: Said, data: Any) -> None:
     """Only what is certain is said."""

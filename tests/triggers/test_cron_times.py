@@ -388,6 +388,7 @@ def test_expressions_that_cannot_work_are_refused(expression: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(st.text("0123456789*/-,#LWFRIJAN \t\n²", max_size=30))
 def test_any_text_is_read_or_refused(text: str) -> None:

@@ -233,6 +233,7 @@ def test_hold_sees_what_conditions_behind_it_turn_down() -> None:
     assert made(hot.hold(for_=4), 1, 9, 6, 30) == [(5, [1]), (13, [9])]
 
 
+@pytest.mark.slow
 def test_one_event_from_the_far_future_does_not_fire_for_ever() -> None:
     """A wrong clock costs a bounded number of firings: the rest is skipped, on the grid."""
     pattern = silent(timed(), for_=1, repeat="every")

@@ -531,6 +531,7 @@ def test_a_rule_that_changed_begins_without_what_waited() -> None:
     check(again)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERYTHING)
 def test_a_full_rule_ends_with_nothing_but_sources(name: str) -> None:
     """Once all has been let go and has fired, no key and no waiting event is left (law L6)."""

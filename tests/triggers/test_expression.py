@@ -82,6 +82,7 @@ def test_a_text_says_what_it_looks_like(text: str) -> None:
     assert parse_condition(text).structure == READ[text].structure
 
 
+@pytest.mark.slow
 @given(sayings)
 @example((">", "a", 1))
 def test_what_a_condition_prints_is_read_as_the_same_condition(said: Said) -> None:

@@ -57,6 +57,7 @@ def days(draw: st.DrawFn) -> tuple[Windows, list[Given]]:
     return spec, [*events, Given(begin + 200 * HOUR, "end", None)]
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(case=days())
 def test_days_are_what_the_model_says(case: tuple[Windows, list[Given]]) -> None:

@@ -353,6 +353,7 @@ def test_clock_rules_of_older_logs_are_the_same_rules() -> None:
     assert of(EveryNode(ns(60))) == fingerprint("every", ns(60), "parallel")
 
 
+@pytest.mark.slow
 def test_only_a_cron_loads_cronsim() -> None:
     """Whoever declares none does not pay for it."""
     program = (

@@ -97,6 +97,7 @@ def test_a_fold_is_what_was_live(name: str, events: Events) -> None:
     check(shell)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PATTERNS)
 @given(events=EVENTS, split=st.integers(0, 24))
 @settings(max_examples=25)

@@ -22,6 +22,7 @@ def encoded(part: list[bytes], *, base: int = 1, chain: int = 7, kind: int = fra
     return data
 
 
+@pytest.mark.slow
 @given(st.integers(1, 200), st.integers(1, 2**62), st.integers(0, 2**32 - 1))
 def test_frame_round_trip(count: int, base: int, chain: int) -> None:
     """A frame gives back its records, its place and its chain."""

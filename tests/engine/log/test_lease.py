@@ -414,6 +414,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_reader_of_another_process(tmp_path: Path) -> None:
     """It keeps what it needs for as long as it lives, and not a moment longer."""
     log = FileLog(tmp_path / "log", segment_bytes_max=300, keep_bytes=0)
