@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two, not "auto": the tests start servers, child processes and fsyncs of their own.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Where it is set, each run would compile all tests anew: 20 seconds of processor time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test quick check bench simulate soak fmt clean
 .DELETE_ON_ERROR:
@@ -20,7 +22,7 @@ help:
 	@echo 'make fmt     format, and fix what lint can fix'
 	@echo 'make clean   remove .venv and everything that was generated'
 
-# Compiled here, since where PYTHONDONTWRITEBYTECODE is set each start would do so anew.
+# Compiled here, for who calls the command by itself where PYTHONDONTWRITEBYTECODE is set.
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "headrace needs Python 3.11 or newer, not " + sys.version.split()[0] + "; name one: make PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)

@@ -5,6 +5,7 @@ Async tests need no mark: anyio's plugin runs each on asyncio and on trio.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -46,6 +47,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             is_on_trio = parameters.get("anyio_backend") == "trio"
             if is_on_trio and item.path.stem != "test_cancellation":
                 item.add_marker(pytest.mark.soak)
+
+
+def pytest_collection_finish() -> None:
+    """Compile nothing for later from here on, in this process and in those that tests start.
+
+    A module that a test writes twice within a second would be taken for the one before.
+    """
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.fixture(autouse=True)
