@@ -63,6 +63,12 @@ def unused(folder: Path, name: str) -> Path:
     return folder / f"{name}-{time.monotonic_ns()}"
 
 
+def resident_bytes() -> int:
+    """Return what this process has in memory now."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 def fdatasync_ms(
     folder: Path, *, count: int = 200, size: int = 120, rate: float | None = None
 ) -> list[float]:

@@ -207,18 +207,28 @@ def show(title: str, lines: Iterable[Figure]) -> None:
     (console if console.is_terminal else Console(width=200)).print(table, highlight=False)
 
 
-def script(doc: str | None, title: str, take: Callable[[argparse.Namespace], list[Figure]]) -> None:
+def script(
+    doc: str | None,
+    title: str,
+    take: Callable[[argparse.Namespace], list[Figure]],
+    *,
+    repeat: int = REPEAT,
+    flags: Mapping[str, str] | None = None,
+) -> None:
     """Run one benchmark from its command line.
 
-    *take* measures; it is given ``repeat`` and ``quick`` (tiny sizes: does it work at all?).
+    *take* measures; it is given ``repeat``, ``only`` and ``quick`` (tiny sizes: does it work at
+    all?), and what *flags* of the script's own there are.
     """
     parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--repeat", type=int, default=REPEAT, metavar="N", help="runs of each")
+    parser.add_argument("--repeat", type=int, default=repeat, metavar="N", help="runs of each")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--only", default="", metavar="TEXT", help="only ways with this in them")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the rows there, too")
+    for flag, meaning in (flags or {}).items():
+        parser.add_argument(flag, action="store_true", help=meaning)
     options = parser.parse_args()
     if options.repeat < 1:
         parser.error(f"--repeat: expected at least 1, found {options.repeat}")

@@ -1,8 +1,10 @@
-"""What `import headrace` costs a host, against the libraries that it stands on.
+"""Start-up: what `import headrace` and `headrace --help` cost, in processor time and memory.
 
-Each import is timed in fresh processes that take turns, so that both see the same machine;
-the figure is CPU time, user and system, of the process with the interpreter's own start
-taken off.  Prints a table and asserts nothing.
+The reference of an import is that of the libraries that headrace stands on.  Each figure is of
+fresh processes: the median of several, that take turns with Python alone, whose own start is
+taken off from the times of imports.
+
+    python benchmarks/import_cost.py [--repeat 3] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
@@ -12,70 +14,87 @@ import resource
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Final
 
-CASES: Final = {
-    "python alone": "pass",
-    "asyncio, anyio, msgspec": "import asyncio, anyio, msgspec",
-    "headrace": "import headrace",
-    "what an app names": "from headrace import App, Event, Firing, Retry, Run, on",
-    "that, and an engine over a log": (
+from figures import Figure, Row, at_most, measured, script
+
+IMPORTS: Final = {
+    "import asyncio, anyio, msgspec": "import asyncio, anyio, msgspec",
+    "import headrace": "import headrace",
+    "import what an app names": "from headrace import App, Event, Firing, Retry, Run, on",
+    "import that, and an engine over a log": (
         "from headrace import App, Event, FileLog, Firing, Retry, Run, on; "
         "import headrace.engine.engine"
     ),
-    "that, structlog and tenacity": (
+    "import that, structlog and tenacity": (
         "from headrace import App, Event, FileLog, Firing, Retry, Run, on; "
         "import headrace.engine.engine, structlog, tenacity"
     ),
 }
-ALONE, GROUND, *_ = CASES
-ROUNDS_WARM: Final = 2  # compiles what is not compiled, fills the page cache
+GROUND: Final = "import asyncio, anyio, msgspec"
+PROCESSES: Final = 5
 
 
-def cpu_s(program: str) -> float:
-    """CPU seconds of one fresh process that runs *program*."""
+def cpu_ms(*command: str) -> float:
+    """CPU milliseconds, of user and system, of one fresh process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # -I: nothing of the environment, and no current folder to look through.
-    subprocess.run([sys.executable, "-I", "-c", program], check=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) * 1e3
+
+
+def python(program: str) -> tuple[str, ...]:
+    """Return a command: nothing of the environment, and no current folder to look through."""
+    return (sys.executable, "-I", "-c", program)
+
+
+def import_ms(program: str, processes: int) -> float:
+    """CPU milliseconds that *program* takes beyond those of Python itself."""
+    return statistics.median(
+        cpu_ms(*python(program)) - cpu_ms(*python("pass")) for _ in range(processes)
+    )
+
+
+def help_ms(processes: int) -> float:
+    """CPU milliseconds of `headrace --help`, Python's start included."""
+    command = str(Path(sys.executable).parent / "headrace")
+    return statistics.median(cpu_ms(command, "--help") for _ in range(processes))
 
 
 def resident_mb(program: str) -> float:
     """Peak resident memory of one fresh process that runs *program*."""
     ask = "import resource as r; print(r.getrusage(r.RUSAGE_SELF).ru_maxrss)"
-    ran = subprocess.run(
-        [sys.executable, "-I", "-c", f"{program}\n{ask}"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    ran = subprocess.run(python(f"{program}\n{ask}"), check=True, capture_output=True, text=True)
     per_unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
     return int(ran.stdout) * per_unit / 1e6
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="CPU time of `import headrace`.")
-    parser.add_argument("--rounds", type=int, default=40)
-    rounds: int = parser.parse_args().rounds
-    took: dict[str, list[float]] = {case: [] for case in CASES}
-    for number in range(ROUNDS_WARM + rounds):
-        for case, program in CASES.items():
-            spent_s = cpu_s(program)
-            if number >= ROUNDS_WARM:
-                took[case].append(spent_s)
-    alone_s = statistics.median(took[ALONE])
-    ground_s = statistics.median(took[GROUND]) - alone_s
-    print(f"{'import':28} {'CPU ms':>8} {'ratio':>6} {'resident MB':>12}")
-    for case, program in CASES.items():
-        spent_s = statistics.median(took[case])
-        if case != ALONE:
-            spent_s -= alone_s
-        ratio = f"{spent_s / ground_s:6.2f}" if case != ALONE else " " * 6
-        print(f"{case:28} {spent_s * 1000:8.1f} {ratio} {resident_mb(program):12.1f}")
-    print(f"{rounds} rounds, medians; the ratio is to {GROUND!r}")
+ROWS: Final = [
+    Row(GROUND, "ms CPU"),
+    Row("import headrace", "ms CPU", GROUND, at_most(1.2, "ratio")),
+    *(Row(name, "ms CPU", GROUND) for name in IMPORTS if name not in (GROUND, "import headrace")),
+    Row("headrace --help", "ms CPU", "python alone", at_most(350)),
+    Row(f"resident, {GROUND}", "MB"),
+    Row("resident, import headrace", "MB", f"resident, {GROUND}", at_most(35)),
+    *(Row(f"resident, {name}", "MB", f"resident, {GROUND}") for name in list(IMPORTS)[2:]),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    processes = 1 if options.quick else PROCESSES
+    ways: dict[str, Callable[[], float]] = {}
+    for name, program in IMPORTS.items():
+        cpu_ms(*python(program))  # compiles what is not compiled, fills the page cache
+        ways[name] = partial(import_ms, program, processes)
+        ways[f"resident, {name}"] = partial(resident_mb, program)
+    ways["python alone"] = lambda: cpu_ms(*python("pass"))
+    ways["headrace --help"] = partial(help_ms, processes)
+    return measured(ways, ROWS, options)
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, "start-up", take)
