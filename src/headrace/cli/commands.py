@@ -47,7 +47,6 @@ from headrace.cli.arguments import (
     SnapshotApp,
     SnapshotEvery,
     Status,
-    Strict,
     Subject,
     TailAfter,
     TailCount,
@@ -354,26 +353,6 @@ def runs_show_command(folder: LogFolder, run: RunNumber, /, *, output: Output = 
     from headrace.cli.run_story import show
 
     return show(folder, run, output)
-
-
-@_command(app, "replay")
-def replay_command(
-    name: AppName,
-    folder: LogFolder,
-    /,
-    *,
-    rules: Rules = None,
-    strict: Strict = False,
-    output: Output = "table",
-) -> int:
-    """Derive every decision again with today's rules and compare; no task is called.
-
-    Exit code 3 if there is a difference.
-    """
-    from headrace.cli.apps import load
-    from headrace.cli.replay import replay
-
-    return replay(load(name, rules), folder, output, strict=strict)
 
 
 @_command(app, "version")

@@ -2,83 +2,170 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli.errors import DIFFERENCE, OK
-from headrace.cli.logs import folded, opened
-from headrace.cli.output import Output, write_document
+from headrace.cli.errors import DIFFERENCE, OK, RecordUnreadable
+from headrace.cli.logs import decoded, opened
+from headrace.cli.output import Output, counts, some_of, table, write_document
+from headrace.cli.paced import Paced
+from headrace.cli.places import sequence_of
+from headrace.cli.progress import shown
 from headrace.cli.text import safe
-from headrace.engine import record as r
+from headrace.engine.errors import LogMismatch
 
 if TYPE_CHECKING:
     from headrace.app import App
-    from headrace.engine.kernel import Kernel
+    from headrace.engine.log import LogReader
+    from headrace.engine.replay.replay import Replayed
+    from headrace.engine.replay.stretch import Stretch
 
 
-def replay(app: App, log: Path, output: Output, *, strict: bool) -> int:
-    """Compare the decisions of the log with those of today's rules; no task is called."""
-    decider = app.decider()
-    changes = Changes(decider.fingerprints())
-    with opened(log) as reader:
-        kernel = folded(reader, decider, begin=changes.begin, watch=changes.watch)
-        last = reader.last_sequence
-    differs = bool(kernel.divergences) or (strict and bool(changes.found))
-    recorded = set(kernel.state.rules)
-    document: dict[str, Any] = {
-        "log": str(log),
-        "records": last - changes.begun_after,
-        "from_snapshot": changes.begun_after or None,
-        "events": kernel.state.events,
-        "same": not differs,
-        "divergences": [
-            {"sequence": d.sequence, "rule": d.rule, "recorded": d.recorded, "derived": d.derived}
-            for d in kernel.divergences
-        ],
-        "changed": changes.found,
-        "new_rules": sorted(set(app.rules) - recorded) if recorded else [],
-        "unknown_records": kernel.unknown,
-    }
+def replay(
+    app: App,
+    log: Path,
+    output: Output,
+    *,
+    strict: bool,
+    from_: str | None = None,
+    until: str | None = None,
+    speed: float | None = None,
+) -> int:
+    """Compare the decisions of the log with those of today's rules.
+
+    Raises:
+        RecordNotFound: there is no such place in the log.
+        LogCorrupt: it is damaged; what came before was compared, and printed.
+    """
+    from headrace.engine.replay.doubts import count_all
+    from headrace.engine.replay.replay import replay as replayed
+
+    with opened(log) as reader, gaps_are_damage(reader):
+        stretch = stretch_of(reader, from_=from_, until=until)
+        with shown("replaying", stretch.until or reader.last_sequence) as advance:
+            stretch = with_progress(stretch, advance)
+            if speed is not None:
+                paced = Paced(reader, speed, show=output == "table")
+                found = replayed(with_log(stretch, paced), app.decider())
+            else:
+                found = replayed(stretch, app.decider())
+        rules = {divergence.rule for divergence in found.divergences}
+        doubts = count_all(stretch, app.decider, rules) if rules else None
+    document = _document(log, found, until=stretch.until)
+    document["differences"] = {} if doubts is None else doubts.by_rule
+    document["non_deterministic"] = [] if doubts is None else doubts.unsteady
+    differs = bool(found.diverged) or (strict and bool(found.changed))
+    document["same"] = not differs
     write_document(document, output, lambda: _text(document, strict=strict))
+    if found.damage is not None:
+        raise found.damage
     return DIFFERENCE if differs else OK
 
 
-class Changes:
-    """Where each stretch begins in which a rule was another one than today."""
+@contextmanager
+def gaps_are_damage(reader: LogReader) -> Generator[None]:
+    """Say of records that are missing where they are; a log that lost some is damaged."""
+    try:
+        yield
+    except LogMismatch as error:
+        raise RecordUnreadable(f"{safe(str(reader.path))}: {error}") from error
 
-    def __init__(self, declared: dict[str, str]) -> None:
-        """*declared* are today's fingerprints by rule."""
-        self._declared = declared
-        self._rules: dict[str, str] = {}
-        self.begun_after = 0
-        """The sequence of the snapshot that it began at; 0: the log's beginning."""
-        self.found: list[dict[str, Any]] = []
 
-    def begin(self, kernel: Kernel) -> None:
-        """Look at what is in force where it begins."""
-        self.begun_after = kernel.sequence
-        self._compare(kernel.sequence, kernel.state.rules)
+def stretch_of(reader: LogReader, *, from_: str | None, until: str | None) -> Stretch:
+    """Return what a command is to go through.
 
-    def watch(self, sequence: int, record: r.Record) -> None:
-        """Look at the next record."""
-        if isinstance(record, r.EngineStarted):
-            self._compare(sequence, record.rules)
+    Raises:
+        RecordNotFound: there is no such place in the log.
+    """
+    from headrace.engine.replay.stretch import Stretch
 
-    def _compare(self, sequence: int, rules: dict[str, str]) -> None:
-        for rule, fingerprint in rules.items():
-            today = self._declared.get(rule)
-            if fingerprint != today and fingerprint != self._rules.get(rule):
-                row = {"sequence": sequence, "rule": rule, "declared": today is not None}
-                self.found.append(row)
-        self._rules = dict(rules)
+    return Stretch(
+        log=reader,
+        begin_at=None if from_ is None else sequence_of(reader, from_, "--from"),
+        until=None if until is None else sequence_of(reader, until, "--until"),
+        decode=lambda sequence, raw: decoded(reader, sequence, raw),
+    )
+
+
+def with_progress(stretch: Stretch, advance: Any) -> Stretch:
+    """Return *stretch* that tells *advance* how far it has come."""
+    from msgspec.structs import replace
+
+    return replace(stretch, progress=advance)
+
+
+def with_log(stretch: Stretch, log: Any) -> Stretch:
+    """Return *stretch* of the same log, read in another way."""
+    from msgspec.structs import replace
+
+    return replace(stretch, log=log)
+
+
+def _document(log: Path, found: Replayed, *, until: int | None) -> dict[str, Any]:
+    from headrace.engine.replay.replay import fields_of
+
+    return {
+        "log": str(log),
+        "records": found.last - found.begun_after,
+        "from_snapshot": found.begun_after or None,
+        "until": until,
+        "events": found.events,
+        "firings": found.firings,
+        "timers": found.timers,
+        "same": True,
+        "divergences": [
+            {
+                "sequence": d.sequence,
+                "rule": d.rule,
+                "recorded": d.recorded,
+                "derived": d.derived,
+                "fields": [
+                    {
+                        "field": field.name,
+                        "recorded": field.recorded,
+                        "derived": field.derived,
+                        "same": not field.differs,
+                    }
+                    for field in fields_of(d)
+                ],
+            }
+            for d in found.divergences
+        ],
+        "diverged": found.diverged,
+        "changed": [
+            {"sequence": c.sequence, "rule": c.rule, "declared": c.is_declared}
+            for c in found.changed
+        ],
+        "new_rules": found.unrecorded,
+        "unknown_records": found.unknown,
+        "damage": None if found.damage is None else str(found.damage),
+        "digest": found.digest,
+    }
 
 
 def _text(document: dict[str, Any], *, strict: bool) -> str:
-    lines = [
-        f"sequence {found['sequence']}: rule {safe(found['rule'])} differs\n"
-        f"  recorded  {safe(found['recorded'])}\n"
-        f"  derived   {safe(found['derived'])}"
-        for found in document["divergences"]
+    lines: list[str] = []
+    for number, found in enumerate(document["divergences"]):
+        place = f"sequence {found['sequence']}: rule {safe(found['rule'])} differs"
+        if number:
+            lines.append(f"{place} for the first time")
+            continue
+        lines += [
+            place,
+            f"  recorded  {safe(found['recorded'])}",
+            f"  derived   {safe(found['derived'])}",
+            fields_text(found["fields"]),
+        ]
+    if document["differences"]:
+        lines.append(f"firings that differ in all: {counts(document['differences'])}")
+    lines += [
+        (
+            f"rule {safe(rule)} is not deterministic: two replays of the same log made other "
+            f"firings; does a condition read a clock, chance or a global?"
+        )
+        for rule in document["non_deterministic"]
     ]
     lines += [
         f"rule changed at {found['sequence']}: {safe(found['rule'])} is "
@@ -86,14 +173,28 @@ def _text(document: dict[str, Any], *, strict: bool) -> str:
         + ("" if strict else "; its decisions there were not compared")
         for found in document["changed"]
     ]
-    if document["from_snapshot"]:
-        lines.append(
-            f"begins at the snapshot at {document['from_snapshot']}: older records were removed"
-        )
-    if document["new_rules"]:
-        lines.append(f"not in the log yet: {', '.join(map(safe, document['new_rules']))}")
-    if document["unknown_records"]:
-        lines.append(f"{document['unknown_records']} records of unknown kinds were passed over")
-    count = f"{document['events']} events, {document['records']} records"
+    lines += _notes(document)
+    events, firings = document["events"], document["firings"]
+    count = f"{events} events, {document['records']} records, {firings} firings"
     verdict = "every decision is derived again" if document["same"] else "a difference was found"
     return "\n".join([*lines, f"{count}: {verdict}"])
+
+
+def _notes(document: dict[str, Any]) -> list[str]:
+    lines = []
+    if document["from_snapshot"]:
+        lines.append(f"begins at the snapshot at {document['from_snapshot']}")
+    if document["new_rules"]:
+        names = [safe(name) for name in document["new_rules"]]
+        lines.append(f"not in the log yet: {some_of(names, len(names))}")
+    if document["unknown_records"]:
+        lines.append(f"{document['unknown_records']} records of unknown kinds were passed over")
+    if document["damage"]:
+        lines.append("the log is damaged: only what is before that was compared")
+    return lines
+
+
+def fields_text(fields: list[dict[str, Any]]) -> str:
+    """Return both sides of a decision as a table; what differs has a star."""
+    rows = [{**field, "": "" if field["same"] else "*"} for field in fields]
+    return table(rows, ["", "field", "recorded", "derived"])

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from headrace.cli.arguments import LogFolder, Output
 from headrace.cli.commands import _command
-from headrace.cli.tracing import app
+from headrace.cli.replaying import app
 from headrace.cli.writing import Reason
 
 __all__ = ["app"]

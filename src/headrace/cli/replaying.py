@@ -1,0 +1,101 @@
+"""The commands that let a log run through rules again, with their arguments and their help.
+
+As `headrace.cli.commands`, which has the others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter, validators
+
+from headrace.cli.arguments import AppName, LogFolder, Output, Rules, Strict
+from headrace.cli.commands import _command
+from headrace.cli.tracing import app
+
+__all__ = ["app"]
+
+PLACE = "a sequence, or the last one up to a time such as 2026-03-01T08:00:00Z or -15m"
+
+From = Annotated[
+    str | None,
+    Parameter(
+        name="--from",
+        allow_leading_hyphen=True,
+        help=f"Begin at the newest snapshot up to here: {PLACE}. If there is none that can be "
+        "used, at the beginning.",
+    ),
+]
+Until = Annotated[
+    str | None, Parameter(allow_leading_hyphen=True, help=f"The last record: {PLACE}.")
+]
+Speed = Annotated[
+    float | None,
+    Parameter(
+        validator=validators.Number(gt=0, lt=float("inf")),
+        help="Print each record when its time has come, so many times as fast as it was: for "
+        "demonstrations.",
+    ),
+]
+DifferencesMax = Annotated[
+    int,
+    Parameter(
+        name="--limit",
+        validator=validators.Number(gte=0),
+        help="List at most so many differences; all are counted.",
+    ),
+]
+
+
+@_command(app, "replay")
+def replay_command(
+    name: AppName,
+    folder: LogFolder,
+    /,
+    *,
+    rules: Rules = None,
+    strict: Strict = False,
+    from_: From = None,
+    until: Until = None,
+    speed: Speed = None,
+    output: Output = "table",
+) -> int:
+    """Derive every decision again with today's rules and compare; no task is called.
+
+    Exit code 3 if there is a difference. Of a damaged log what is intact is compared.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.replay import replay
+
+    return replay(
+        load(name, rules),
+        folder,
+        output,
+        strict=strict,
+        from_=from_,
+        until=until,
+        speed=speed,
+    )
+
+
+@_command(app, "whatif")
+def whatif_command(
+    name: AppName,
+    folder: LogFolder,
+    /,
+    *,
+    rules: Rules = None,
+    from_: From = None,
+    until: Until = None,
+    limit: DifferencesMax = 100,
+    output: Output = "table",
+) -> int:
+    """Let today's rules see a log from its beginning, and say what would be another.
+
+    Firings that appear, vanish, move or change, and what is known of the runs that would
+    follow: the recorded ones stand in, no task is called. Exit code 3 if anything differs.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.whatif import whatif
+
+    return whatif(load(name, rules), folder, output, from_=from_, until=until, limit=limit)

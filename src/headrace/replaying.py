@@ -1,0 +1,79 @@
+"""Replay and what-if as functions, for tests and notebooks.
+
+    replayed = replay("plant.log", app)          # assert not replayed.diverged
+    found = whatif("plant.log", changed_app)     # found.total.appeared, found.differences
+
+Nothing is executed and nothing is written; the log may be in use.  What they return is
+described in `headrace.engine.replay`; docs/replay.md shows them at work.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from headrace.engine.log import LogReader
+from headrace.engine.replay.replay import Replayed
+from headrace.engine.replay.replay import replay as _replay
+from headrace.engine.replay.stretch import Stretch
+from headrace.engine.replay.tally import Supposed
+from headrace.engine.replay.whatif import SHOWN_MAX
+from headrace.engine.replay.whatif import whatif as _whatif
+from headrace.engine.restore import ReadableLog
+
+if TYPE_CHECKING:
+    from headrace.app import App
+
+__all__ = ["Replayed", "Supposed", "replay", "whatif"]
+
+Log = str | os.PathLike[str] | ReadableLog
+
+
+def replay(
+    log: Log, app: App, *, begin_at: int | None = None, until: int | None = None
+) -> Replayed:
+    """Derive every firing and timer of *log* again with the rules of *app*, and compare.
+
+    *log* is a directory, or a log such as a `MemoryLog`.  *begin_at* and *until* are
+    sequences: it begins at the newest snapshot up to the one, and ends with the other.
+
+    Raises:
+        LogUnusable, LogVersion: there is no log, or it cannot be read.
+        LogMismatch: records are missing that the state follows from.
+    """
+    with _readable(log) as readable:
+        return _replay(Stretch(log=readable, begin_at=begin_at, until=until), app.decider())
+
+
+def whatif(
+    log: Log,
+    app: App,
+    *,
+    begin_at: int | None = None,
+    until: int | None = None,
+    shown_max: int = SHOWN_MAX,
+) -> Supposed:
+    """Say what would be another in *log* with the rules and policies of *app*.
+
+    As `replay`; at most *shown_max* differences are in full, and all are counted.
+    """
+    with _readable(log) as readable:
+        stretch = Stretch(log=readable, begin_at=begin_at, until=until)
+        return supposed(app, stretch, shown_max=shown_max)
+
+
+def supposed(app: App, stretch: Stretch, *, shown_max: int) -> Supposed:
+    """As `whatif`, over a stretch of a log that is open."""
+    blind = {name for name, spec in app.tasks.items() if spec.firing_name is None}
+    return _whatif(stretch, app.decider(), shown_max=shown_max, blind=blind)
+
+
+@contextmanager
+def _readable(log: Log) -> Generator[ReadableLog]:
+    if isinstance(log, (str, os.PathLike)):
+        with LogReader(log) as reader:
+            yield reader
+    else:
+        yield log

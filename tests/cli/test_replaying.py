@@ -1,0 +1,225 @@
+"""`replay` and `whatif` as commands: what they print, their exit codes, and bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.cli.command import Call, lines_of
+
+LIMIT = 'app = App("plant")\nLIMIT = 90'
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def drifting(headrace: Call, plant: Path, tmp_path: Path) -> Path:
+    """A log of a rule that depends on a global, which has changed since."""
+    change(plant, "> 90", "> LIMIT")
+    change(plant, 'app = App("plant")', LIMIT)
+    (tmp_path / "more.jsonl").write_text(lines_of([95.0] * 9))
+    run = ("run", "plant.py", "--log", "drift.log", "--from", "more.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    change(plant, "LIMIT = 90", "LIMIT = 99")
+    return tmp_path / "drift.log"
+
+
+def test_replay_shows_the_first_divergence_field_by_field(headrace: Call, drifting: Path) -> None:
+    """And how many there are in all, though a rule that diverged takes no further part."""
+    done = headrace("replay", "plant.py", drifting, "-o", "json")
+
+    assert done.code == 3
+    assert done.json["same"] is False
+    assert done.json["diverged"] == 1
+    assert done.json["differences"] == {"cool": 3}
+    assert done.json["non_deterministic"] == []
+    (first,) = done.json["divergences"]
+    fields = {field["field"]: field for field in first["fields"]}
+    assert fields["kind"] == {
+        "field": "kind",
+        "recorded": "rule.fired",
+        "derived": None,
+        "same": False,
+    }
+    assert fields["key"]["recorded"] == "t1"
+    assert len(fields["events"]["recorded"]) == 3
+    text = headrace("replay", "plant.py", drifting).out
+    assert "firings that differ in all: 3 cool" in text
+    assert "outcome" in text
+
+
+def test_replay_of_a_part(headrace: Call, drifting: Path) -> None:
+    """What came before the first difference is the same; a place is a sequence or a time."""
+    first = headrace("replay", "plant.py", drifting, "-o", "json").json["divergences"][0]
+    before = headrace(
+        "replay", "plant.py", drifting, "--until", first["sequence"] - 2, "-o", "json"
+    )
+    with_it = headrace("replay", "plant.py", drifting, "--until", first["sequence"] - 1)
+    early = headrace(
+        "replay", "plant.py", drifting, "--until", "2023-11-14T22:13:30Z", "-o", "json"
+    )
+
+    assert before.code == 0
+    assert before.json["until"] == before.json["records"] == first["sequence"] - 2
+    assert with_it.code == 3  # of a unit all is compared: the event and what it led to
+    assert early.code == 0
+    assert early.json["events"] == 2
+
+
+def test_replay_begins_at_a_snapshot(headrace: Call, log: Path) -> None:
+    """As near as there is one; what came before it was compared before."""
+    last = headrace("log", "snapshot", log, "--app", "plant.py", "-o", "json").json["sequence"]
+    readings = log.parent / "later.jsonl"
+    readings.write_text(lines_of([95.0] * 3).replace("17000000", "17000990"))
+    again = ("run", "plant.py", "--log", log, "--from", readings, "--clock", "input")
+    assert headrace(*again).code == 0
+    done = headrace("replay", "plant.py", log, "--from", last + 3, "-o", "json")
+    whole = headrace("replay", "plant.py", log, "-o", "json").json
+
+    assert done.code == 0
+    assert done.json["from_snapshot"] == last
+    assert done.json["events"] == 4  # three readings, and what a run emitted
+    assert done.json["firings"] == 1
+    assert done.json["records"] == whole["records"] - last
+    assert done.json["digest"] == whole["digest"]
+    assert headrace("replay", "plant.py", log, "--from", 1, "-o", "json").json == whole
+
+
+def test_a_rule_that_throws_dice_is_named(headrace: Call, plant: Path, tmp_path: Path) -> None:
+    """Two replays of the same log make other firings of it: no log can be asked about it."""
+    change(plant, "e.data.degrees > 90", "random.random() < 0.5")
+    change(plant, "import msgspec", "import random\nimport msgspec")
+    (tmp_path / "many.jsonl").write_text(lines_of([95.0] * 80, every_s=1))
+    run = ("run", "plant.py", "--log", "dice.log", "--from", "many.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    done = headrace("replay", "plant.py", "dice.log", "-o", "json")
+
+    assert done.code == 3
+    assert done.json["non_deterministic"] == ["cool"]
+    assert "rule cool is not deterministic" in headrace("replay", "plant.py", "dice.log").out
+
+
+def test_replay_at_the_speed_of_a_demonstration(headrace: Call, log: Path) -> None:
+    """Each record is printed when its time has come; so fast, that is at once."""
+    done = headrace("replay", "plant.py", log, "--speed", 1e6)
+
+    assert done.code == 0
+    lines = done.out.splitlines()
+    kinds = [line.split()[2] for line in lines[:-1]]
+    assert kinds.count("rule.fired") == 1
+    assert kinds.count("event") == 6
+    assert lines[-1].endswith("every decision is derived again")
+    asked = headrace("replay", "plant.py", log, "--speed", 1e6, "-o", "json")
+    assert asked.json["same"] is True
+
+
+@pytest.mark.parametrize("command", ["replay", "whatif"])
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--until", "99999"], 4, "expected a sequence from 1 to"),
+        (["--from", "0"], 4, "expected a sequence from 1 to"),
+        (["--until", "noon"], 2, "expected a sequence, a time"),
+        (["--until", "2001-01-01T00:00:00Z"], 2, "expected a time within the log"),
+    ],
+)
+def test_a_place_that_is_not_there(
+    headrace: Call, log: Path, command: str, arguments: list[str], code: int, said: str
+) -> None:
+    """One line says what was given, and what there is."""
+    done = headrace(command, "plant.py", log, *arguments)
+
+    assert done.code == code
+    assert said in done.last_error
+
+
+@pytest.mark.parametrize("command", ["replay", "whatif"])
+def test_a_damaged_log_is_answered_for_what_is_intact(
+    headrace: Call, log: Path, command: str
+) -> None:
+    """The answer for the intact part comes first, then what is wrong: exit code 6."""
+    whole = headrace(command, "plant.py", log, "-o", "json").json
+    (segment,) = log.glob("*.hrl")
+    data = bytearray(segment.read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    segment.write_bytes(data)
+    done = headrace(command, "plant.py", log, "-o", "json")
+
+    assert done.code == 6
+    assert 0 < done.json["records"] < whole["records"]
+    assert done.json["damage"] in done.last_error
+    assert done.json["same"] is True
+    assert "only what is before that was" in headrace(command, "plant.py", log).out
+
+
+def test_whatif_of_the_same_rules(headrace: Call, log: Path) -> None:
+    """Nothing would be another, and that is exit code 0."""
+    done = headrace("whatif", "plant.py", log, "-o", "json")
+
+    assert done.code == 0
+    assert done.json["same"] is True
+    assert done.json["same_firings"] == 1
+    assert done.json["differences"] == []
+    assert "nothing would be another" in headrace("whatif", "plant.py", log).out
+
+
+def test_whatif_of_another_limit(headrace: Call, log: Path, plant: Path) -> None:
+    """What appears and what vanishes: counted, also by rule and key, and listed."""
+    change(plant, "> 90", "> 99")
+    gone = headrace("whatif", "plant.py", log, "-o", "json")
+
+    assert gone.code == 3
+    counts = {"appeared": 0, "vanished": 1, "moved": 0, "changed": 0}
+    assert {name: gone.json[name] for name in counts} == counts
+    assert gone.json["rules"] == {"cool": {"same": 0, **counts}}
+    assert gone.json["keys"] == [{"rule": "cool", "key": "t1", **counts}]
+    (row,) = gone.json["differences"]
+    assert (row["what"], row["rule"], row["key"]) == ("vanished", "cool", "t1")
+    assert row["run"] == "gone"
+    assert row["run_id"] == row["sequence"]
+    assert row["recorded"]["outcome"] == "run"
+    assert row["derived"] is None
+    assert gone.json["runs"] == {"unknown": 0, "gone": 2}  # the page that it launched goes too
+    assert gone.json["events_gone"] == 1
+    assert "vanished" in headrace("whatif", "plant.py", log).out
+    short = headrace("whatif", "plant.py", log, "--limit", 0, "-o", "json").json
+    assert (short["differences"], short["left_out"]) == ([], 1)
+    lines = headrace("whatif", "plant.py", log, "-o", "jsonl")
+    assert len(lines.jsonl) == 1
+
+
+FILE = """
+[rules.freezing]
+subject = "plant.*.temperature"
+where = "degrees < 50"
+key = "subject.1"
+task = "note"
+"""
+
+
+def test_whatif_of_a_rules_file(headrace: Call, log: Path, plant: Path, tmp_path: Path) -> None:
+    """A rule that is not written yet can be tried on the log of last month."""
+    plant.write_text(
+        plant.read_text() + "\n\n@app.action\nasync def note(run: Run) -> None:\n    ...\n"
+    )
+    (tmp_path / "new.toml").write_text(FILE)
+    done = headrace("whatif", "plant.py", log, "--rules", "new.toml", "-o", "json")
+
+    assert done.code == 3, done.err
+    assert done.json["rules"]["freezing"]["appeared"] == done.json["appeared"] > 0
+    assert {row["run"] for row in done.json["differences"]} == {"unknown"}
+    assert done.json["same_firings"] == 1
+
+
+def test_neither_writes_into_the_log(headrace: Call, log: Path, plant: Path) -> None:
+    """They may be asked of a running engine's log."""
+    before = {path.name: path.read_bytes() for path in log.iterdir() if path.is_file()}
+    change(plant, "> 90", "> 99")
+    assert headrace("whatif", "plant.py", log).code == 3
+    assert headrace("replay", "plant.py", log).code == 0
+
+    assert {path.name: path.read_bytes() for path in log.iterdir() if path.is_file()} == before
