@@ -9,6 +9,7 @@ import select
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,15 @@ NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"
 NEEDED = "HEADRACE_NEEDS"
 """Lists what may not be missing on the machine that checks everything."""
 WAIT_S = 60
+ON_3_AND_4 = """
+import fcntl, os, sys
+# Away from 3 and 4 first: one of the two may be there already, as the wrong one.
+ends = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+for place, end in zip((3, 4), ends):
+    os.dup2(end, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads from descriptor 3 and writes to 4."""
 
 
 def chromium() -> str:
@@ -52,10 +62,9 @@ class Browser:
     def __enter__(self) -> Self:
         to_read, self._to = os.pipe()
         self._from, to_write = os.pipe()
-        # It reads from descriptor 3 and writes to 4, which are made in the shell.
         self._process = subprocess.Popen(
             [
-                "/bin/sh", "-c", f'exec "$@" 3<&{to_read} 4>&{to_write}', "sh", chromium(),
+                sys.executable, "-c", ON_3_AND_4, str(to_read), str(to_write), chromium(),
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--no-first-run", "--disable-background-networking", "--hide-scrollbars",
                 f"--user-data-dir={self._folder / 'profile'}", "--remote-debugging-pipe",

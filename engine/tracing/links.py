@@ -18,6 +18,27 @@ CAUSES_MAX: Final = 1000
 within steps are no deeper."""
 
 
+RUN_TAGS: Final = frozenset((3, 4, 5, 6, 7, 8, 9, 23, 25, 26, 27, 29))
+"""Kinds of records whose first fields are their time and the run that they are about."""
+
+_TIME: Final = 0xCF
+_WIDTHS: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # of msgpack's unsigned numbers
+
+
+def run_named(raw: bytes) -> int:
+    """Return the run that an encoded record of `RUN_TAGS` is about, without decoding it.
+
+    -1: it is not to be seen so quickly.
+    """
+    if raw[2] != _TIME or len(raw) < 12:
+        return -1
+    number = raw[11]
+    if number < 0x80:
+        return number
+    width = _WIDTHS.get(number)
+    return -1 if width is None else int.from_bytes(raw[12 : 12 + width])
+
+
 def cause_of(record: r.Record | None) -> int:
     """Return the sequence of what directly led to *record*.
 

@@ -11,7 +11,7 @@ from headrace.engine import record as r
 from headrace.engine.log.index import INPUT_TAG_MAX, log_time_ns
 from headrace.engine.tracing.families import Families
 from headrace.engine.tracing.heat import Heat
-from headrace.engine.tracing.links import Decode
+from headrace.engine.tracing.links import RUN_TAGS, Decode, run_named
 from headrace.engine.tracing.spans import Span, made_by
 
 BARS_MAX: Final = 100_000
@@ -23,6 +23,11 @@ OLDER_MAX: Final = 100
 _EVENT_TAG: Final = 1
 _OUTSIDE_HEAD_MAX: Final = 0x99
 """As in `headrace.engine.tracing.tree`."""
+
+_QUIET_TAGS: Final = RUN_TAGS - {4, 6}
+"""Kinds that are of no interest if the run is not shown: all but those that tell of failures."""
+_STEP_TAG: Final = 7
+_RUN_FIELDS: Final[dict[type[Any], str]] = {r.TimerFired: "slot", r.StepRequested: "parent"}
 
 _MARKS: Final = (
     r.EngineStarted,
@@ -80,6 +85,7 @@ class Report:
         self.begin_ns = self.end_ns = 0
         self.counts = {"events": 0, "firings": 0, "failures": 0}
         self._not_older: set[int] = set()
+        self._begun_before: Callable[[int], Span | None] = lambda _run: None
 
     def read(
         self,
@@ -94,7 +100,8 @@ class Report:
 
         *begun_before* finds a run that was made before the stretch begins.
         """
-        events, add_event = 0, self.heat.add_event
+        self._begun_before = begun_before
+        events, add_event, by_run = 0, self.heat.add_event, self.families.spans.by_run
         for first, batch in batches:
             if not self.first:
                 self.first = first
@@ -106,11 +113,19 @@ class Report:
                     events += 1
                     add_event(at_ns)
                     continue
+                if (
+                    tag in _QUIET_TAGS
+                    and (run := run_named(raw)) > self.first
+                    and run not in by_run
+                ):
+                    at_ns = log_time_ns(raw)
+                    self.families.runs += tag == _STEP_TAG
+                    continue  # it is of a run that was left out
                 record = decode(sequence, raw)
                 if tag <= INPUT_TAG_MAX:
                     at_ns = getattr(record, "at_ns", at_ns)
                 self._note_time(at_ns)
-                self._take(sequence, record, at_ns, begun_before)
+                self._take(sequence, record, at_ns)
             self._note_time(at_ns)
             self.last = first + len(batch) - 1
             advance(self.last)
@@ -121,46 +136,51 @@ class Report:
             self.begin_ns = self.begin_ns or at_ns
             self.end_ns = max(self.end_ns, at_ns)
 
-    def _take(
-        self,
-        sequence: int,
-        record: r.Record,
-        at_ns: int,
-        begun_before: Callable[[int], Span | None],
-    ) -> None:
-        if isinstance(record, r.EventStored):
-            self._take_event(sequence, record)
-            return
-        if isinstance(record, (r.AttemptFailed, r.RunFailed)):
+    def _take(self, sequence: int, record: r.Record, at_ns: int) -> None:
+        kind = type(record)
+        if kind is r.EventStored:
+            self._take_event(sequence, record)  # type: ignore[arg-type]
+        elif kind is r.RuleFired:
+            self._take_firing(sequence, record, at_ns)  # type: ignore[arg-type]
+        elif kind in _MARKS:
+            self.marks.add(_mark_of(sequence, record))
+        elif kind in _POINTS:
+            rule, text = getattr(record, "rule", ""), getattr(record, "error", "")
+            self.points.add(Point(sequence, at_ns, r.KIND_BY_TYPE[kind], rule, text))
+        else:
+            self._take_of_run(sequence, record, at_ns)
+
+    def _take_firing(self, sequence: int, fired: r.RuleFired, at_ns: int) -> None:
+        self.counts["firings"] += 1
+        span = made_by(sequence, fired, at_ns)
+        if span is not None:
+            self.families.add(span)
+        else:
+            self.points.add(Point(sequence, at_ns, fired.outcome, fired.rule))
+
+    def _take_of_run(self, sequence: int, record: r.Record, at_ns: int) -> None:
+        kind = type(record)
+        if kind is r.AttemptFailed or kind is r.RunFailed:
             self.counts["failures"] += 1
             self.heat.add_failure(at_ns)
-        elif isinstance(record, _MARKS):
-            self.marks.add(_mark_of(sequence, record))
-        elif isinstance(record, _POINTS):
-            kind, text = r.KIND_BY_TYPE[type(record)], getattr(record, "error", "")
-            self.points.add(Point(sequence, at_ns, kind, record.rule, text))
-        elif isinstance(record, r.RuleFired):
-            self.counts["firings"] += 1
-        run = record.slot if isinstance(record, r.TimerFired) else getattr(record, "run", 0)
+        run: int = getattr(record, _RUN_FIELDS.get(kind, "run"), 0)
         if 0 < run < self.first and run not in self.families.spans.by_run:
-            self._add_older(run, begun_before)
-        self.families.take(sequence, record, at_ns)
-        span = made_by(sequence, record, at_ns)
-        if span is not None:
-            if 0 < span.parent < self.first and span.parent not in self.families.spans.by_run:
-                self._add_older(span.parent, begun_before)
-            self.families.add(span)
-        elif isinstance(record, r.RuleFired):
-            self.points.add(Point(sequence, at_ns, record.outcome, record.rule))
+            self._add_older(run)
+        if kind is r.StepRequested or kind is r.RunLaunched:
+            span = made_by(sequence, record, at_ns)
+            if span is not None:
+                self.families.add(span)
+        else:
+            self.families.take(sequence, record, at_ns)
 
-    def _add_older(self, run: int, begun_before: Callable[[int], Span | None]) -> None:
+    def _add_older(self, run: int) -> None:
         """Follow a run that was made before the stretch begins, with those above it."""
         if run in self._not_older:
             return
         found: list[Span] = []
         above = run
         while above and above not in self.families.spans.by_run and len(found) < OLDER_MAX:
-            span = begun_before(above)
+            span = self._begun_before(above)
             if span is None:
                 break
             found.append(span)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from headrace.engine import record as r
 from headrace.engine.log.index import INPUT_TAG_MAX, log_time_ns
-from headrace.engine.tracing.links import Decode, plain
+from headrace.engine.tracing.links import RUN_TAGS, Decode, plain, run_named
 from headrace.engine.tracing.spans import Span, Spans, made_by
 
 NODES_MAX: Final = 100_000
@@ -76,10 +76,14 @@ class Tree:
         advance: Callable[[int], None] = lambda _sequence: None,
     ) -> None:
         """Take all that follows the root, until the tree is full."""
+        nodes = self.nodes
         for first, batch in batches:
             for sequence, raw in enumerate(batch, first):
                 tag = raw[1]
                 if tag == _EVENT_TAG and raw[0] <= _OUTSIDE_HEAD_MAX:
+                    self._input, self._input_at, self._place = sequence, raw, 0
+                    continue
+                if tag in RUN_TAGS and (run := run_named(raw)) >= 0 and run not in nodes:
                     self._input, self._input_at, self._place = sequence, raw, 0
                     continue
                 self._take(sequence, decode(sequence, raw), raw, tag)

@@ -189,8 +189,6 @@ def test_the_wheel_zooms_and_a_drag_moves(browser: Browser, page: Path) -> None:
 
 def many() -> dict[str, object]:
     """A report of so many bars: chains of short runs, and 2 000 that go on at once."""
-    from headrace.engine.record import RuleFired, StepRequested  # noqa: F401 (as they are named)
-
     runs = range(1, BARS + 1)
     begin = [run * 1000 if run % 50 else (run // 2000) * 2_000_000 for run in runs]
     end = [at + (700 if run % 50 else 2_000_000) for run, at in zip(runs, begin, strict=True)]

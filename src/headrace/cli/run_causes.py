@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli.logs import decoded
+from headrace.cli.logs import decoder
 from headrace.cli.text import rfc3339, safe
 from headrace.engine import record as r
 from headrace.engine.tracing import links
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 def causes_of(reader: LogReader, sequence: int) -> list[dict[str, Any]]:
     """Return what led to the record at *sequence*, the nearest first, each with its own."""
-    causes = links.causes_of(reader, sequence, partial(decoded, reader))
+    causes = links.causes_of(reader, sequence, decoder(reader))
     return [{"sequence": cause, **said_of(record)} for cause, record in causes]
 
 

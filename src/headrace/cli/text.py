@@ -51,8 +51,10 @@ def rfc3339_exact(at_ns: int | None) -> str | None:
 
 
 def duration(ns: int) -> str:
-    """Return a span of time as people say it: ``1.25s``, ``3m 20s``, ``2d 4h``."""
+    """Return a span of time as people say it: ``4.2µs``, ``1.25s``, ``3m 20s``, ``2d 4h``."""
     seconds = ns / NS
+    if 0 < ns < 1_000_000:
+        return f"{ns / 1000:.3g}µs"
     if seconds < 60:
         return f"{seconds:.3g}s"
     minutes, left = divmod(round(seconds), 60)

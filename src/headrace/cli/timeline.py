@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from headrace.cli.errors import OK, Usage
-from headrace.cli.logs import decoded, opened, time_before
+from headrace.cli.logs import decoder, opened, time_before
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.progress import shown
 from headrace.cli.text import rfc3339, safe
@@ -58,7 +57,7 @@ def timeline(
                 raise
             damage = error
         document = _document(log, report, damage)
-        columns = columns_of(report, reader, partial(decoded, reader))
+        columns = columns_of(report, reader, decoder(reader))
     page = page_of({**document, "events_total": document["events"], **columns})
     if to_stdout:
         sys.stdout.flush()
@@ -101,7 +100,7 @@ def _sequence_from(reader: LogReader, place: str) -> int:
 
 
 def _read(reader: LogReader, report: Report, first: int, last: int) -> None:
-    decode = partial(decoded, reader)
+    decode = decoder(reader)
 
     def begun_before(run: int) -> Span | None:
         record = stored(reader, run, decode)

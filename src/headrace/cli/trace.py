@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from msgspec import Struct
 
 from headrace.cli.errors import OK, RecordNotFound, Usage
-from headrace.cli.logs import decoded, opened, plain_raw
+from headrace.cli.logs import decoder, opened, plain_raw
 from headrace.cli.output import write, write_document
 from headrace.cli.progress import shown
 from headrace.cli.run_causes import said_of
@@ -92,7 +91,7 @@ def write_document_of(found: Trace, output: TraceOutput, *, whole: bool) -> None
 
 def _of_record(reader: LogReader, log: Path, sequence: int, until: str | None, limit: int) -> Trace:
     record = _there(reader, sequence)
-    decode = partial(decoded, reader)
+    decode = decoder(reader)
     causes = causes_of(reader, sequence, decode)
     root, first = sequence, record
     for place, cause in causes:
@@ -107,7 +106,7 @@ def _of_record(reader: LogReader, log: Path, sequence: int, until: str | None, l
 
 def _of_run(reader: LogReader, log: Path, run: int, until: str | None, limit: int) -> Trace:
     last = reader.refresh()
-    record = stored(reader, run, partial(decoded, reader)) if 0 < run <= last else None
+    record = stored(reader, run, decoder(reader)) if 0 < run <= last else None
     if record is None or made_by(run, record, 1) is None:
         if record is None:
             what = f"records {reader.first_sequence} to {last}"
@@ -116,14 +115,14 @@ def _of_run(reader: LogReader, log: Path, run: int, until: str | None, limit: in
         raise RunNotFound(
             f"{reader.path}: expected run {run}, found {what}; `headrace runs list` has the runs"
         )
-    causes = causes_of(reader, run, partial(decoded, reader))
+    causes = causes_of(reader, run, decoder(reader))
     tree, last = _grown(reader, run, record, until, limit)
     return Trace(str(log), run, tree, causes, last)
 
 
 def _there(reader: LogReader, sequence: int) -> r.Record:
     last = reader.refresh()
-    record = stored(reader, sequence, partial(decoded, reader)) if 0 < sequence <= last else None
+    record = stored(reader, sequence, decoder(reader)) if 0 < sequence <= last else None
     if record is None:
         raise RecordNotFound(
             f"{reader.path}: expected a record from {reader.first_sequence} to {last}, found "
@@ -136,7 +135,7 @@ def _grown(
     reader: LogReader, root: int, record: r.Record, until: str | None, limit: int
 ) -> tuple[Tree, int]:
     """Return the tree below *root*, and the last record that was looked at for it."""
-    decode = partial(decoded, reader)
+    decode = decoder(reader)
     upto = reader.last_sequence
     if until is not None:
         upto = min(upto, sequence_upto(reader, until, "--until"))

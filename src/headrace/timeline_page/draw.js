@@ -287,15 +287,22 @@ function drawAxis(c) {
   c.fillStyle = QUIET;
   const scale = (view.to - view.from) / (width - GUTTER);
   const digits = scale < 20 ? 6 : scale < 20000 ? 3 : 0;
+  let day = "";
   for (let x = GUTTER; x < width - 90; x += x === GUTTER ? 200 : 150) {
-    const time = axis.toReal(shownAt(x));
+    const said = when(axis.toReal(shownAt(x)), digits);
     c.fillRect(x, height - 20, 1, 4);
-    c.fillText(x === GUTTER ? when(time, digits) : when(time, digits).slice(digits || scale < 2e6 ? 11 : 0), x + 3, y);
+    // The day is said where it changes.
+    c.fillText(x === GUTTER ? said : said.slice(said.slice(0, 10) === day ? 11 : 5), x + 3, y);
+    day = said.slice(0, 10);
   }
   c.fillText("UTC", 8, y);
+  let free = GUTTER;
   for (const [from, to] of axis.gaps) {
-    const x0 = xOfTime(from), x1 = xOfTime(to), label = `idle ${span(to - from)}`;
-    if (x1 > GUTTER && x0 < width && x1 - x0 > 50) c.fillText(label, Math.max(x0, GUTTER) + 4, 10);
+    const middle = (xOfTime(from) + xOfTime(to)) / 2, label = `idle ${span(to - from)}`;
+    const wide = c.measureText(label).width, x = middle - wide / 2;
+    if (x < free || x + wide > width) continue;
+    c.fillText(label, x, height - 28);
+    free = x + wide + 6;
   }
 }
 
