@@ -16,7 +16,7 @@ from headrace.cli.run_causes import said_of
 from headrace.cli.text import NS, pretty_json, rfc3339, to_json
 from headrace.cli.times import sequence_upto
 from headrace.engine import record as r
-from headrace.engine.errors import RunNotFound
+from headrace.engine.errors import LogCorrupt, RunNotFound
 from headrace.engine.tracing.links import cause_of, causes_of, input_before, stored
 from headrace.engine.tracing.spans import Span, Wait, made_by
 from headrace.engine.tracing.tree import Node, Tree
@@ -36,8 +36,8 @@ class Trace(Struct):
     tree: Tree
     causes: list[tuple[int, r.Record | None]]
     """What led to the root, the nearest first."""
-    last: int
-    """The last record of the log, or the one that the search was to end at."""
+    damage: LogCorrupt | None = None
+    """What ended the search early."""
 
     @property
     def root(self) -> Node:
@@ -65,6 +65,8 @@ def trace(
         else:
             found_tree = _of_record(reader, log, sequence or 0, until, limit)
     write_document_of(found_tree, output, whole=whole)
+    if found_tree.damage is not None:
+        raise found_tree.damage
     return OK
 
 
@@ -99,9 +101,9 @@ def _of_record(reader: LogReader, log: Path, sequence: int, until: str | None, l
             break  # retention has removed it: what is left begins behind it
         root, first = place, cause
     gone = [pair for pair in causes if pair[1] is None]
-    tree, last = _grown(reader, root, first, until, limit)
+    tree, damage = _grown(reader, root, first, until, limit)
     asked = sequence if sequence in tree.nodes else cause_of(record)
-    return Trace(str(log), asked, tree, gone, last)
+    return Trace(str(log), asked, tree, gone, damage)
 
 
 def _of_run(reader: LogReader, log: Path, run: int, until: str | None, limit: int) -> Trace:
@@ -116,8 +118,8 @@ def _of_run(reader: LogReader, log: Path, run: int, until: str | None, limit: in
             f"{reader.path}: expected run {run}, found {what}; `headrace runs list` has the runs"
         )
     causes = causes_of(reader, run, decoder(reader))
-    tree, last = _grown(reader, run, record, until, limit)
-    return Trace(str(log), run, tree, causes, last)
+    tree, damage = _grown(reader, run, record, until, limit)
+    return Trace(str(log), run, tree, causes, damage)
 
 
 def _there(reader: LogReader, sequence: int) -> r.Record:
@@ -133,8 +135,8 @@ def _there(reader: LogReader, sequence: int) -> r.Record:
 
 def _grown(
     reader: LogReader, root: int, record: r.Record, until: str | None, limit: int
-) -> tuple[Tree, int]:
-    """Return the tree below *root*, and the last record that was looked at for it."""
+) -> tuple[Tree, LogCorrupt | None]:
+    """Return the tree below *root*, and the damage that it ends before, if there is any."""
     decode = decoder(reader)
     upto = reader.last_sequence
     if until is not None:
@@ -147,8 +149,11 @@ def _grown(
     if upto > root:
         with shown("reading", upto - root) as advance:
             batches = reader.read(after=root, upto=upto)
-            tree.grow(batches, decode, lambda sequence: advance(sequence - root))
-    return tree, upto
+            try:
+                tree.grow(batches, decode, lambda sequence: advance(sequence - root))
+            except LogCorrupt as error:
+                return tree, error
+    return tree, None
 
 
 # As data: a row for each node, the root first.
@@ -160,7 +165,7 @@ def _document(found: Trace) -> dict[str, Any]:
         "asked": found.asked,
         "root": found.root.sequence,
         "searched_to": found.tree.last,
-        "complete": not found.tree.is_cut,
+        "complete": not found.tree.is_cut and found.damage is None,
         "causes": [{"sequence": place, **said_of(cause)} for place, cause in found.causes],
         "records": list(rows(found)),
     }
