@@ -51,6 +51,8 @@ class Admission:
         self._since_ns: dict[int, int] = {}
         """Since when runs wait, where that counts."""
         self._trials = Trials(pipeline, attempts_max=crash_attempts_max)
+        self._is_plain = True
+        """Whether no task has limits that count here: then only crashes can hold a run back."""
         self._rested_since_ns = self._rested()
 
     def _rested(self) -> int | None:
@@ -87,6 +89,7 @@ class Admission:
             self._ready.add_level(limits.priority)
         else:
             self._levels.pop(spec.name, None)
+        self._is_plain = not self._gates and not self._ready.has_levels
 
     def resume(self) -> None:
         """Open the circuits that a crash has kept from being opened."""
@@ -103,6 +106,10 @@ class Admission:
 
     def push(self, state: RunState) -> None:
         """Let the code of *state* be executed when it is its turn."""
+        if self._is_plain and not state.crashes:
+            self._ready.push((state.rule, state.key), state.id)
+            self._let_work()
+            return
         if self._ready.has_levels:
             self._since_ns[state.id] = self._clock.monotonic_ns()
         gate = self._gates.get(state.task) if self._gates else None
@@ -158,8 +165,8 @@ class Admission:
     def pop(self) -> int | None:
         """Take the run whose turn it is; ``None``: there is none; 0: it may not begin after all."""
         run_id = self._ready.pop()
-        if run_id is None:
-            return None
+        if run_id is None or self._is_plain:
+            return run_id
         gate = self._gates.get(self._runs[run_id].task) if self._gates else None
         if gate is not None and gate.holds_back(run_id):
             self._put_back(self._runs[run_id], gate)

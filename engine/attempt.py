@@ -32,6 +32,7 @@ from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
+from headrace.engine.stopwatch import Watched
 from headrace.engine.task import TaskSpec
 
 TRACEBACK_CHARS_MAX: Final = 8000
@@ -183,10 +184,9 @@ class Attempt:
         spec = self.spec
         if spec.process_path is not None:
             return self.run._executor.processes.call(spec, self.state.args, self.begin)
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        if self.state.args is not None:
-            args, kwargs = self._stored_args(self.state.args)
+        args: list[Any]
+        kwargs: dict[str, Any]
+        args, kwargs = ([], {}) if self.state.args is None else self._stored_args(self.state.args)
         if spec.run_name is not None:
             kwargs[spec.run_name] = self.run
         if spec.firing_name is not None:
@@ -194,11 +194,15 @@ class Attempt:
         if spec.resources:
             for parameter, resource in spec.resources.items():
                 kwargs[parameter] = self.run._executor.resource(resource)
-        call = spec.bind(args, kwargs)
-        if spec.is_async:
-            self.begin()
-            return self.run._executor.stopwatch.watch(call(), self._tell_of_step)
-        return in_thread(self, call)
+        if not spec.is_async:
+            return in_thread(self, spec.bind(args, kwargs))
+        if self.on_begin is not None:
+            self.on_begin(self)
+        # The run goes first where the function takes other arguments by position.
+        if args and spec.run_name is not None:
+            args.insert(0, kwargs.pop(spec.run_name))
+        coroutine = spec.function(*args, **kwargs)
+        return Watched(self.run._executor.stopwatch, coroutine, self._tell_of_step)
 
     def _stored_args(self, raw: Raw) -> tuple[list[Any], dict[str, Any]]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import anyio
@@ -181,7 +182,7 @@ def current_backend() -> Backend:
     return Backend(
         loop.call_soon,
         loop.call_soon_threadsafe,
-        asyncio.current_task,
+        partial(asyncio.current_task, loop),
         SharedWaiter,
         Waiter,
         scope,

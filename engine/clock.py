@@ -41,13 +41,9 @@ class Clock(Protocol):
 class SystemClock:
     """The machine's clocks."""
 
-    def wall_ns(self) -> int:
-        """See `Clock`."""
-        return time.time_ns()
-
-    def monotonic_ns(self) -> int:
-        """See `Clock`."""
-        return time.monotonic_ns()
+    # Themselves, without a call around each.
+    wall_ns = staticmethod(time.time_ns)
+    monotonic_ns = staticmethod(time.monotonic_ns)
 
     async def sleep_until(self, monotonic_ns: int) -> None:
         """See `Clock`."""

@@ -43,6 +43,11 @@ class Policy(Struct, frozen=True):
     tasks: dict[str, str] = {}
     """The task that a firing of some reason starts instead of the rule's action, by reason."""
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it says nothing: each firing starts the rule's action."""
+        return self.mode == "parallel" and self.late_ns is None and not self.tasks
+
 
 class Matched(Struct, frozen=True, gc=False):
     """A rule's pattern was met.  What becomes of it is for the kernel to say."""
@@ -58,6 +63,8 @@ class Matched(Struct, frozen=True, gc=False):
     hops: int = 0
     details: Details | None = None
     """What only some patterns have to say."""
+    is_plain: bool = False
+    """Whether *policy* says nothing, as is said here for speed; if in doubt it is not."""
 
 
 Verdict = Matched | RuleMismatch | RuleError | RuleEvicted | RuleLate
@@ -82,6 +89,9 @@ class Decider(Protocol):
 
     All of their state changes in these calls, so that a fold of the log rebuilds it.
     """
+
+    wants_own: bool
+    """Whether any rule may want events of the engine's own; if not, `wants` need not be asked."""
 
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprint of every declared rule, in the order of declaration."""
@@ -190,6 +200,8 @@ class Decider(Protocol):
 
 class NoRules:
     """A `Decider` without rules: recorded decisions hold and nothing is derived."""
+
+    wants_own = False
 
     def fingerprints(self) -> dict[str, str]:
         """See `Decider`."""

@@ -76,7 +76,8 @@ class Kernel:
         self.sequence += 1
         if self._tap is not None:
             self._tap.append((self.sequence, record))
-        return self._decided(record, state.apply(self.sequence, record))
+        verdicts = state.apply(self.sequence, record)
+        return self._decided(record, verdicts) if verdicts else [record]
 
     def submit_plain(self, event: r.EventStored) -> list[r.Record] | None:
         """As `submit`, for an event from outside of which only subject and data are known.

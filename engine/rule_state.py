@@ -76,6 +76,11 @@ class RuleState:
         """Rules that were not to begin empty, but the records for that are gone."""
         decider.attach(self.timers, self.sources)
 
+    @property
+    def wants_own(self) -> bool:
+        """Whether anybody may want an event of the engine's own."""
+        return self.decider.wants_own
+
     # ------------------------------------------------------------ in force
 
     def put_in_force(self, sequence: int, started: r.EngineStarted) -> None:
@@ -210,7 +215,7 @@ class RuleState:
                 self._raise(sequence, fired)
             elif details.reason == CLEAR:
                 self.alarms.end(rule, fired.key)
-        if self.lifecycle.wants(f"rule.fired.{rule}"):  # nearly always nobody does
+        if self.wants_own and self.lifecycle.wants(f"rule.fired.{rule}"):
             data = {"firing": sequence, "rule": rule, "key": fired.key, "outcome": outcome}
             if details is not None and details.reason is not None:
                 data["reason"] = details.reason

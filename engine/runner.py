@@ -8,29 +8,25 @@ all of it is made anew from the run table.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
-import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine.admission import Admission
 from headrace.engine.attempt import Attempt, Outcome
+from headrace.engine.attempts import Attempts
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.deadlock import check_wait
 from headrace.engine.defaults import PROBE_S
 from headrace.engine.diagnostics import logger
-from headrace.engine.endings import Endings
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
-from headrace.engine.parking import Parking
 from headrace.engine.processes import Processes
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
@@ -38,9 +34,7 @@ from headrace.engine.runs import Progress
 from headrace.engine.state import Effect
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
-from headrace.engine.threads import Threads
 from headrace.engine.versions import spec_for
-from headrace.engine.watch import Watch
 from headrace.engine.workers import STRAIGHT_MAX, Workers
 
 ACTIVE_MAX: Final = 1000
@@ -53,7 +47,7 @@ def _no_code() -> None:
     raise AssertionError("what is only to be ended is not executed")
 
 
-class Runner(Endings):
+class Runner(Attempts):
     """Executes runs.  All methods belong to the event loop's thread."""
 
     def __init__(
@@ -68,9 +62,8 @@ class Runner(Endings):
         crash_attempts_max: int = 0,
         probe_s: float = PROBE_S,
     ) -> None:
-        super().__init__(pipeline, clock, probe_s=probe_s)
-        self.on_settled: Callable[[], None] = lambda: None
-        """Called when nothing executes and nothing waits to be executed."""
+        super().__init__(pipeline, clock, load_firing, probe_s=probe_s)
+        self._executor = self
         self.rules: Rules | None = None
         """What changes the engine's rules."""
         self.resources: dict[str, Any] = {}
@@ -79,8 +72,6 @@ class Runner(Endings):
         self.processes = Processes(pipeline.backend, processes_max)
         self._specs = specs
         self._by_function = {spec.function: spec for spec in specs.values()}
-        self._load_firing = load_firing
-        self._group: TaskGroup | None = None
         self._active_max = concurrency
         self._queue = Admission(
             pipeline, clock, let_work=self._let_work, crash_attempts_max=crash_attempts_max
@@ -91,14 +82,8 @@ class Runner(Endings):
         self._workers = Workers(pipeline.backend, self._work, self._wanted)
         self._missing: set[int] = set()
         """Runs whose code is not declared, as was said."""
-        self._parked = 0  # attempts that only wait for children or timers
         self._to_end: deque[int] = deque()
         """Runs whose code is not to be executed, but that wait for others or undo something."""
-        self._watch = Watch(
-            pipeline, clock, self._attempts, end_attempt=self._stop, end_run=self._end_late
-        )
-        self.threads = Threads(pipeline.backend)
-        """Where sync tasks execute; whoever has the runner may give it others, and closes them."""
 
     def run_in(self, group: TaskGroup) -> None:
         """Let workers live in *group*."""
@@ -148,7 +133,8 @@ class Runner(Endings):
         state = self._runs.get(run_id)
         if state is None or run_id in self._attempts or run_id in self._queued:
             return
-        if (spec := spec_for(self._specs, state)) is not None:
+        spec = spec_for(self._specs, state)
+        if spec is not None and spec.limits is not None:
             self._watch.watch(state, spec)
         if not state.is_startable or state.is_asleep:
             return  # a timer starts it
@@ -193,10 +179,6 @@ class Runner(Endings):
         # Whoever ends or waits next lets others work.
         if self._executing < (self._active_max or ACTIVE_MAX):
             self._workers.call()
-
-    @property
-    def _executing(self) -> int:
-        return len(self._attempts) - self._parked
 
     def _wanted(self) -> int:
         """Return for how many workers there is something to do."""
@@ -278,102 +260,6 @@ class Runner(Endings):
             return TaskSpec(state.task, _no_code, run_type=Run)
         return spec
 
-    # ------------------------------------------------------------ one attempt
-
-    def _begin(
-        self, state: RunState, spec: TaskSpec, host: Any, scope: CancelScope, depth: int = 0
-    ) -> Attempt:
-        """Return an attempt that is to be executed by *host* at once, in *scope*."""
-        attempt = Attempt(Run(self, state, host), state, spec, scope, depth)
-        self._attempts[state.id] = attempt
-        doom = self._doomed.pop(state.id, None) if self._doomed else None
-        if state.cancelling is not None:
-            attempt.stop("cancel", state.cancelling)
-        elif doom is not None:
-            attempt.stop(*doom)
-        elif self.stopping:
-            attempt.stop("shutdown", "the engine stops")
-        if spec.timeout_s is not None or spec.limits is not None:
-            attempt.on_begin = self._let_time_count
-        return attempt
-
-    async def _execute_child(
-        self, state: RunState, spec: TaskSpec, depth: int, caller: Attempt | None
-    ) -> int:
-        """Carry out an attempt in the code of its parent; return the sequence of its record.
-
-        *caller* waits for it from when it is there: so the engine never seems to be settled.
-        """
-        backend = self.pipeline.backend
-        attempt = self._begin(state, spec, backend.current_task(), backend.scope(), depth)
-        if caller is not None:
-            self._park(caller, +1)
-        succeeded: bool | None = None
-        try:
-            with attempt.scope:
-                await attempt.execute(self._load_firing, self.threads.call)
-            if sequence := self._settle_at_once(attempt):
-                succeeded = True
-                return sequence
-            outcome = attempt.outcome()
-            succeeded = outcome.succeeded
-            return await self._settle(attempt, outcome)
-        except BaseException:
-            # At an end of everything (Ctrl-C in a task) it stays open, for the next start.
-            if caller is not None and self._is_left():
-                with CancelScope(shield=True):
-                    await self._settle(attempt, Outcome(stopped="cancel"))
-            raise
-        finally:
-            self._forget(attempt, succeeded=succeeded)
-
-    def _is_left(self) -> bool:
-        """Whether what is cancelled here is so by its caller: by that one's end, or its code."""
-        by_scope = anyio.current_effective_deadline() == -math.inf
-        return by_scope and not self._is_ending and self.pipeline.failure is None
-
-    @property
-    def _is_ending(self) -> bool:
-        """Whether everything comes to an end, in good order or not."""
-        return self.stopping or (self._group is not None and self._group.cancel_scope.cancel_called)
-
-    def _hold(self, attempt: Attempt) -> None:
-        """Let *attempt* keep to the limits of its task, and be on trial if it has to."""
-        if attempt.stopped is not None or attempt.state.failing is not None:
-            self._queue.discard(attempt.state)  # its code is not executed
-        else:
-            attempt.run._again = partial(self._come_back, attempt)
-            attempt.enter = partial(self._enter, attempt)
-
-    async def _enter(self, attempt: Attempt) -> None:
-        """Return when the code of *attempt* may begin; raise what it fails of instead."""
-        await attempt.run._go_on()
-        refused = self._queue.begin(attempt.state)
-        if refused is not None:
-            raise refused
-
-    def _come_back(self, attempt: Attempt) -> Parking | None:
-        """Say what has to come before the code of *attempt* goes on, or begins."""
-        parking = Parking(self.pipeline.backend.waiter(), partial(self._note_wait, attempt))
-        return None if self._queue.come_back(attempt.state, parking.wake) else parking
-
-    def _let_time_count(self, attempt: Attempt) -> None:
-        """Note that the code of *attempt* begins; before, it may have waited for a thread."""
-        spec = attempt.spec
-        if spec.timeout_s is not None:
-            self._watch.set_timeout(attempt, spec.timeout_s)
-        if spec.limits is not None and spec.limits.heartbeat_ns is not None:
-            self._watch.set_heartbeat(attempt, spec.limits.heartbeat_ns)
-
-    def _forget(self, attempt: Attempt, *, succeeded: bool | None) -> None:
-        if self._attempts.get(attempt.state.id) is attempt:
-            del self._attempts[attempt.state.id]
-            if attempt.run._again is not None:
-                self._queue.end(attempt.state, succeeded=succeeded)
-            if attempt.is_parked:
-                self._count(attempt, parked=False)
-            self._left.send()
-
     # ------------------------------------------------------------ what runs ask for
 
     def declare(self, spec: TaskSpec) -> None:
@@ -407,7 +293,12 @@ class Runner(Endings):
             self._watch.watch(state, spec)
         if state.is_startable and (spec is None or depth > DEPTH_MAX or self._queue.holds(state)):
             self.start(run_id)
-        elif state.is_startable and run_id not in self._attempts and not state.is_asleep:
+        elif (
+            spec is not None
+            and state.is_startable
+            and run_id not in self._attempts
+            and not state.is_asleep
+        ):
             if run_id in self._queued:
                 self._queue.discard(state)
                 self._queued.discard(run_id)
@@ -415,7 +306,7 @@ class Runner(Endings):
                 sequence = await self._execute_child(state, spec, depth, caller)
             finally:
                 if caller is not None:
-                    self._park(caller, -1)
+                    self._give_back(caller)
             if parent._again is not None:
                 await parent._go_on()
         if run_id in runs:
@@ -436,17 +327,6 @@ class Runner(Endings):
         """See `Executor`."""
         assert isinstance(run, Run)
         self._stop(self._attempts[run.id], "left", "")
-
-    def _park(self, attempt: Attempt, change: int) -> None:
-        if change > 0 and attempt.run._again is not None:
-            self._queue.leave(attempt.state)
-        self._note_wait(attempt, change)
-
-    def _note_wait(self, attempt: Attempt, change: int) -> None:
-        attempt.waits += change
-        parked = attempt.waits > 0 and attempt.stopped is None
-        if parked != attempt.is_parked:
-            self._count(attempt, parked=parked)
 
     def check_wait(self, run_id: int) -> None:
         """See `Executor`."""
@@ -472,21 +352,6 @@ class Runner(Endings):
         """Return how far attempts say that they have come, by run."""
         runs = ((run_id, attempt.run._progress) for run_id, attempt in self._attempts.items())
         return {run_id: progress for run_id, progress in runs if progress is not None}
-
-    def _count(self, attempt: Attempt, *, parked: bool) -> None:
-        if parked == attempt.is_parked:
-            return
-        attempt.is_parked = parked
-        if parked:
-            self._parked += 1
-            if self._queue:
-                self._let_work()
-            if self.is_settled:
-                self.on_settled()
-            return
-        self._parked -= 1
-        if attempt.run._beat_ns is not None:
-            attempt.run._beat_ns = self._clock.monotonic_ns()
 
     def resource(self, name: str) -> Any:
         """See `Executor`.

@@ -176,6 +176,16 @@ class RunTable:
         """
         return min((oldest_needed(self.active[run_id]) for run_id in self.reaching), default=None)
 
+    def held_blobs(self) -> set[bytes]:
+        """Return the digests of large results that open runs need though the log may forget them.
+
+        Of those that were redriven: what they did before may be forgotten by then.  The others
+        keep the log from that.
+        """
+        redriven = (run for run in self.active.values() if run.redriven_attempt)
+        steps = (step for run in redriven for step in run.steps.values())
+        return {step.blob for step in steps if step.blob is not None}
+
     def make_from_step(
         self, run_id: int, asked: StepRequested, parent: RunState
     ) -> RunState | None:
@@ -281,7 +291,22 @@ class RunTable:
         if by_status is None:
             by_status = self.counts[run.task] = {}
         by_status[status] = by_status.get(status, 0) + 1
-        self.ended.append(view_of(run, status=status, ended_at_ns=at_ns))
+        self.ended.append(  # `view_of` written out: this is done for each run
+            RunView(
+                run.id,
+                run.task,
+                status,
+                run.attempt,
+                run.created_at_ns,
+                at_ns,
+                run.rule,
+                run.key,
+                run.parent,
+                run.events,
+                run.error,
+                run.version,
+            )
+        )
         if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
             tell(Ending(run.task, status, result, error, blob))
         parent = self.touch(run.parent) if run.parent else None

@@ -68,6 +68,11 @@ class EngineState(RuleState):
         self.effects: list[Effect] = []
         self.crashes.on_cleared = lambda: self.effects.append(Effect("admit", 0))
 
+    @property
+    def wants_own(self) -> bool:
+        """Whether any rule or any open run may want an event of the engine's own."""
+        return self.decider.wants_own or bool(self.runs.listening)
+
     # ------------------------------------------------------------ inputs
 
     def apply(self, sequence: int, record: r.Input) -> Sequence[Verdict | r.Decision]:
@@ -167,7 +172,8 @@ class EngineState(RuleState):
         run = self.runs.active.get(run_id)
         if run is None:
             return ()  # a child whose parent ended without it
-        self._disarm(run)
+        if run.steps or run.retry_at_ns is not None:
+            self._disarm(run)
         if run.crashes:
             self.crashes.note_progress(run)
         self.runs.end(
@@ -189,16 +195,16 @@ class EngineState(RuleState):
                 error=error,
                 blob=blob,
             )
-        subject = f"run.{'failed' if status == 'dead' else status}.{run.task}"
-        if self.lifecycle.wants(subject):
-            data = data_of_end(run, status, result, blob)
-            trace = run.trace or run.id
-            self.lifecycle.owe(subject, run=run.id, trace=trace, hops=run.hops, data=data)
-        if run.rule:
-            left = self.runs.of_rule(run.task, run.key)
-            # The oldest is the next; while one is active, it is older than those that wait.
-            if left and self.runs.active[left[0]].status == "waiting":
-                return (r.RunReleased(left[0]),)
+        if self.wants_own:
+            subject = f"run.{'failed' if status == 'dead' else status}.{run.task}"
+            if self.lifecycle.wants(subject):
+                data = data_of_end(run, status, result, blob)
+                trace = run.trace or run.id
+                self.lifecycle.owe(subject, run=run.id, trace=trace, hops=run.hops, data=data)
+        left = self.runs.of_rule(run.task, run.key) if run.rule else ()
+        # The oldest is the next; while one is active, it is older than those that wait.
+        if left and self.runs.active[left[0]].status == "waiting":
+            return (r.RunReleased(left[0]),)
         return ()
 
     def _disarm(self, run: RunState) -> None:
@@ -285,16 +291,8 @@ class EngineState(RuleState):
         return ()
 
     def held_blobs(self) -> set[bytes]:
-        """Return the digests of the large results that are needed though the log may forget them.
-
-        Of open runs, those that were redriven: what they did before may be forgotten by then.
-        The others keep the log from that.
-        """
-        redriven = (run for run in self.runs.active.values() if run.redriven_attempt)
-        open_ones = {
-            step.blob for run in redriven for step in run.steps.values() if step.blob is not None
-        }
-        return self.launches.blobs() | self.dead.blobs() | open_ones
+        """Return the digests of the large results that are needed though the log may forget them."""
+        return self.launches.blobs() | self.dead.blobs() | self.runs.held_blobs()
 
     def holder_of(self, run: RunState, at_ns: int) -> int | None:
         """Return the other run that holds the key of *run*, which was given up; or ``None``."""

@@ -7,7 +7,7 @@ the step, with the name of the innermost task that took it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final
 
 LIMIT_NS: Final = 100_000_000
@@ -26,14 +26,10 @@ class Stopwatch:
         self.blamed_ns = 0
         """Time that others were blamed for: an outer step contains the inner ones."""
 
-    def watch(
-        self, coroutine: Coroutine[Any, Any, Any], tell: Callable[[int], None]
-    ) -> Awaitable[Any]:
-        """Return what awaits *coroutine* and calls *tell* with the ns of a step too long."""
-        return _Watched(self, coroutine, tell)
 
+class Watched:
+    """Awaits a coroutine; calls *tell* with the nanoseconds of each step that is too long."""
 
-class _Watched:
     __slots__ = ("_coroutine", "_stopwatch", "_tell")
 
     def __init__(

@@ -31,6 +31,15 @@ def decide(state: Situation, verdict: Verdict | r.Decision) -> Iterable[r.Decisi
         return (verdict,)  # type: ignore[return-value]
     rule, key = verdict.rule, verdict.key
     hops = verdict.hops + 1
+    if (
+        verdict.is_plain  # as most: without what the others need
+        and verdict.details is None
+        and hops <= state.hops_max
+        and not state.history
+        and not state.paused
+    ):
+        due_ns, branches, trace = verdict.due_ns, verdict.branches, verdict.trace
+        return (r.RuleFired(rule, key, verdict.events, "run", due_ns, branches, trace, hops),)
     if hops > state.hops_max:
         return (r.RuleLoop(rule, key, verdict.events, hops),)
     before: list[r.Decision] = []

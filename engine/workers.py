@@ -40,6 +40,8 @@ class Workers:
         """Those that have not begun yet, or not gone on."""
         self._is_at_work = False
         """Whether it is a worker whose code executes now, and so looks for more by itself."""
+        self._is_pausing = False
+        """Whether that lets others go on only for this turn."""
         self._recruit = Signal()
         self._vacancies = 0
 
@@ -84,6 +86,7 @@ class Workers:
     async def pause(self) -> None:
         """Let all others on the loop have their turn; this worker goes on then."""
         self._called += 1
+        self._is_pausing = True
         try:
             await checkpoint()
         finally:
@@ -112,7 +115,10 @@ class _Shift:
             finally:
                 argument = None  # an error would hold this frame, and so itself
                 workers._is_at_work = False
-            workers.call_all()
+            if workers._is_pausing:
+                workers._is_pausing = False
+            else:
+                workers.call_all()
             try:
                 argument = yield asked
                 take = coroutine.send

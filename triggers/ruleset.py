@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from headrace.engine.decider import Policy, Queue, RunMode, Verdict, Watched
 from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleMismatch
-from headrace.engine.subject import matches
+from headrace.engine.subject import is_reserved, matches
 from headrace.engine.subject_index import SubjectIndex
 from headrace.engine.table import Writing
 from headrace.engine.timers import Timers
@@ -80,6 +80,8 @@ class RuleSet:
         self._recent: dict[int, EventStored] = {}
         self._before: dict[int, EventStored] = {}
         self._moments = Moments()
+        self.wants_own = False
+        """See `Decider`: whether any was declared that names them."""
         # Of rules that were removed or replaced, for the runs that they have left.
         self._retired: dict[str, list[Entry]] = {}
 
@@ -105,6 +107,7 @@ class RuleSet:
         )
         for entry in automaton.entries:
             self._index.add(entry.subject, entry)
+            self.wants_own = self.wants_own or is_reserved(entry.subject)
 
     def fingerprints(self) -> dict[str, str]:
         """See `Decider`."""
@@ -304,6 +307,11 @@ class RuleSet:
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
         automaton = self._automata.get(rule)
         present = [] if automaton is None else automaton.entries
+        if len(present) == 1 and present[0].subject == event.subject:
+            try:
+                return self._seen(sequence, event, present[0].decode(event.data))
+            except Exception:  # noqa: BLE001, S110 (as above: an older version may fit)
+                pass
         seen = self._fitting(present, sequence, event)
         # Else it may be of a run that was left by the version before.
         return seen or self._fitting(self._retired.get(rule, []), sequence, event)

@@ -9,7 +9,8 @@ import msgspec
 from msgspec import UNSET
 
 from headrace.engine.decider import Matched, Policy, Verdict
-from headrace.engine.record import Details, RuleError
+from headrace.engine.event import Event
+from headrace.engine.record import Details, EventStored, RuleError
 from headrace.triggers.hit import Hit, Need, last_line, with_value
 from headrace.triggers.stage import LevelStage, Place, Stage, holds, key_of
 
@@ -26,6 +27,30 @@ class Sink:
         self._rule = rule
         self._policy = policy
         self._by_event_time = by_event_time
+        self._is_plain = policy.is_plain
+        if not by_event_time:
+            self.take = self._take
+            """See `EventStage`; event time is known only with a hit."""
+
+    def _take(
+        self, key: Any, event: Event[Any], record: EventStored, _: int, out: list[Verdict]
+    ) -> None:
+        sequence = event.sequence
+        trace = record.trace or sequence
+        out.append(
+            Matched(
+                self._rule,
+                key,
+                [sequence],
+                self._policy,
+                None,
+                None,
+                trace,
+                record.hops,
+                None,
+                self._is_plain,
+            )
+        )
 
     def push(self, hit: Hit, out: list[Verdict]) -> None:
         """See `Stage`."""
@@ -41,6 +66,7 @@ class Sink:
                 hit.trace,
                 hit.hops,
                 self._details(hit),
+                self._is_plain,
             )
         )
 

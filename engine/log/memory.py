@@ -177,12 +177,15 @@ class MemoryLog:
 
     def append(self, unit: Sequence[bytes]) -> None:
         """See `EventLog`."""
-        self._check_open()
+        if self._notify is None:
+            self._check_open()
         if self.failure is not None:
             raise self.failure
-        size_bytes = check_sizes(unit)
-        self._records.extend(unit)
-        self._pending_bytes += size_bytes
+        if len(unit) == 1 and (size_bytes := len(unit[0])) <= RECORD_BYTES_MAX:  # as most
+            self._pending_bytes += size_bytes
+        else:
+            self._pending_bytes += check_sizes(unit)
+        self._records += unit
 
     def append_each(self, records: Sequence[bytes]) -> None:
         """See `EventLog`."""

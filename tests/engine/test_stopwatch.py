@@ -12,7 +12,7 @@ from tests.engine.stand import opened
 
 import headrace.engine.runner as runner_module
 from headrace import App, Run, on
-from headrace.engine.stopwatch import LIMIT_NS, Stopwatch
+from headrace.engine.stopwatch import LIMIT_NS, Stopwatch, Watched
 
 
 class HandClock:
@@ -64,7 +64,7 @@ def test_only_steps_over_the_limit_are_told(steps_ms: list[int], told_ms: list[i
             answers.append(await Ask())
         return answers
 
-    result = drive(Stopwatch(clock).watch(work(), told.append))
+    result = drive(Watched(Stopwatch(clock), work(), told.append))
 
     assert result == [*range(1, len(steps_ms) + 1)]
     assert [ns // 1_000_000 for ns in told] == told_ms
@@ -76,7 +76,7 @@ def test_the_innermost_is_blamed_and_no_other() -> None:
     stopwatch = Stopwatch(clock)
 
     def watched(name: str, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return stopwatch.watch(coroutine, lambda ns: told.append((name, ns // 1_000_000)))
+        return Watched(stopwatch, coroutine, lambda ns: told.append((name, ns // 1_000_000)))
 
     async def inner() -> None:
         clock.pass_ms(300)
@@ -108,7 +108,7 @@ async def test_what_is_thrown_in_arrives_as_before() -> None:
         return "never"
 
     with anyio.move_on_after(0) as scope:
-        await Stopwatch(HandClock()).watch(work(), lambda _: None)
+        await Watched(Stopwatch(HandClock()), work(), lambda _: None)
 
     assert scope.cancelled_caught
     assert seen[0] in {"CancelledError", "Cancelled"}
@@ -123,7 +123,7 @@ async def test_an_exception_comes_out_as_it_is() -> None:
         raise ValueError("mine")
 
     with pytest.raises(ValueError, match=r"^mine$"):
-        await Stopwatch(HandClock()).watch(work(), lambda _: None)
+        await Watched(Stopwatch(HandClock()), work(), lambda _: None)
 
 
 async def test_the_engine_names_run_and_task(
