@@ -64,6 +64,7 @@ COMMANDS = [
     ["log", "export"],
     ["log", "import"],
     ["trace"],
+    ["timeline"],
 ]
 
 
