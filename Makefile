@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Two, not "auto": the tests start servers, child processes and fsyncs of their own.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Files in the order of tests/conftest.py: the longest ones first, not those with the most tests.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Where it is set, each run would compile all tests anew: 20 seconds of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 

@@ -39,8 +39,10 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all simulations as slow, since each lives many lives; those on trio are for the nights.
 
-    But not the cancellations: those are what trio does in its own way.
+    But not the cancellations: those are what trio does in its own way.  Simulations come first,
+    as the longest files should: with ``--dist loadfile`` a worker might wait for the last one.
     """
+    items.sort(key=lambda item: "simulation" not in item.path.parts)
     for item in items:
         if "simulation" in item.path.parts:
             item.add_marker(pytest.mark.slow)
