@@ -115,6 +115,9 @@ def measured(ways: Ways, rows: Sequence[Row], options: argparse.Namespace) -> li
     """
     only: str = options.only
     asked = tuple(name for name in ways if only in name)
+    if not asked:
+        sys.stderr.write(f"--only: expected a part of one of {', '.join(ways)}; found {only!r}\n")
+        sys.exit(2)
     beside = {row.reference for row in rows if row.name.startswith(asked)}
     wanted = {
         name: way

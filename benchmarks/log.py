@@ -1,10 +1,10 @@
 """What the event log does beside a bare loop that writes and syncs the same bytes.
 
-    python benchmarks/log.py [--seconds 0.3] [--repetitions 9] [--path DIR]
-    python benchmarks/log.py --large --seek 1 --memory 10000000
+`raw` has the bytes of a group ready; `collect` gets them record by record, as everybody has to
+who is given them one by one.  `unit` is one append a group, `each` one a record, and `ahead`
+goes on to the next group while one is synced.  Large logs: `log_large.py`.
 
-Each line is measured in the same run, on the file system of *path*.  What is compared takes
-turns, so that whatever else the machine does meets both.
+    python benchmarks/log.py [--repeat 3] [--only "groups of 100,"] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import argparse
 import asyncio
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import median
+from typing import Final
 
-import log_large
+from common import scratch
+from figures import Figure, Result, Row, measured, script
 from log_large import small_event
 
 from headrace.engine import record as kinds
@@ -30,6 +30,10 @@ from headrace.engine.log import FileLog, LogReader
 from headrace.engine.log.frame import FRAME_HEADER_BYTES
 from headrace.engine.log.protocol import Durability
 from headrace.engine.log.verify import verify
+
+SIZES: Final = (1, 10, 100, 1000)
+SECONDS: Final = 0.3
+RECORDS: Final = 300_000
 
 
 class Committed:
@@ -180,127 +184,89 @@ async def emitters(path: Path, count: int, seconds: float) -> float:
     return rate
 
 
-def compare_groups(folder: Path, seconds: float, repetitions: int) -> None:
-    """Print a line for each size of a group: medians of interleaved repetitions."""
-    print("fsynced groups. `raw` writes and syncs bytes that are ready, `collect` gets its records")
-    print("one by one. `unit` is one append for each group, `each` one for each record; `+1` goes")
-    print("on to the next group while one is synced. Shares are medians of neighbours in time.")
-    print(
-        f"{'group':<6}{'records/s: raw':>16}{'collect':>12}{'unit':>12}{'unit+1':>12}{'each':>12}"
-        f"{'each+1':>12}   unit/raw unit+1/raw each/collect each+1/collect"
-    )
-    raw, log = folder / "raw", folder / "log"
-    for size in (1, 10, 100, 1000):
-        records = [small_event(n) for n in range(size)]
-        ways: dict[str, Callable[[], float]] = {
-            "raw": partial(raw_groups, raw, records, seconds, ready=True),
-            "unit": partial(log_groups, log, records, seconds, whole=True),
-            "unit+1": partial(log_groups, log, records, seconds, whole=True, ahead=1),
-            "collect": partial(raw_groups, raw, records, seconds, ready=False),
-            "each": partial(log_groups, log, records, seconds),
-            "each+1": partial(log_groups, log, records, seconds, ahead=1),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(repetitions):
-            for name, way in ways.items():
-                rates[name].append(way() * size)
-
-        def share(name: str, base: str, found: dict[str, list[float]] = rates) -> float:
-            return median(a / b for a, b in zip(found[name], found[base], strict=True))
-
-        line = "".join(
-            f"{median(rates[name]):>{width},.0f}"
-            for name, width in (
-                ("raw", 16), ("collect", 12), ("unit", 12), ("unit+1", 12), ("each", 12),
-                ("each+1", 12),
-            )
-        )  # fmt: skip
-        print(
-            f"{size:<6}{line}{share('unit', 'raw'):>11.2f}{share('unit+1', 'raw'):>11.2f}"
-            f"{share('each', 'collect'):>13.2f}{share('each+1', 'collect'):>15.2f}"
-        )
-
-
-def read_back(path: Path, count: int, repetitions: int) -> None:
-    """Write a log of *count* records in groups of 10 and print what reading it costs."""
-    records = [small_event(n) for n in range(count)]
+def written(path: Path, count: int, group: int) -> float:
+    """Write a log of *count* records in groups; return the bytes that one takes."""
     with opened(path, "flushed") as (log, committed):
-        for start in range(0, count, 10):
-            log.append(records[start : start + 10])
+        for start in range(0, count, group):
+            log.append([small_event(n) for n in range(start, start + group)])
             log.commit()
-            if start % 10_000 == 0:
-                committed.wait(log, start + 10)
-        committed.wait(log, count)
-    size = sum(file.stat().st_size for file in path.iterdir())
-    typed_s: list[float] = []
-    verify_s: list[float] = []
-    for _ in range(repetitions):
-        start_s = time.perf_counter()
-        with LogReader(path) as reader:
-            typed = sum(len(list(map(kinds.decode, batch))) for _, batch in reader.read())
-        typed_s.append(time.perf_counter() - start_s)
-        start_s = time.perf_counter()
-        report = verify(path)
-        verify_s.append(time.perf_counter() - start_s)
-        assert report.ok
-        assert report.records == typed == count
-    print(f"typed reading           {count / median(typed_s):>12,.0f} records/s")
-    print(f"verify                  {size / median(verify_s) / 1e6:>12,.0f} MB/s")
+            committed.wait(log, start + group)
+    return sum(file.stat().st_size for file in path.glob("*.hrl")) / count
 
 
-def bytes_per_event(path: Path) -> None:
-    """Print what an event costs on disk, all overhead included."""
-    for group in (1, 10, 100):
-        with opened(path) as (log, committed):
-            for start in range(0, 1000, group):
-                for n in range(group):
-                    log.append((small_event(start + n),))
-                log.commit()
-                committed.wait(log, start + group)
-        size = sum(file.stat().st_size for file in path.glob("*.hrl")) / 1000
-        print(f"bytes per small event   {size:>12.1f} in groups of {group}")
+def read_back(path: Path) -> dict[str, float]:
+    """Read, decode and verify what is there."""
+    start = time.perf_counter()
+    with LogReader(path) as reader:
+        count = sum(len(list(map(kinds.decode, batch))) for _, batch in reader.read())
+    decoded_s = time.perf_counter() - start
+    start = time.perf_counter()
+    report = verify(path)
+    verified_s = time.perf_counter() - start
+    assert report.ok
+    assert report.records == count
+    return {"decoded": count / decoded_s, "verified": count / verified_s}
 
 
-def small(folder: Path, seconds: float, repetitions: int) -> None:
-    """Print what takes seconds to measure."""
-    compare_groups(folder, seconds, repetitions)
-    path = folder / "log"
+def ways_of(folder: Path, seconds: float, count: int) -> dict[str, Callable[[], Result]]:
+    """Return each way to do the work."""
+    raw, log, full = folder / "raw", folder / "log", folder / "full"
+    ways: dict[str, Callable[[], Result]] = {}
 
-    def rate_of(name: str, run: Callable[[], float]) -> None:
-        rates = [run() for _ in range(repetitions)]
-        print(f"{name:<24}{median(rates):>12,.0f} records/s")
+    def groups(
+        way: Callable[..., float], path: Path, size: int, **how: object
+    ) -> Callable[[], float]:
+        records = [small_event(n) for n in range(size)]
+        return lambda: way(path, records, seconds, **how) * size
 
+    for size in SIZES:
+        name = f"groups of {size}"
+        ways[f"{name}, raw"] = groups(raw_groups, raw, size, ready=True)
+        ways[f"{name}, unit"] = groups(log_groups, log, size, whole=True)
+        ways[f"{name}, unit, ahead"] = groups(log_groups, log, size, whole=True, ahead=1)
+        ways[f"{name}, collect"] = groups(raw_groups, raw, size, ready=False)
+        ways[f"{name}, each"] = groups(log_groups, log, size)
+        ways[f"{name}, each, ahead"] = groups(log_groups, log, size, ahead=1)
     hundred = [small_event(n) for n in range(100)]
-    rate_of("64 emitters, fsynced", lambda: asyncio.run(emitters(path, 64, seconds)))
-    rate_of("flushed, groups of 100", lambda: log_groups(path, hundred, seconds, "flushed") * 100)
-    rate_of("fsynced, streaming", lambda: stream_groups(path, hundred, seconds, "fsynced"))
-    rate_of("flushed, streaming", lambda: stream_groups(path, hundred, seconds, "flushed"))
-    read_back(path, 300_000, repetitions)
-    bytes_per_event(path)
+    ways["64 emitters, fsynced"] = lambda: asyncio.run(emitters(log, 64, seconds))
+    ways["streaming, fsynced"] = lambda: stream_groups(log, hundred, seconds, "fsynced")
+    ways["streaming, flushed"] = lambda: stream_groups(log, hundred, seconds, "flushed")
+    for size in SIZES[:3]:
+        ways[f"an event in groups of {size}"] = partial(written, log, 1000, size)
+    written(full, count, 10)
+    ways["whole log"] = lambda: read_back(full)
+    return ways
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.3, help="length of each measurement")
-    parser.add_argument("--repetitions", type=int, default=9, help="of which the median counts")
-    parser.add_argument("--path", type=Path, help="directory to write in (default: a new one)")
-    parser.add_argument("--large", action="store_true", help="10 GiB: opening, compression")
-    parser.add_argument("--seek", type=float, metavar="GIB", help="find records in so large a log")
-    parser.add_argument("--memory", type=int, metavar="RECORDS", help="append and read so many")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.path) as name:
-        folder = Path(name)
-        if not (given.large or given.seek or given.memory):
-            small(folder, given.seconds, given.repetitions)
-        if given.large:
-            log_large.opening(folder, given.repetitions)
-            log_large.compressing(folder, 6.0)
-        if given.seek:
-            log_large.seeking(folder, given.seek, 2000)
-        if given.memory:
-            log_large.memory(folder, given.memory)
+UNIT: Final = "records/s"
+ROWS: Final = [
+    *(
+        Row(f"groups of {size}, {way}", UNIT, f"groups of {size}, {beside}" if beside else "")
+        for size in SIZES
+        for way, beside in (
+            ("raw", ""),
+            ("unit", "raw"),
+            ("unit, ahead", "raw"),
+            ("collect", ""),
+            ("each", "collect"),
+            ("each, ahead", "collect"),
+        )
+    ),
+    Row("64 emitters, fsynced", UNIT, "groups of 100, collect"),
+    Row("streaming, fsynced", UNIT, "groups of 100, collect"),
+    Row("streaming, flushed", UNIT, "groups of 100, collect"),
+    Row("whole log, decoded", UNIT),
+    Row("whole log, verified", UNIT),
+    *(Row(f"an event in groups of {size}", "B") for size in SIZES[:3]),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    seconds, count = (0.02, 1000) if options.quick else (SECONDS, RECORDS)
+    with scratch() as folder:
+        return measured(ways_of(folder, seconds, count), ROWS, options)
 
 
 if __name__ == "__main__":
-    main()
+    script(__doc__, "log: records/s beside write and fdatasync", take)

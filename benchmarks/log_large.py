@@ -1,15 +1,19 @@
 """Large logs: opening 10 GiB, finding a record, memory, and what compression disturbs.
 
-Called by ``benchmarks/log.py``; each function prints its lines.
+    python benchmarks/log_large.py [--repeat 3] [--seek 1] [--memory 10000000] [--path DIR]
+
+Takes minutes and much of the disk, so it is no part of `make bench`; it prints lines.
 """
 
 from __future__ import annotations
 
+import argparse
 import random
 import resource
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -238,5 +242,27 @@ def compressing(folder: Path, seconds: float) -> None:
         )
 
 
+def main() -> None:
+    """Measure and print what is asked for, or be the process that memory is measured of."""
+    if len(sys.argv) == 4 and not sys.argv[1].startswith("-"):
+        _in_child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+        return
+    parser = argparse.ArgumentParser(description="Large logs.")
+    parser.add_argument("--repeat", type=int, default=3, help="runs, of which the median counts")
+    parser.add_argument("--path", type=Path, help="directory to write in (default: a new one)")
+    parser.add_argument("--seek", type=float, metavar="GIB", help="find records in so large a log")
+    parser.add_argument("--memory", type=int, metavar="RECORDS", help="append and read so many")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.path) as name:
+        folder = Path(name)
+        if given.seek:
+            seeking(folder, given.seek, 2000)
+        elif given.memory:
+            memory(folder, given.memory)
+        else:
+            opening(folder, given.repeat)
+            compressing(folder, 6.0)
+
+
 if __name__ == "__main__":
-    _in_child(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))
+    main()

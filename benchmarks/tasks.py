@@ -1,51 +1,60 @@
-"""What durable tasks cost: workflows, fan-out, steps, and runs that sleep.
+"""What durable tasks cost: one alone, fan-out, steps by where they execute, runs that sleep.
 
-W2 (two chained steps with recorded results) is printed beside DBOS on SQLite, if that is
-installed, in the same run.  A step's overhead is the time of a call that is recorded in a
-memory log, less that of a bare await.  Memory is the growth of this process's resident set;
-each measurement of it has a process of its own.
+A step's overhead is the time of a call that is recorded in a memory log, less that of a bare
+await.  Memory is the growth of the resident set of a process that does nothing else.
 
-    .venv/bin/python benchmarks/tasks.py [--workflows 5000] [--children 100000]
-        [--steps 5000] [--sleepers 100000] [--repeat 3]
-    .venv/bin/python benchmarks/tasks.py --part steps 5000
+    python benchmarks/tasks.py [--repeat 3] [--only step] [--quick] [--json PATH]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import Any, Final
 
-from ceiling import w2
-from common import Sample, percentile, repeat, row, samples, scratch, span, unused
-from w2_workflow import headrace
+from common import (
+    SUBJECT,
+    Sample,
+    fdatasync_ms,
+    on_asyncio,
+    percentile,
+    resident_bytes,
+    samples,
+    scratch,
+    unused,
+)
+from figures import Figure, Row, measured, script
 
 from headrace import App, MemoryLog, Run, on
 from headrace.engine.log import FileLog
 
-PAGE = os.sysconf("SC_PAGE_SIZE")
+CHILDREN: Final = 50_000
+STEPS: Final = 3000
+STEPS_APART: Final = 1000
+SLEEPERS: Final = 50_000
+ALONE: Final = 100
+IDLE_S: Final = 2.0
+
+Found = dict[str, float]
 
 
-def resident_bytes() -> int:
-    """Return what this process has in memory now."""
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE
+# ---------------------------------------------------------------- one alone
 
 
-# ---------------------------------------------------------------- workflows
+async def alone(folder: Path, count: int) -> Found:
+    """Return the median milliseconds of a workflow alone, and its commits before it returns.
 
-
-async def alone(folder: Path, count: int = 200) -> tuple[float, float]:
-    """Return the median milliseconds of a workflow alone, and its commits before it returns."""
+    And those of three writes with fdatasync, one after the other, in the same minute.
+    """
     app = App("alone")
 
     @app.task
@@ -56,7 +65,7 @@ async def alone(folder: Path, count: int = 200) -> tuple[float, float]:
     datasync = os.fdatasync
     at_return: list[int] = []
 
-    @app.rule(on("sensors.temp", Sample))
+    @app.rule(on(SUBJECT, Sample))
     async def work(run: Run) -> int:
         begun = syncs - 1  # that of the event
         result = await run.call(step, await run.call(step, 1))
@@ -69,76 +78,30 @@ async def alone(folder: Path, count: int = 200) -> tuple[float, float]:
         datasync(fd)
 
     took: list[float] = []
-    async with app.open(FileLog(folder / f"alone-{time.monotonic_ns()}")) as engine:
-        await engine.emit("sensors.temp", samples(1)[0])
+    async with app.open(FileLog(unused(folder, "alone"))) as engine:
+        await engine.emit(SUBJECT, samples(1)[0])
         await engine.drain()
         os.fdatasync = counted
         try:
             for sample in samples(count):
                 start = time.perf_counter()
-                await engine.emit("sensors.temp", sample)
+                await engine.emit(SUBJECT, sample)
                 await engine.drain()
                 took.append((time.perf_counter() - start) * 1e3)
         finally:
             os.fdatasync = datasync
-    return percentile(took, 0.5), sum(at_return[1:]) / count
-
-
-def dbos_workflows(folder: Path, count: int) -> float:
-    """Return how many two-step workflows a second DBOS does on SQLite, many in flight."""
-    DBOS: Any = import_module("dbos").DBOS  # noqa: N806 (a class)
-    DBOS(
-        config={
-            "name": "bench",
-            "system_database_url": f"sqlite:///{folder}/dbos-{time.monotonic_ns()}.sqlite",
-            "log_level": "ERROR",
-        }
-    )
-
-    def first(device: str) -> str:
-        return device
-
-    def second(device: str) -> int:
-        return len(device)
-
-    steps = [DBOS.step()(first), DBOS.step()(second)]
-
-    def work(device: str) -> Any:
-        return steps[1](steps[0](device))
-
-    workflow = DBOS.workflow()(work)
-    DBOS.launch()
-    try:
-        start = time.perf_counter()
-        handles = [DBOS.start_workflow(workflow, f"d{n}") for n in range(count)]
-        for handle in handles:
-            handle.get_result()
-        return count / (time.perf_counter() - start)
-    finally:
-        DBOS.destroy()
-
-
-def workflows(folder: Path, count: int, times: int) -> None:
-    """Print W2, many in flight and alone."""
-    print(row("two-step workflows/s, fsynced", "workflows/s"))
-    floor = repeat(lambda: asyncio.run(w2(count, unused(folder, "bare"))), times)
-    print(row("bare loop of three commits each", span(floor)))
-    many = repeat(lambda: asyncio.run(headrace(count, folder)), times)
-    print(row("headrace, 1 000 in flight", span(many), f"{many[0] / floor[0]:.2f} x bare"))
-    took_ms, commits = asyncio.run(alone(folder))
-    print(row("headrace, alone", f"{took_ms:.2f} ms", f"{commits:.2f} syncs each"))
-    if find_spec("dbos") is None:
-        print(row("DBOS on SQLite", "not installed"))
-    else:
-        rate = dbos_workflows(folder, 300)
-        print(row("DBOS on SQLite", f"{rate:.0f}", f"headrace {many[0] / rate:.0f} x"))
+    return {
+        "ms": percentile(took, 0.5),
+        "syncs": sum(at_return[1:]) / count,
+        "three fdatasyncs": 3 * percentile(fdatasync_ms(folder, count=count), 0.5),
+    }
 
 
 # ---------------------------------------------------------------- children and steps
 
 
-def fan_out(children: int) -> None:
-    """Print what it takes to spawn and join *children* that do nothing."""
+async def fan_out(children: int) -> Found:
+    """Spawn and join *children* that do nothing; and the same with bare asyncio tasks."""
     app = App("fan")
 
     @app.task
@@ -150,17 +113,18 @@ def fan_out(children: int) -> None:
         for handle in [run.spawn(nothing, number) for number in range(children)]:
             await handle
 
-    async def main() -> None:
-        async with app.open(MemoryLog()) as engine:
-            start = time.perf_counter()
-            await engine.emit("go")
-            await engine.drain()
-            took_s = time.perf_counter() - start
-            assert engine.state().runs_ended == {"completed": children + 1}
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(row(f"spawn and join {children} children", f"{took_s:.2f} s", f"{peak:.0f} MB peak"))
-
-    asyncio.run(main())
+    async with app.open(MemoryLog()) as engine:
+        start = time.perf_counter()
+        await engine.emit("go")
+        await engine.drain()
+        took_s = time.perf_counter() - start
+        assert engine.state().runs_ended == {"completed": children + 1}
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    start = time.perf_counter()
+    for task in [asyncio.create_task(on_loop(number)) for number in range(children)]:
+        await task
+    bare_s = time.perf_counter() - start
+    return {"children": children / took_s, "bare tasks": children / bare_s, "peak": peak_mb}
 
 
 async def on_loop(number: int) -> int:
@@ -178,7 +142,7 @@ def spent_s() -> float:
     return time.process_time()
 
 
-async def step_cost(place: str, count: int) -> tuple[float, float]:
+async def step_cost(place: str, count: int) -> Found:
     """Return the microseconds of a recorded step beyond a bare await: processor and wall.
 
     The processor time is that of the engine's process, with all its threads, and the worker's.
@@ -208,22 +172,10 @@ async def step_cost(place: str, count: int) -> tuple[float, float]:
         await engine.emit("go")
         await engine.drain()
     (cpu, wall), (cpu_bare, wall_bare), (cpu_steps, wall_steps) = spent
-    return (
-        (cpu_steps - 2 * cpu_bare + cpu) / count * 1e6,
-        (wall_steps - 2 * wall_bare + wall) / count * 1e6,
-    )
-
-
-def step_overhead(count: int) -> None:
-    """Print what a recorded step costs, by where its task is executed."""
-    print(row("a step beyond a bare await", "us CPU", "us wall"))
-    for place in ("loop", "thread", "process"):
-        costs = [asyncio.run(step_cost(place, count)) for _ in range(3)]
-        spans = (
-            f"{median(each):.0f} [{min(each):.0f}-{max(each):.0f}]"
-            for each in zip(*costs, strict=True)
-        )
-        print(row(f"its task in a {place}" if place != "loop" else "its task on the loop", *spans))
+    return {
+        "CPU": (cpu_steps - 2 * cpu_bare + cpu) / count * 1e6,
+        "wall": (wall_steps - 2 * wall_bare + wall) / count * 1e6,
+    }
 
 
 # ---------------------------------------------------------------- sleeping runs
@@ -240,77 +192,100 @@ def sleeping_app() -> App:
     return app
 
 
-def sleepers_live(count: int, folder: Path) -> None:
-    """Print the memory of runs that sleep, each with its code."""
-
-    async def main() -> None:
-        async with sleeping_app().open(folder, snapshot_every=0) as engine:
-            before = resident_bytes()
-            for first in range(0, count, 1000):
-                await engine.emit_many([("go", None)] * min(1000, count - first))
-                due = first + min(1000, count - first)
-                while len(engine.kernel.state.timers) < due:  # noqa: ASYNC110 (nothing tells)
-                    await asyncio.sleep(0.001)
-            each = (resident_bytes() - before) / count
-            idle = time.process_time()
-            await asyncio.sleep(2)
-            idle = time.process_time() - idle
-            await engine.snapshot()
-        print(row(f"{count} sleeping runs, live", f"{each:.0f} bytes each"))
-        print(row("processor time of two idle seconds", f"{idle * 1e3:.0f} ms"))
-
-    asyncio.run(main())
+async def sleepers(count: int, folder: Path) -> Found:
+    """Return the memory of runs that sleep, each with its code, and what they cost idle."""
+    async with sleeping_app().open(folder, snapshot_every=0) as engine:
+        before = resident_bytes()
+        for first in range(0, count, 1000):
+            await engine.emit_many([("go", None)] * min(1000, count - first))
+            due = first + min(1000, count - first)
+            while len(engine.kernel.state.timers) < due:  # noqa: ASYNC110 (nothing tells)
+                await asyncio.sleep(0.001)
+        each = (resident_bytes() - before) / count
+        idle_s = time.process_time()
+        await asyncio.sleep(IDLE_S)
+        idle_s = time.process_time() - idle_s
+        await engine.snapshot()
+    return {"each": each, "idle": idle_s / IDLE_S * 1e3}
 
 
-def sleepers_restored(count: int, folder: Path) -> None:
-    """Print how long a start with them takes, and their memory after it."""
-
-    async def main() -> None:
-        app = sleeping_app()
-        before, start = resident_bytes(), time.perf_counter()
-        async with app.open(folder, snapshot_every=0) as engine:
-            took_s = time.perf_counter() - start
-            each = (resident_bytes() - before) / count
-            assert len(engine.runs("active")) == count
-        print(row("after a start from a snapshot", f"{each:.0f} bytes each", f"{took_s:.2f} s"))
-
-    asyncio.run(main())
+async def restored(count: int, folder: Path) -> Found:
+    """Return how long a start with them takes, and their memory after it."""
+    before, start = resident_bytes(), time.perf_counter()
+    async with sleeping_app().open(folder, snapshot_every=0) as engine:
+        took_s = time.perf_counter() - start
+        each = (resident_bytes() - before) / count
+        assert len(engine.runs("active")) == count
+    return {"each": each, "start": took_s}
 
 
-def apart(name: str, *arguments: object) -> None:
-    """Measure in a process of its own."""
-    program = [sys.executable, __file__, "--part", name, *map(str, arguments)]
-    subprocess.run(program, check=True)
+# ---------------------------------------------------------------- the table
+
+PARTS: Final[dict[str, Callable[[int, Path], Any]]] = {
+    "fan-out": lambda count, _folder: fan_out(count),
+    "sleeping runs": sleepers,
+    "sleeping runs, after a start": restored,
+}
+
+
+def apart(part: str, count: int, folder: Path) -> Found:
+    """Do *part* in a process of its own: memory is not given back."""
+    command = [sys.executable, __file__, "--part", part, str(count), str(folder)]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: Found = json.loads(ran.stdout)
+    return found
+
+
+ROWS: Final = [
+    Row("workflow alone, ms", "ms", "workflow alone, three fdatasyncs"),
+    Row("workflow alone, syncs", "syncs"),
+    Row("fan-out, children", "runs/s", "fan-out, bare tasks"),
+    Row("fan-out, peak", "MB"),
+    *(
+        Row(f"a step beyond a bare await, {place}, {of}", "µs")
+        for place in ("loop", "thread", "process")
+        for of in ("CPU", "wall")
+    ),
+    Row("sleeping runs, each", "bytes"),
+    Row("sleeping runs, idle", "ms CPU/s"),
+    Row("sleeping runs, after a start, each", "bytes"),
+    Row("sleeping runs, after a start, start", "s"),
+]
+
+
+def take(options: argparse.Namespace) -> list[Figure]:
+    """Measure."""
+    quick = options.quick
+    children, slept = (500, 500) if quick else (CHILDREN, SLEEPERS)
+    with scratch() as folder:
+        names = [folder / f"sleepers-{number}" for number in range(options.repeat)]
+        live, again = iter(names), iter(names)
+        ways: dict[str, Callable[[], Found]] = {
+            "workflow alone": lambda: on_asyncio(alone(folder, 10 if quick else ALONE)),
+            "fan-out": lambda: apart("fan-out", children, folder),
+        }
+        for place in ("loop", "thread", "process"):
+            count = 50 if quick else STEPS if place == "loop" else STEPS_APART
+            ways[f"a step beyond a bare await, {place}"] = partial(step_way, place, count)
+        ways["sleeping runs"] = lambda: apart("sleeping runs", slept, next(live))
+        ways["sleeping runs, after a start"] = lambda: apart(
+            "sleeping runs, after a start", slept, next(again)
+        )
+        return measured(ways, ROWS, options)
+
+
+def step_way(place: str, count: int) -> Found:
+    """Measure steps that execute in *place*."""
+    return on_asyncio(step_cost(place, count))
 
 
 def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workflows", type=int, default=5000)
-    parser.add_argument("--children", type=int, default=100_000)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--sleepers", type=int, default=100_000)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.part:
-        name, count, *folder = options.part
-        parts: dict[str, Callable[[], None]] = {
-            "fan_out": lambda: fan_out(int(count)),
-            "steps": lambda: step_overhead(int(count)),
-            "sleepers_live": lambda: sleepers_live(int(count), Path(folder[0])),
-            "sleepers_restored": lambda: sleepers_restored(int(count), Path(folder[0])),
-        }
-        parts[name]()
+    """Measure, or be one of the processes."""
+    if sys.argv[1:2] == ["--part"]:
+        part, count, folder = sys.argv[2:]
+        print(json.dumps(on_asyncio(PARTS[part](int(count), Path(folder)))))
         return
-    with scratch() as folder:
-        workflows(folder, options.workflows, options.repeat)
-        print(row("children and steps", ""))
-        apart("fan_out", options.children)
-        apart("steps", options.steps)
-        print(row("runs that sleep", ""))
-        apart("sleepers_live", options.sleepers, folder / "sleepers")
-        apart("sleepers_restored", options.sleepers, folder / "sleepers")
+    script(__doc__, "tasks: workflows, fan-out, steps, sleep", take)
 
 
 if __name__ == "__main__":
