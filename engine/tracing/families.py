@@ -49,7 +49,9 @@ class Families:
     def add(self, span: Span) -> bool:
         """Follow a run, if its family is followed; say whether it is."""
         self.runs += 1
-        root = self._root.get(span.parent, 0) if span.parent else span.run
+        # What was launched goes on by itself, also if what launched it is not shown.
+        root = self._root.get(span.parent, span.run if span.kind == "launch" else 0)
+        root = root if span.parent else span.run
         if not root:
             return False
         family = self._families.get(root)

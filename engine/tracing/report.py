@@ -184,8 +184,8 @@ class Report:
             if span is None:
                 break
             found.append(span)
-            above = span.parent
-        if found and not found[-1].parent:
+            above = 0 if span.kind == "launch" else span.parent
+        if not above or above in self.families.spans.by_run:
             for span in reversed(found):
                 self.families.add(span)
         if run not in self.families.spans.by_run and len(self._not_older) < BARS_MAX:

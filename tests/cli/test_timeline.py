@@ -106,8 +106,8 @@ def test_a_stretch_shows_runs_that_began_before_it(headrace: Call, log: Path) ->
     data = data_of(Path("part.html").read_bytes())
 
     assert (done.json["first"], done.json["events"]) == (ends[-1], 0)
-    assert names_in(data) == ["cool"]
-    assert data["runs"]["begin"] == [0]
+    assert names_in(data) == ["cool", "page"]
+    assert data["runs"]["begin"] == [0, 6_000_000]
     assert data["runs"]["end"][0] == 6_000_000
 
 
