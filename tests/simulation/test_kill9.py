@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Self
 
 import anyio
 import msgspec
@@ -43,45 +43,58 @@ class Lives:
         self.acknowledged: dict[tuple[str, int], int] = {}
         """Sequence by source and number."""
 
+    def __enter__(self) -> Self:
+        """Start what the children are forked from."""
+        command = [sys.executable, victim.__file__, self.backend, self.path, self.side]
+        self._parent = subprocess.Popen(
+            [*map(str, command), str(self.keep_bytes)],
+            stdin=subprocess.PIPE,  # its end is the children's end
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        with self._parent as parent:
+            parent.kill()
+
     def live(self, *, last: int, kill_after: int | None = None, delay_s: float = 0.0) -> bool:
         """Start a child; kill it *delay_s* after so many acknowledgements; say if it ended.
 
         With 0 acknowledgements the delay counts from the start of the process.
         """
         self.count += 1
-        command = [sys.executable, victim.__file__, self.backend, self.path, self.side]
-        with subprocess.Popen(
-            [*map(str, command), str(self.count), str(last), str(self.keep_bytes)],
-            stdin=subprocess.PIPE,  # its end is the child's end
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-            text=True,
-        ) as child:
-            watchdog = threading.Timer(LIFE_S_MAX, child.kill)
-            watchdog.start()
-            assert child.stdout is not None
-            killer = threading.Timer(delay_s, child.send_signal, [signal.SIGKILL])
-            try:
-                if kill_after == 0:
+        assert self._parent.stdin is not None
+        assert self._parent.stdout is not None
+        self._parent.stdin.write(f"{self.count} {last}\n")
+        self._parent.stdin.flush()
+        pid = int(self._parent.stdout.readline().removeprefix("pid "))
+        watchdog = threading.Timer(LIFE_S_MAX, self._parent.kill)
+        watchdog.start()
+        killer = threading.Timer(delay_s, os.kill, [pid, signal.SIGKILL])
+        ended, code = False, ""
+        try:
+            if kill_after == 0:
+                killer.start()
+            for number, line in enumerate(self._parent.stdout, 1):
+                word, _, rest = line.partition(" ")
+                if word == "over":
+                    code = rest.strip()
+                    break
+                ended = word == "end\n" or self._take(line)
+                if number == kill_after:
                     killer.start()
-                ended = False
-                for number, line in enumerate(child.stdout, 1):
-                    ended = line == "end\n" or self._take(line)
-                    if number == kill_after:
-                        killer.start()
-                child.wait()
-            finally:
-                watchdog.cancel()
-                killer.cancel()
-                child.kill()
-        assert child.returncode in (0, -signal.SIGKILL), child.returncode
+        finally:
+            watchdog.cancel()
+            killer.cancel()
+        assert code == ("0" if ended else str(-signal.SIGKILL)), code
         return ended
 
     def _take(self, line: str) -> bool:
-        # A line that the kill has cut says nothing.
-        if line.endswith("\n"):
-            source, number, sequence = line.split()
-            self.acknowledged[source, int(number)] = int(sequence)
+        source, number, sequence = line.split()
+        self.acknowledged[source, int(number)] = int(sequence)
         return False
 
     def records(self) -> Records:
@@ -201,13 +214,11 @@ async def undisturbed(last: int, backend: str) -> Counter[str]:
     )
 
 
-def kill_and_compare(folder: Path, backend: str, *, seed: int, kills: int) -> str:
-    """Kill *kills* times, let the last life end, check everything; return the figures."""
-    rng = Random(seed)
-    lives = Lives(folder, backend)
+def kill_again_and_again(lives: Lives, rng: Random, kills: int) -> int:
+    """Kill *kills* times, then let a life end; return the number of its last jobs."""
     for number in range(kills):
         if number % 5 == 3:  # in the middle of recovery, or before it
-            ended = lives.live(last=10**6, kill_after=0, delay_s=rng.uniform(0.0, 0.8))
+            ended = lives.live(last=10**6, kill_after=0, delay_s=rng.uniform(0.0, 0.2))
         else:
             ended = lives.live(
                 last=10**6, kill_after=rng.randrange(1, 40), delay_s=rng.uniform(0.0, 0.05)
@@ -216,6 +227,14 @@ def kill_and_compare(folder: Path, backend: str, *, seed: int, kills: int) -> st
         check_acknowledged(lives, lives.records())
     last = max(number for _, number in lives.acknowledged) + 10
     assert lives.live(last=last)
+    return last
+
+
+def kill_and_compare(folder: Path, backend: str, *, seed: int, kills: int) -> str:
+    """Kill *kills* times, let the last life end, check everything; return the figures."""
+    rng = Random(seed)
+    with Lives(folder, backend) as lives:
+        last = kill_again_and_again(lives, rng, kills)
     records = lives.records()
     check_acknowledged(lives, records)
     assert len(lives.acknowledged) <= len(victim.SOURCES) * (last + 1)
@@ -243,15 +262,15 @@ def test_nothing_acknowledged_is_lost_by_kill_9(
 def kill_while_forgetting(folder: Path, *, seed: int, kills: int) -> None:
     """Kill an engine that removes old records, fork what it left, and check all of it."""
     rng = Random(seed)
-    lives = Lives(folder, "asyncio", keep_bytes=6000)
-    for number in range(kills):
-        assert not lives.live(
-            last=10**6, kill_after=rng.randrange(20, 90), delay_s=rng.uniform(0.0, 0.05)
-        )
-        check_what_is_kept(lives)
-        fork_and_compare(lives, folder / f"fork{number}", rng)
-    last = max(number for _, number in lives.acknowledged) + 10
-    assert lives.live(last=last)
+    with Lives(folder, "asyncio", keep_bytes=6000) as lives:
+        for number in range(kills):
+            assert not lives.live(
+                last=10**6, kill_after=rng.randrange(20, 90), delay_s=rng.uniform(0.0, 0.05)
+            )
+            check_what_is_kept(lives)
+            fork_and_compare(lives, folder / f"fork{number}", rng)
+        last = max(number for _, number in lives.acknowledged) + 10
+        assert lives.live(last=last)
     records = check_what_is_kept(lives)
     assert records[0][0] > 1, "nothing was removed"
     assert len(list(lives.path.glob("snap-*.hrs"))) == 2

@@ -1,10 +1,12 @@
 """A loaded engine that a test kills: its app, and the program of the child process.
 
-As a program: ``victim.py BACKEND LOG SIDE LIFE LAST KEEP_BYTES``.  It emits jobs from three
+As a program: ``victim.py BACKEND LOG SIDE KEEP_BYTES``.  It reads lines ``LIFE LAST`` and forks
+a child for each, since starting Python and importing all takes longer than most lives: it says
+its ``pid``, and ``over`` with its exit code once it has ended.  The child emits jobs from three
 sources, each from its cursor up to number LAST, and says on stdout what was acknowledged.
 What its tasks do to the world is a line in SIDE.  Segments are small and snapshots frequent,
 so that kills come in the middle of rotating, of writing snapshots, and of removing what
-KEEP_BYTES (if not negative) gives up.  It ends when its stdin does: with whoever started it.
+KEEP_BYTES (if not negative) gives up.  All end when stdin does: with whoever started them.
 """
 
 from __future__ import annotations
@@ -126,24 +128,44 @@ async def live(log: FileLog, act: Act, life: int, last: int, said: Callable[[str
 
 
 def main() -> None:
+    """Have one child after the other, each until it is killed or has done all."""
+    read_fd, write_fd = os.pipe()  # its end is the child's end
+    for line in sys.stdin:
+        life, last = line.split()
+        pid = os.fork()
+        if pid == 0:
+            os.close(write_fd)
+            try:
+                be_child(read_fd, life, last)
+            finally:
+                os._exit(1)
+        _, status = os.waitpid(pid, 0)
+        said(f"over {os.waitstatus_to_exitcode(status)}\n")
+
+
+def said(line: str) -> None:
+    """Say *line* whole, and at once."""
+    os.write(1, line.encode())
+
+
+def be_child(parent_fd: int, life: str, last: str) -> None:
     """Live until killed."""
-    backend, path, side, life, last, keep_bytes = sys.argv[1:]
+    said(f"pid {os.getpid()}\n")
+    backend, path, side, keep_bytes = sys.argv[1:]
     side_fd = os.open(side, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def act(run: Run) -> None:
         os.write(side_fd, f"{life} {run.idempotency_key} {run.task}\n".encode())
 
-    def said(line: str) -> None:
-        os.write(1, line.encode())
-
     def end_with_parent() -> None:
-        sys.stdin.read()
+        os.read(parent_fd, 1)
         os._exit(3)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     keep = int(keep_bytes) if int(keep_bytes) >= 0 else None
     log = FileLog(path, segment_bytes_max=SEGMENT_BYTES, keep_bytes=keep, compress=True)
     anyio.run(live, log, act, int(life), int(last), said, backend=backend)
+    os._exit(0)
 
 
 if __name__ == "__main__":
