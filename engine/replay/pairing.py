@@ -43,7 +43,7 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 RunDecision = r.RunReleased | r.RunReplaced | r.RunCancelling
 
 
-class _Here(Struct):
+class _Here(Struct, gc=False):
     """One input, and what is left of both sides of it."""
 
     sequence: int
@@ -114,10 +114,12 @@ class Pairing:
                 self._differs("changed", *near, one.fired, is_other=True)
         for number, fired in here.left:
             self._end_of_recorded(number, fired, is_gone=is_gone)
-        for one in self._derived.too_many():
-            self._appeared(one)
-        for one in self._recorded.too_many():
-            self._vanished(one)
+        if self._derived.is_full:
+            for one in self._derived.too_many():
+                self._appeared(one)
+        if self._recorded.is_full:
+            for one in self._recorded.too_many():
+                self._vanished(one)
 
     def _note_recorded(self, here: _Here, decisions: Sequence[r.Record]) -> None:
         state, cause = self.world.state, here.cause
@@ -418,6 +420,9 @@ class Pairing:
     def _appeared(self, one: Pending) -> None:
         fired = one.fired
         fate: Fate = "unknown" if fired.outcome in MAKES_RUN else "none"
+        if not self.tally.has_room:  # the most frequent case, if there are very many
+            self.tally.count("appeared", fired.rule, fired.key, fate)
+            return
         self.tally.differs(
             Difference(
                 "appeared", fired.rule, fired.key, one.sequence, one.at_ns, None, fired, fate

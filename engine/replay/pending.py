@@ -25,7 +25,7 @@ HELD_MAX: Final = 20_000
 Identity = tuple[Any, ...]
 
 
-class Pending(Struct, eq=False):
+class Pending(Struct, eq=False, gc=False):
     """A firing of one side."""
 
     fired: RuleFired
@@ -36,6 +36,8 @@ class Pending(Struct, eq=False):
     missed: int = 0
     is_blind: bool = False
     """Whether its action is given no firing, so that it does the same whatever that names."""
+    places: tuple[Identity, ...] = ()
+    """What stands for it, as long as it waits."""
     is_over: bool = False
     """Whether it has its counterpart, or was given up."""
     is_turn: bool = False
@@ -92,23 +94,32 @@ class Side:
 
     def __init__(self) -> None:
         self._queue: deque[Pending] = deque()
-        self._by_identity: dict[Identity, deque[Pending]] = {}
+        self._by_identity: dict[Identity, Pending | deque[Pending]] = {}
         self.held = 0
 
     def add(self, one: Pending) -> None:
         """Let *one* wait."""
         self._queue.append(one)
-        for identity_of in (identity, moment):
-            place = identity_of(one.fired)
-            if place is not None:
-                self._by_identity.setdefault(place, deque()).append(one)
+        by_identity = self._by_identity
+        found = (identity(one.fired), moment(one.fired))
+        one.places = tuple([place for place in found if place is not None])
+        for place in one.places:
+            queue = by_identity.get(place)
+            if queue is None:
+                by_identity[place] = one
+            elif isinstance(queue, Pending):
+                by_identity[place] = deque((queue, one))
+            else:
+                queue.append(one)
 
     def take(self, place: Identity | None) -> Pending | None:
         """Take out the oldest that *place* stands for."""
-        found = self._by_identity.get(place) if place is not None else None
-        if not found:
+        if place is None or not self._by_identity:
             return None
-        one = found[0]
+        found = self._by_identity.get(place)
+        if found is None:
+            return None
+        one = found if isinstance(found, Pending) else found[0]
         self.give_up(one)
         return one
 
@@ -116,13 +127,15 @@ class Side:
         """Let *one* wait no more."""
         one.is_over = True
         self.held -= len(one.held)
-        for identity_of in (identity, moment):
-            place = identity_of(one.fired)
-            if place is not None and (queue := self._by_identity.get(place)) is not None:
-                if one in queue:
-                    queue.remove(one)
-                if not queue:
-                    del self._by_identity[place]
+        by_identity = self._by_identity
+        for place in one.places:
+            queue = by_identity[place]
+            if isinstance(queue, Pending):
+                del by_identity[place]
+            else:
+                queue.remove(one)
+                if len(queue) == 1:
+                    by_identity[place] = queue[0]
         while self._queue and self._queue[0].is_over:
             self._queue.popleft()
 

@@ -18,7 +18,7 @@ Fate = Literal["recorded", "unknown", "gone", "none"]
 any more, or there is none on either side."""
 
 
-class Difference(Struct, frozen=True):
+class Difference(Struct, frozen=True, gc=False):
     """A firing, or a run, that would not be as it was."""
 
     what: What
@@ -125,21 +125,47 @@ class Tally:
             counts = self.result.rules[rule] = Counts()
         return counts
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the next difference would be kept."""
+        return len(self.result.differences) < self._shown_max
+
     def differs(self, found: Difference) -> None:
         """Count a difference, and keep it if there is room."""
+        self.count(found.what, found.rule, found.key, found.run)
+        if self.has_room:
+            self.result.differences.append(found)
+
+    def count(self, what: What, rule: str, key: Any, run: Fate) -> None:
+        """Count a difference."""
         result = self.result
-        of_key = result.keys.get(place := (found.rule, found.key))
-        if of_key is None and len(result.keys) < KEYS_MAX:
-            of_key = result.keys[place] = Counts()
-        for counts in (result.total, self.of_rule(found.rule), of_key):
-            if counts is not None:
-                setattr(counts, found.what, getattr(counts, found.what) + 1)
-        if found.run == "unknown":
+        place = (rule, key)
+        of_key = result.keys.get(place)
+        if of_key is None:
+            of_key = Counts()
+            if len(result.keys) < KEYS_MAX:
+                result.keys[place] = of_key
+        of_rule, total = self.of_rule(rule), result.total
+        if what == "appeared":
+            total.appeared += 1
+            of_rule.appeared += 1
+            of_key.appeared += 1
+        elif what == "vanished":
+            total.vanished += 1
+            of_rule.vanished += 1
+            of_key.vanished += 1
+        elif what == "moved":
+            total.moved += 1
+            of_rule.moved += 1
+            of_key.moved += 1
+        else:
+            total.changed += 1
+            of_rule.changed += 1
+            of_key.changed += 1
+        if run == "unknown":
             result.runs_unknown += 1
-        elif found.run == "gone":
+        elif run == "gone":
             result.runs_gone += 1
-        if len(result.differences) < self._shown_max:
-            result.differences.append(found)
 
     def other(self, rule: str, kind: str) -> Others:
         """Return the counts of decisions of some *kind*, to be changed."""

@@ -153,8 +153,8 @@ class WhatIf:
             return
         if kind not in _UNTIMED:
             # A run's timer comes after those of rules that were due before it.
-            is_timer = isinstance(record, r.TimerFired)
-            self._let_time_come(record.due_ns if is_timer else record.at_ns)
+            due_ns = record.due_ns if isinstance(record, r.TimerFired) else record.at_ns
+            self._let_time_come(due_ns)
         if kind in _IGNORED or (kind is r.RuleChanged and self._is_declared(record)):
             self._pairing.decide(sequence, record, (), decisions)
             return
@@ -280,9 +280,9 @@ class WhatIf:
                 why = f"it waited for event {missing}, which would not be there"
                 self._pairing.end_unknown(run, sequence, why)
         elif self._policies is not None:
-            why = self._policies.unlike(run, record, now_ns=self._state.at_ns)
-            if why is not None:
-                self._pairing.end_unknown(run, sequence, why)
+            unlike = self._policies.unlike(run, record, now_ns=self._state.at_ns)
+            if unlike is not None:
+                self._pairing.end_unknown(run, sequence, unlike)
 
     def _has_ended(self, run: int) -> bool:
         return bool(run) and run not in self._state.runs.active  # 0: the timer of a circuit
