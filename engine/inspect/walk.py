@@ -16,7 +16,7 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.reader import LogReader
 from headrace.engine.log.snapshots import FileSnapshots, PastSnapshots
-from headrace.engine.record import Record, decode
+from headrace.engine.record import Record, decode, is_decision
 from headrace.engine.restore import new_kernel
 from headrace.engine.snapshot import load
 
@@ -100,6 +100,20 @@ class Walk:
                     fold(number, record)
             self.kernel.state.effects.clear()  # nobody carries them out
         return self.kernel
+
+    def record(self, sequence: int) -> Record | None:
+        """Return the record at *sequence*; ``None``: there is none."""
+        raw = self.reader.fetch([sequence]).get(sequence)
+        return None if raw is None else self._decode(sequence, raw)
+
+    def end_of_unit(self, sequence: int) -> int:
+        """Return the last record of the unit that the input at *sequence* begins."""
+        for first, batch in self.reader.read(after=sequence):
+            for number, raw in enumerate(batch, first):
+                if not is_decision(self._decode(number, raw)):
+                    return sequence
+                sequence = number
+        return sequence
 
     def steps(self, upto: int) -> Iterator[tuple[int, Record]]:
         """Yield each record up to *upto* once it is applied."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from headrace.engine.clock import seconds_to_ns
-from headrace.engine.decider import RunMode
+from headrace.engine.decider import Decider, RunMode
 from headrace.engine.kernel import Kernel
 from headrace.engine.payload import encode_event
-from headrace.engine.record import EngineStarted, EventStored, Input, Record
+from headrace.engine.record import EngineStarted, EventStored, Input, Record, is_decision
+from headrace.triggers.explain.asking import ask
+from headrace.triggers.explain.tracing import traced
+from headrace.triggers.explain.why import Why
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule, RuleSet
 
@@ -50,6 +53,41 @@ class Played:
         """Let an event happen; return its sequence."""
         self.advance(t)
         return self.submit(EventStored(seconds_to_ns(t), subject, encode_event(data, subject)))
+
+
+class Way:
+    """The way through the log of a rule that was played, for rules that are traced."""
+
+    begun_after = 0
+
+    def __init__(self, made: Played, decider: Decider) -> None:
+        self._records = made.records
+        self.kernel = Kernel(decider)
+
+    def record(self, sequence: int) -> Record | None:
+        """See `Walk.record`."""
+        return self._records[sequence - 1]
+
+    def end_of_unit(self, sequence: int) -> int:
+        """See `Walk.end_of_unit`."""
+        while sequence < len(self._records) and is_decision(self._records[sequence]):
+            sequence += 1
+        return sequence
+
+    def to(self, sequence: int, watch: Any = None) -> Kernel:
+        """See `Walk.to`."""
+        for number in range(self.kernel.sequence + 1, sequence + 1):
+            record = self._records[number - 1]
+            if watch is not None:
+                watch(number, record)
+            self.kernel.fold(number, record)
+        return self.kernel
+
+
+def explained(made: Played, sequence: int, *keys: Any) -> Why:
+    """Say why the rule fired on the input at *sequence*, or did not."""
+    rules = traced(made.rules)
+    return ask(Way(made, rules), rules, RULE, sequence, keys)
 
 
 def played(

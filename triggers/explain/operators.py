@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from msgspec import Struct
 
 from headrace.triggers import nodes as n
 from headrace.triggers.automaton import Automaton, StatefulStage
 from headrace.triggers.nodes_clock import ScheduleNode
-from headrace.triggers.nodes_joined import AbsentNode, AllNode, AnyNode, SequenceNode, StepNode
+from headrace.triggers.nodes_joined import AnyNode, SequenceNode, StepNode
 from headrace.triggers.reach import event_time_of, without_relative
 
 CLOCK_PARTS = 3
 """The stages that `EventClock.parts` adds before all others."""
 
 
-def stateful_nodes(node: n.Node) -> Iterator[n.Node]:
-    """Yield the operators that keep state by key, in the order of `Automaton.stages`."""
-    if isinstance(node, SequenceNode):
-        yield node
-        for step in node.steps:
-            yield from stateful_nodes(without_relative(step.source))
-    elif isinstance(node, (n.WhereNode, n.KeyNode, n.AggregateNode, n.EventTimeNode)):
-        yield from stateful_nodes(node.source)
-    elif isinstance(node, (AnyNode, AllNode, AbsentNode)):
-        if not isinstance(node, AnyNode):
-            yield node
-        for source in node.sources:
-            yield from stateful_nodes(source)
+class Chains(Struct):
+    """What begins a chain of ``.where``, ``.key`` and ``.aggregate``, with that chain."""
+
+    stateful: list[tuple[n.Node, list[n.Node]]] = []
+    """The operators that keep state by key, in the order of `Automaton.stages`."""
+    any_of: list[tuple[n.Node, list[n.Node]]] = []
+    """In the order of `Automaton.joins`."""
+    event_time: list[tuple[n.Node, list[n.Node]]] = []
+    """In the order of the clock's gates."""
+
+
+def behind(node: n.Node) -> Chains:
+    """Return what stands behind each operator of a pattern, in the order of its stages."""
+    chains = Chains([], [], [])
+    _add(node, [], chains)
+    return chains
+
+
+def _add(node: n.Node, after: list[n.Node], chains: Chains) -> None:
+    if isinstance(node, (n.WhereNode, n.KeyNode, n.AggregateNode)):
+        _add(node.source, [node, *after], chains)
+    elif isinstance(node, n.EventTimeNode):
+        chains.event_time.append((node, after))
+    elif isinstance(node, AnyNode):
+        for source in node.branches:
+            _add(source, [], chains)
+        chains.any_of.append((node, after))
     elif not isinstance(node, (n.FilterNode, ScheduleNode)):
-        yield node
-        yield from stateful_nodes(node.sources[0])
+        chains.stateful.append((node, after))
+        sources = node.sources
+        if isinstance(node, SequenceNode):
+            sources = tuple(without_relative(step.source) for step in node.steps)
+        for source in sources:
+            _add(source, [], chains)
 
 
 def stages_of(automaton: Automaton, node: n.Node) -> list[tuple[n.Node, StatefulStage]]:
@@ -40,7 +58,8 @@ def stages_of(automaton: Automaton, node: n.Node) -> list[tuple[n.Node, Stateful
     stages = automaton.stages
     if event_time_of(node) is not None:
         stages = stages[CLOCK_PARTS:]
-    return list(zip(stateful_nodes(node), stages, strict=True))
+    nodes = [inner for inner, _ in behind(node).stateful]
+    return list(zip(nodes, stages, strict=True))
 
 
 def own_text(node: n.Node) -> str:

@@ -62,3 +62,45 @@ def state_command(
     from headrace.cli.state import state
 
     return state(load(name, rules), folder, output, at=at, rule=rule, key=key, run=run, limit=limit)
+
+
+RuleName = Annotated[str, Parameter(name="RULE", help="The rule's name, from `check`.")]
+WhyAt = Annotated[
+    str | None,
+    Parameter(
+        name="--at",
+        allow_leading_hyphen=True,
+        help=f"On which record: {PLACE}. Without: the last of all.",
+    ),
+]
+WhyKey = Annotated[
+    str | None,
+    Parameter(
+        name="--key",
+        allow_leading_hyphen=True,
+        help="About this key, as it is or as JSON. Without: that of the event.",
+    ),
+]
+
+
+@_command(app, "why")
+def why_command(
+    name: AppName,
+    folder: LogFolder,
+    rule: RuleName,
+    /,
+    *,
+    at: WhyAt = None,
+    key: WhyKey = None,
+    rules: Rules = None,
+    output: Output = "table",
+) -> int:
+    """Say why a rule fired on a record, or why not, and what would have made it fire.
+
+    Each clause with the value that it saw, open partial matches, and of what others died. It is
+    derived again from the log; nothing of it is stored.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.why import why
+
+    return why(load(name, rules), folder, rule, output, at=at, key=key)
