@@ -64,6 +64,42 @@ def state_command(
     return state(load(name, rules), folder, output, at=at, rule=rule, key=key, run=run, limit=limit)
 
 
+PlaceA = Annotated[
+    str, Parameter(name="A", allow_leading_hyphen=True, help=f"After which record: {PLACE}.")
+]
+PlaceB = Annotated[
+    str, Parameter(name="B", allow_leading_hyphen=True, help="And after which other one.")
+]
+DiffLimit = Annotated[
+    int, Parameter(name="--limit", validator=validators.Number(gte=0), help="List so many changes.")
+]
+
+
+@_command(app, "diff")
+def diff_command(
+    name: AppName,
+    folder: LogFolder,
+    a: PlaceA,
+    b: PlaceB,
+    /,
+    *,
+    rule: OfRule = None,
+    key: OfKey = None,
+    run: OfRun = None,
+    limit: DiffLimit = 200,
+    rules: Rules = None,
+    output: Output = "table",
+) -> int:
+    """Print what changed in an app's state between two places of its log, field by field.
+
+    Exit code 3 if anything did.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.diff import diff
+
+    return diff(load(name, rules), folder, a, b, output, rule=rule, key=key, run=run, limit=limit)
+
+
 RuleName = Annotated[str, Parameter(name="RULE", help="The rule's name, from `check`.")]
 WhyAt = Annotated[
     str | None,
