@@ -164,17 +164,17 @@ async def test_the_run_of_a_record_is_read_without_decoding_it() -> None:
     records = records_of(await log_of(0))
     seen: set[int] = set()
     for run in (1, 127, 128, 255, 256, 65_535, 65_536, 2**32 - 1, 2**32, 2**40):
-        for record in (
+        for made in (
             r.RunCancelled(1_700_000_000_000_000_000, run, "x"),
             r.SleepRequested(1_700_000_000_000_000_000, run, 3, 4),
         ):
-            assert links.run_named(r.encode(record)) == run
+            assert links.run_named(r.encode(made)) == run
     for _, record, _ in records:
         raw = r.encode(record)
         if raw[1] in links.RUN_TAGS:
             seen.add(raw[1])
-            run = record.parent if isinstance(record, r.StepRequested) else record.run  # type: ignore[union-attr]
-            assert links.run_named(raw) == run
+            field = "parent" if isinstance(record, r.StepRequested) else "run"
+            assert links.run_named(raw) == getattr(record, field)
     assert len(seen) > 5
     # An early time is shorter: then it has to be decoded.
     assert links.run_named(r.encode(r.RunCancelled(5, 1, "x"))) == -1

@@ -141,8 +141,8 @@ def _grown(
     upto = reader.last_sequence
     if until is not None:
         upto = min(upto, sequence_upto(reader, until, "--until"))
-    at_ns = getattr(record, "at_ns", None)
-    if at_ns is None:
+    at_ns: int = getattr(record, "at_ns", 0)
+    if r.is_decision(record):
         at_ns = getattr(stored(reader, input_before(reader, root, decode), decode), "at_ns", 0)
     tree = Tree(nodes_max=limit)
     tree.begin(root, record, at_ns)
