@@ -94,6 +94,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built: Path) -> None:
         "headrace/connectors/__init__.py",
         "headrace/demo_data/machine_temperature_system_failure.csv.gz",
         "headrace/demo_data/LICENSE-NAB.txt",
+        "headrace/timeline_page/page.html",
+        "headrace/timeline_page/page.js",
     } <= set(names)
     assert [name for name in names if name.endswith("/licenses/LICENSE")]
     assert [name for name in names if "__pycache__" in name] == []
