@@ -30,7 +30,7 @@ def run_named(raw: bytes) -> int:
 
     -1: it is not to be seen so quickly.
     """
-    if raw[2] != _TIME or len(raw) < 12:
+    if len(raw) < 12 or raw[2] != _TIME:
         return -1
     number = raw[11]
     if number < 0x80:

@@ -106,8 +106,8 @@ class Report:
             if not self.first:
                 self.first = first
             for sequence, raw in enumerate(batch, first):
-                tag = raw[1]
-                if tag == _EVENT_TAG and raw[0] <= _OUTSIDE_HEAD_MAX:
+                tag = raw[1] if len(raw) > 2 else 0
+                if tag == _EVENT_TAG and 0x90 < raw[0] <= _OUTSIDE_HEAD_MAX:
                     # Most of a log: only its time is of interest.
                     at_ns = int.from_bytes(raw[3:11]) if raw[2] == 0xCF else log_time_ns(raw)
                     events += 1

@@ -79,8 +79,8 @@ class Tree:
         nodes = self.nodes
         for first, batch in batches:
             for sequence, raw in enumerate(batch, first):
-                tag = raw[1]
-                if tag == _EVENT_TAG and raw[0] <= _OUTSIDE_HEAD_MAX:
+                tag = raw[1] if len(raw) > 2 else 0
+                if tag == _EVENT_TAG and 0x90 < raw[0] <= _OUTSIDE_HEAD_MAX:
                     self._input, self._input_at, self._place = sequence, raw, 0
                     continue
                 if tag in RUN_TAGS and (run := run_named(raw)) >= 0 and run not in nodes:

@@ -239,6 +239,22 @@ def test_a_damaged_log_is_shown_up_to_the_damage(headrace: Call, tmp_path: Path)
     assert "launch task  run 2" in traced.out
 
 
+@pytest.mark.parametrize("raw", [b"\xc0", b"\x01", b"\xa3abc", b"\x92\x03\xa1x"], ids=repr)
+def test_what_is_no_record_is_one_line(headrace: Call, tmp_path: Path, raw: bytes) -> None:
+    """Bytes that are whole, and that headrace never wrote, are named by their sequence."""
+    log = FileLog(tmp_path / "odd.log", durability="flushed")
+    log.open(lambda: None)
+    log.append([encode(EngineStarted(BEGUN_NS, "0.1", "system", {}))])
+    log.append([raw])
+    log.commit()
+    log.close()
+
+    for command in (["timeline", "odd.log"], ["trace", "odd.log", 1]):
+        done = headrace(*command)
+        assert done.code == 6
+        assert "record 2: expected a record" in done.last_error
+
+
 def test_two_reports_of_one_log_are_the_same(headrace: Call, log: Path, tmp_path: Path) -> None:
     """A report can be compared, and kept under version control."""
     pages = []

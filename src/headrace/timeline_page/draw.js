@@ -13,7 +13,7 @@ const COLORS = {
 const PAUSED = dark ? "#ffffff55" : "#ffffffa8", BAD = "#8f1511";
 
 let axis = new Axis(true);
-let shownBegin, shownEnd; // of each run, in shown time
+let shownBegin, shownEnd, shownEvent; // of each run and event, in shown time
 const view = { from: 0, to: axis.end, scroll: 0 };
 const picked = { row: -1, event: -1, hits: null, hitEvents: null };
 const canvas = document.getElementById("lanes"), heatCanvas = document.getElementById("heat");
@@ -22,6 +22,7 @@ let width = 0, height = 0;
 function place() {
   shownBegin = begins.map((at) => axis.toShown(at));
   shownEnd = ends.map((at) => axis.toShown(at));
+  shownEvent = Float64Array.from(E.at, (at) => axis.toShown(at));
 }
 
 const xOf = (shown) => GUTTER + ((shown - view.from) / (view.to - view.from)) * (width - GUTTER);
@@ -158,11 +159,21 @@ function drawInside(c, row, x0, x1, y) {
   }
 }
 
+// The first event at or after a moment: they are in the order of the log, and so of time.
+function eventAfter(shown) {
+  let low = 0, high = EVENTS;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (shownEvent[middle] < shown) low = middle + 1; else high = middle;
+  }
+  return low;
+}
+
 function drawEvents(c, y) {
   let last = -9;
-  for (let i = 0; i < EVENTS; i++) {
-    const x = xOfTime(E.at[i]), hit = picked.hitEvents?.has(i) || i === picked.event;
-    if (x < GUTTER - 4 || x > width || (x - last < 1 && !hit)) continue;
+  for (let i = eventAfter(shownAt(GUTTER - 4)); i < EVENTS && shownEvent[i] <= view.to; i++) {
+    const x = xOf(shownEvent[i]), hit = picked.hitEvents?.has(i) || i === picked.event;
+    if (x - last < 1 && !hit) continue;
     last = x;
     c.fillStyle = i === picked.event ? INK : hit ? HIT : E.run[i] ? ARROW : COLORS.active;
     c.beginPath();

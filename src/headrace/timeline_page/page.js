@@ -69,7 +69,10 @@ function under(x, y) {
   const near = (at) => Math.abs(xOfTime(at) - x);
   const nearest = (many, timeOf) => many.reduce((best, one) => (near(timeOf(one)) < (best < 0 ? 5 : near(timeOf(best))) ? one : best), -1);
   const line = Math.floor((down - lane.top - HEAD) / ROW);
-  if (lane.title === "events") return { ...nothing, event: nearest([...Array(EVENTS).keys()], (one) => E.at[one]) };
+  if (lane.title === "events") {
+    const after = eventAfter(shownAt(x));
+    return { ...nothing, event: nearest([after - 1, after].filter((one) => one in E.at), (one) => E.at[one]) };
+  }
   if (line < 0) return { ...nothing, point: nearest(lane.points, (one) => D.points.at[one]) };
   const rows = lane.rows[line];
   if (!rows) return nothing;
