@@ -8,7 +8,7 @@ key, as it is; `headrace.triggers.explain.why` puts it into words.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import Any, Final, cast
 
 from headrace.engine.decider import Verdict
@@ -35,6 +35,8 @@ STEPS_MAX: Final = 20
 """Steps that are kept of each key: the last."""
 DEATHS_MAX: Final = 10
 """Partial matches that have ended without a firing, of each key: the last."""
+NOTHING: Final[frozenset[Any]] = frozenset()
+"""The keys of a trace that notes nothing at all."""
 
 
 class Trace:
@@ -43,7 +45,7 @@ class Trace:
     def __init__(self) -> None:
         self.step: TracedStep | None = None
         """The present one."""
-        self.only: set[Any] | None = None
+        self.only: Set[Any] | None = None
         """The keys of which anything is noted; ``None``: all."""
         self.newest: TracedStep | None = None
         self.last = 0
@@ -123,7 +125,8 @@ class TracedRules(RuleSet):
         entries = self._index.lookup(event.subject)
         if not entries:
             return ()
-        concerned = dict.fromkeys(entry.owner.name for entry in entries)
+        names = dict.fromkeys(entry.owner.name for entry in entries)
+        concerned = [rule for rule in names if self.traces[rule].only != NOTHING]
         for rule in concerned:
             self.traces[rule].begin(TracedStep(sequence, event.at_ns, event, None, [], [], []))
         verdicts = super().on_event(sequence, event)
@@ -136,6 +139,8 @@ class TracedRules(RuleSet):
     ) -> Sequence[Verdict]:
         """See `Decider`."""
         trace = self.traces[rule]
+        if trace.only == NOTHING:
+            return super().on_timer(rule, slot, key, due_ns=due_ns, missed=missed)
         trace.begin(TracedStep(self.sequence, due_ns, None, (slot, key, due_ns), [], [], []))
         verdicts = super().on_timer(rule, slot, key, due_ns=due_ns, missed=missed)
         self._end(rule, trace, verdicts)
@@ -165,12 +170,12 @@ class TracedEntry(Entry):
     def push(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
         """See `Entry`."""
         trace: Trace = cast("Any", self.owner).trace
+        trace.last = event.sequence
         if trace.step is not None:
             key = None
             for what, function in self.head:
                 if what == KEY:
                     key = key_of(self.owner.name, function, event, [])
-            trace.last = event.sequence
             if trace.only is None or key in trace.only:
                 trace.step.entries.append((self, event, key))
         super().push(event, record, out)

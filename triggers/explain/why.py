@@ -31,7 +31,7 @@ from headrace.triggers.explain.operators import slot_texts
 from headrace.triggers.explain.outcome import outcome_of
 from headrace.triggers.explain.rules import held, inside, why_not_in_force
 from headrace.triggers.explain.said import NS, Said, said, time_text
-from headrace.triggers.explain.tracing import TracedRules
+from headrace.triggers.explain.tracing import NOTHING, TracedRules
 from headrace.triggers.nfa import START, nodes_of
 from headrace.triggers.nodes_joined import SequenceNode
 from headrace.triggers.reach import relative_conditions
@@ -122,7 +122,7 @@ class Inquiry:
             is_concerned = isinstance(record, r.TimerFired) and record.owner == self._rule
             if is_concerned and isinstance(record, r.TimerFired) and not keys:
                 keys = {r.thaw(record.key)} - {None}
-        trace.only = {None, *keys} if keys else set()
+        trace.only = {None, *keys} if keys else NOTHING
         if keys:
             return -1
         return max(0, sequence - UNKEYED_RECORDS) if is_concerned else sequence - 1
@@ -415,6 +415,25 @@ class Inquiry:
                 if not clause.passes:
                     return f"{what}: {clause.line}"
         return f"{what}: waits for the watermark" if self._automaton._clock else what
+
+
+def step_lines(rule: str, rules: TracedRules, step: TracedStep) -> Iterable[tuple[Any, str]]:
+    """Yield what *rule* made of a step: the key, and a line for each operator that took part.
+
+    Of an event that went no further than a condition, what that saw.
+    """
+    for note in _in_order(step.notes):
+        told = said(rule, note)
+        yield note.key, f"{told.operator}: {told.text}"
+    if step.notes:
+        return
+    _, node = inside(rules, rule)
+    chains = list(chains_of(node))
+    for entry, event, key in step.entries:
+        refused = (one for one in clauses_of(rule, chains[entry.number], event) if not one.passes)
+        clause = next(refused, None)
+        if clause is not None:
+            yield key, clause.line
 
 
 def _in_order(notes: Sequence[Note]) -> list[Note]:

@@ -140,3 +140,43 @@ def why_command(
     from headrace.cli.why import why
 
     return why(load(name, rules), folder, rule, output, at=at, key=key)
+
+
+DebugAt = Annotated[
+    str | None,
+    Parameter(
+        name="--at",
+        allow_leading_hyphen=True,
+        help=f"Begin after this record: {PLACE}. Without: at the beginning.",
+    ),
+]
+Breaks = Annotated[
+    list[str] | None,
+    Parameter(
+        name="--break",
+        negative=(),
+        help="Where `b` stops: rule=, key=, kind=, subject= or run=, with spaces between. May be "
+        "given several times.",
+    ),
+]
+
+
+@_command(app, "debug")
+def debug_command(
+    name: AppName,
+    folder: LogFolder,
+    /,
+    *,
+    at: DebugAt = None,
+    breaks: Breaks = None,
+    rules: Rules = None,
+) -> int:
+    """Go through a log record by record, forwards and backwards, and see what changes.
+
+    Commands come from standard input, typed or piped: n, f, x, b, p, why, back, goto, help, quit.
+    No task is called.
+    """
+    from headrace.cli.apps import load
+    from headrace.cli.debug import debug
+
+    return debug(load(name, rules), folder, at=at, breaks=breaks or [])

@@ -73,7 +73,7 @@ def state(
     check_run(run, kernel)
     document = document_of(kernel, rules, wanted, limit)
     is_whole = wanted == Wanted()
-    write_document(document, output, lambda: _text(document, is_whole=is_whole))
+    write_document(document, output, lambda: state_text(document, is_whole=is_whole))
     note = damage_note(walk)
     if note is None:
         return OK
@@ -139,7 +139,8 @@ def _rule(rule: RuleView) -> dict[str, Any]:
     }
 
 
-def _text(document: dict[str, Any], *, is_whole: bool) -> str:
+def state_text(document: dict[str, Any], *, is_whole: bool) -> str:
+    """Return what `document_of` made as text; *is_whole*: without a filter."""
     pairs = [
         ("sequence", document["sequence"]),
         ("log time", document["at"]),

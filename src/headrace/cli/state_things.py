@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli.state_parts import Wanted, automata, limits, open_runs, timers
+from headrace.cli.state_parts import Wanted, automata, limits, open_runs, timers, with_times
 from headrace.cli.text import rfc3339, to_json
 
 if TYPE_CHECKING:
     from headrace.engine.inspect.differ import Things
     from headrace.engine.kernel import Kernel
+    from headrace.engine.run_state import RunState
+    from headrace.engine.state import EngineState
     from headrace.triggers.ruleset import RuleSet
 
 JSON = dict[str, Any]
@@ -35,6 +37,14 @@ def ended_as(kernel: Kernel, run: int) -> str | None:
     known = (view for view in kernel.state.runs.ended if view.id == run)
     view = next(known, None)
     return None if view is None else view.status
+
+
+def run_fields(state: EngineState, run: RunState) -> JSON:
+    """Return what there is to compare of one open run."""
+    from headrace.engine.inspect.views import run_view
+
+    view: JSON = with_times(run_view(state, run))
+    return _run(view)
 
 
 def _add_engine(things: Things, kernel: Kernel) -> None:

@@ -18,6 +18,7 @@ from headrace.cli.text import rfc3339, rfc3339_exact, safe, to_json
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.log import LogReader
     from headrace.triggers.explain.clauses import ClauseSeen
     from headrace.triggers.explain.said import Said
     from headrace.triggers.explain.why import Why
@@ -35,24 +36,30 @@ def why(app: App, log: Path, rule: str, output: Output, *, at: str | None, key: 
         RecordNotFound, RuleNotFound: there is none; says what there is.
     """
     from headrace.engine.tracing.links import input_before
-    from headrace.triggers.explain.asking import ask
-    from headrace.triggers.explain.tracing import traced
 
-    declared = app.decider()
-    check_rule(rule, declared)
-    rules = traced(declared, rule)
+    check_rule(rule, app.decider())
     with opened(log) as reader:
         sequence = input_before(reader, sequence_of(reader, at), partial(decoded, reader))
-        before = max(reader.first_sequence, sequence - BEFORE_RECORDS)
-        walk = walk_to(reader, rules, sequence, begin_before=before)
-        found = ask(walk, rules, rule, sequence, keys_named(key))
-    document = document_of(found)
-    write_document(document, output, lambda: "\n".join(_text(document)))
-    note = damage_note(walk)
+        document, note = explanation(app, reader, rule, sequence, key)
+    write_document(document, output, lambda: "\n".join(why_text(document)))
     if note is None:
         return OK
     sys.stderr.write(f"headrace: {safe(note)}\n")
     return CORRUPT
+
+
+def explanation(
+    app: App, reader: LogReader, rule: str, sequence: int, key: str | None
+) -> tuple[JSON, str | None]:
+    """Return why *rule* fired on the input at *sequence* or did not, and what damage was met."""
+    from headrace.triggers.explain.asking import ask
+    from headrace.triggers.explain.tracing import traced
+
+    rules = traced(app.decider(), rule)
+    before = max(reader.first_sequence, sequence - BEFORE_RECORDS)
+    walk = walk_to(reader, rules, sequence, begin_before=before)
+    found = ask(walk, rules, rule, sequence, keys_named(key))
+    return document_of(found), damage_note(walk)
 
 
 def document_of(found: Why) -> JSON:
@@ -120,7 +127,8 @@ def _operator(said: Said) -> JSON:
 _MARKS: Final = {"passes": "yes", "stops": "no", "holds": "held", "suppresses": "no"}
 
 
-def _text(document: JSON) -> Iterator[str]:
+def why_text(document: JSON) -> Iterator[str]:
+    """Yield the lines of what `explanation` found."""
     verb = {
         "fired": "fired on",
         "did not fire": "did not fire on",
