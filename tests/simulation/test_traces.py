@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.simulation.lives import undisturbed
 from tests.simulation.shapes import INPUT, random_input
@@ -19,7 +20,7 @@ from headrace.engine.tracing.families import Families
 from headrace.engine.tracing.heat import BINS_MAX, Heat
 from headrace.engine.tracing.report import Report
 from headrace.engine.tracing.spans import Span, Spans, made_by
-from headrace.engine.tracing.tree import Tree
+from headrace.engine.tracing.tree import _OUTSIDE_HEAD_MAX, Tree
 
 Records = list[tuple[int, r.Record, int]]
 
@@ -178,6 +179,23 @@ async def test_the_run_of_a_record_is_read_without_decoding_it() -> None:
     assert len(seen) > 5
     # An early time is shorter: then it has to be decoded.
     assert links.run_named(r.encode(r.RunCancelled(5, 1, "x"))) == -1
+
+
+def test_what_is_passed_over_by_its_first_bytes_is_what_it_is_taken_for() -> None:
+    """A kind whose fields were others would be read wrongly, and silently so."""
+    kinds = {kind.__struct_config__.tag: kind for kind in r.KIND_BY_TYPE}
+    for tag in links.RUN_TAGS:
+        first, second = kinds[tag].__struct_fields__[:2]
+        assert (first, second) in (("at_ns", "run"), ("at_ns", "parent")), kinds[tag]
+
+    at_ns, data = 1_700_000_000_000_000_000, msgspec.Raw(b"\xc0")
+    outside = r.EventStored(at_ns, "a", data, 1, 2, "id", 3, "key")
+    for event in (
+        r.EventStored(at_ns, "a", data, run=7, ordinal=1, hops=1),
+        r.EventStored(at_ns, "rule.fired.a", data, trace=7, hops=1),
+        r.EventStored(at_ns, "a", data, offer=7),
+    ):
+        assert r.encode(event)[0] > _OUTSIDE_HEAD_MAX >= r.encode(outside)[0]
 
 
 def test_a_family_without_end_leaves_room_for_others() -> None:
