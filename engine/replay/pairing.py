@@ -6,17 +6,26 @@ its run did is found by that; of any other firing's run nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 from zlib import crc32
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from headrace.engine import record as r
 from headrace.engine.decider import Verdict
+from headrace.engine.replay.here import (
+    MAKES_RUN,
+    OF_RULES,
+    OF_RUNS,
+    Here,
+    RunDecision,
+    makes_launch,
+    near_to,
+    take_known,
+)
 from headrace.engine.replay.pending import (
     Pending,
     Side,
@@ -33,38 +42,23 @@ from headrace.engine.replay.world import World
 from headrace.engine.run_state import RunState
 from headrace.engine.verdicts import decide
 
-MAKES_RUN: Final = frozenset({"run", "waiting"})
-OF_RUNS: Final = (r.RunReleased, r.RunReplaced, r.RunCancelling)
-OF_RULES: Final = (r.RuleMismatch, r.RuleError, r.RuleEvicted, r.RuleLoop, r.RuleLate)
 GONE_MAX: Final = 100_000
 """Events that are gone, of which the newest are remembered, to say why others are."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-RunDecision = r.RunReleased | r.RunReplaced | r.RunCancelling
-
-
-class _Here(Struct, gc=False):
-    """One input, and what is left of both sides of it."""
-
-    sequence: int
-    cause: r.Input
-    left: list[tuple[int, r.RuleFired]] = []
-    """Recorded firings without a counterpart."""
-    of_runs: list[RunDecision] = []
-    """Recorded decisions about runs, as above."""
-    unmatched: list[Pending] = []
-    """Derived firings without a counterpart."""
-
-    @property
-    def missed(self) -> int:
-        """See `TimerFired`."""
-        return self.cause.missed if type(self.cause) is r.TimerFired else 0
 
 
 class Pairing:
     """See above.  Call `decide` for each input, and `finish` at the end."""
 
-    def __init__(self, world: World, tally: Tally, *, blind: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        world: World,
+        tally: Tally,
+        *,
+        blind: Collection[str] = (),
+        on_fired: Callable[[r.RuleFired], None] | None = None,
+    ) -> None:
         """*blind* are the rules and tasks whose code is given no firing."""
         self.world = world
         self.tally = tally
@@ -76,6 +70,7 @@ class Pairing:
         """What was held and comes now, since the firing has come that it follows from."""
         self.digests: dict[str, int] = {}
         """What stands for the firings that were derived, by rule."""
+        self._on_fired = on_fired
         self._blind = blind
         self._recorded, self._derived = Side(), Side()
         self._gone: dict[int, None] = {}
@@ -93,7 +88,7 @@ class Pairing:
         is_gone: bool = False,
     ) -> None:
         """Let what *verdicts* come to take effect, paired with the recorded *decisions*."""
-        here = _Here(sequence, cause)
+        here = Here(sequence, cause)
         if decisions:
             self._note_recorded(here, decisions)
         for verdict in verdicts:
@@ -103,17 +98,17 @@ class Pairing:
         if here.unmatched or here.left:
             self._see_to_rest(here, is_gone=is_gone)
 
-    def _see_to_rest(self, here: _Here, *, is_gone: bool) -> None:
+    def _see_to_rest(self, here: Here, *, is_gone: bool) -> None:
         """See to the firings that only one side has here."""
         for one in here.unmatched:
-            near = _near(one.fired, here.left)
+            near = near_to(one.fired, here.left)
             if near is None:
                 self._derived.add(one)
             else:
                 here.left.remove(near)
                 self._differs("changed", *near, one.fired, is_other=True)
         for number, fired in here.left:
-            self._end_of_recorded(number, fired, is_gone=is_gone)
+            self._end_of_recorded(here.cause.at_ns, number, fired, is_gone=is_gone)
         if self._derived.is_full:
             for one in self._derived.too_many():
                 self._appeared(one)
@@ -121,7 +116,7 @@ class Pairing:
             for one in self._recorded.too_many():
                 self._vanished(one)
 
-    def _note_recorded(self, here: _Here, decisions: Sequence[r.Record]) -> None:
+    def _note_recorded(self, here: Here, decisions: Sequence[r.Record]) -> None:
         state, cause = self.world.state, here.cause
         for number, decision in enumerate(decisions, here.sequence + 1):
             if isinstance(decision, r.RuleFired):
@@ -139,14 +134,14 @@ class Pairing:
                     kind = r.KIND_BY_TYPE[type(decision)]
                     self.tally.other(decision.rule, kind).recorded += 1
 
-    def _derive(self, here: _Here, verdict: Verdict | r.Decision) -> None:
+    def _derive(self, here: Here, verdict: Verdict | r.Decision) -> None:
         state = self.world.state
         cancelled: list[r.RunCancelling] = []
         for decision in decide(state, verdict):
             if isinstance(decision, r.RuleFired):
                 self._fired(here, decision)
             elif isinstance(decision, OF_RUNS):
-                known = _take_known(decision, here.of_runs)
+                known = take_known(decision, here.of_runs)
                 if isinstance(decision, r.RunCancelling) and not known:
                     cancelled.append(decision)
                 self._of_run(here.sequence, here.cause, decision, is_known=known)
@@ -159,10 +154,12 @@ class Pairing:
 
     # ------------------------------------------------------------ firings
 
-    def _fired(self, here: _Here, derived: r.RuleFired) -> None:
+    def _fired(self, here: Here, derived: r.RuleFired) -> None:
         said = _encode((derived.key, derived.events, derived.due_ns, derived.outcome))
         self._digest.update(derived.rule.encode() + said)
         self.digests[derived.rule] = crc32(said, self.digests.get(derived.rule, 0))
+        if self._on_fired is not None:
+            self._on_fired(derived)
         for place, (number, recorded) in enumerate(here.left):
             if recorded.rule == derived.rule and is_same(recorded, derived):
                 del here.left[place]
@@ -177,7 +174,7 @@ class Pairing:
             self._came_later(here, earlier, derived)
             return
         is_blind = self._is_blind(derived)
-        near = _near(derived, here.left) if is_blind else None
+        near = near_to(derived, here.left) if is_blind else None
         if near is not None:
             here.left.remove(near)
             self._carry_on(here, near[0], derived, near[1])
@@ -191,7 +188,7 @@ class Pairing:
         here.unmatched.append(one)
 
     def _carry_on(
-        self, here: _Here, number: int, derived: r.RuleFired, recorded: r.RuleFired
+        self, here: Here, number: int, derived: r.RuleFired, recorded: r.RuleFired
     ) -> None:
         """Let a firing take effect whose run, if it had one, is the recorded one."""
         if recorded.outcome in MAKES_RUN or derived.outcome not in MAKES_RUN:
@@ -219,7 +216,7 @@ class Pairing:
         self._recorded.held -= len(holder.held)
         return holder.held
 
-    def _came_later(self, here: _Here, earlier: Pending, derived: r.RuleFired) -> None:
+    def _came_later(self, here: Here, earlier: Pending, derived: r.RuleFired) -> None:
         """Let the run of a recorded firing follow now that it is derived."""
         recorded = earlier.fired
         self._forget_runs(earlier)
@@ -237,22 +234,24 @@ class Pairing:
     def _is_blind(self, fired: r.RuleFired) -> bool:
         return (fired.task or fired.rule) in self._blind
 
-    def _end_of_recorded(self, number: int, recorded: r.RuleFired, *, is_gone: bool) -> None:
+    def _end_of_recorded(
+        self, at_ns: int, number: int, recorded: r.RuleFired, *, is_gone: bool
+    ) -> None:
         """Say what becomes of a recorded firing that was not derived."""
-        state = self.world.state
-        if not is_gone and recorded.rule in state.declared:
+        declared = self.world.state.declared
+        if not is_gone and recorded.rule in declared:
             before = self._derived.take(identity(recorded)) or self._derived.take(moment(recorded))
             if before is not None:
                 self._came_earlier(before, number, recorded)
                 return
-            waits = Pending(recorded, number, state.at_ns, held=[], runs=[])
+            waits = Pending(recorded, number, at_ns, held=[], runs=[])
             if identity(recorded) is not None or moment(recorded) is not None:
                 if recorded.outcome in MAKES_RUN:
                     waits.runs.append(number)
                     self.held_by[number] = waits
                 self._recorded.add(waits)
                 return
-        self._vanished(Pending(recorded, number, state.at_ns, held=[], runs=[]))
+        self._vanished(Pending(recorded, number, at_ns, held=[], runs=[]))
 
     def _came_earlier(self, before: Pending, number: int, recorded: r.RuleFired) -> None:
         """Let the run of a firing that was derived before begin where the log has it."""
@@ -463,46 +462,15 @@ class Pairing:
             )
         )
 
-    def finish(self) -> str:
-        """Say of what is left that it has appeared, or vanished; return the firings' digest."""
+    @property
+    def digest(self) -> str:
+        """What stands for all firings that were derived by now, in their order."""
+        return self._digest.hexdigest()
+
+    def finish(self) -> None:
+        """Say of what is left that it has appeared, or vanished."""
         while self._recorded:
             for one in self._recorded.all():
                 self._vanished(one)
         for one in self._derived.all():
             self._appeared(one)
-        return self._digest.hexdigest()
-
-
-def makes_launch(record: r.Input) -> bool:
-    """Say whether with *record* a run asked for one that is independent of it."""
-    if isinstance(record, r.RunLaunched):
-        return bool(record.run)
-    return isinstance(record, r.StepRequested) and record.kind == "launch"
-
-
-def _near(
-    derived: r.RuleFired, left: list[tuple[int, r.RuleFired]]
-) -> tuple[int, r.RuleFired] | None:
-    """Return the recorded firing at the same place of the same rule and key, if there is one."""
-    for one in left:
-        recorded = one[1]
-        if (recorded.rule, recorded.key, recorded.task) == (
-            derived.rule,
-            derived.key,
-            derived.task,
-        ) and _reason(recorded) == _reason(derived):
-            return one
-    return None
-
-
-def _reason(fired: r.RuleFired) -> Any:
-    return None if fired.details is None else fired.details.reason
-
-
-def _take_known(decision: RunDecision, of_runs: list[RunDecision]) -> bool:
-    """Say whether *decision* is among the recorded ones, and take it out of those."""
-    for place, other in enumerate(of_runs):
-        if type(other) is type(decision) and other.run == decision.run:
-            del of_runs[place]
-            return True
-    return False

@@ -7,14 +7,16 @@ same run would be: nothing is executed.  Memory does not grow with the log.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from headrace.engine import record as r
 from headrace.engine.decider import Decider
-from headrace.engine.replay.pairing import Pairing, makes_launch
+from headrace.engine.errors import LogCorrupt
+from headrace.engine.replay.here import makes_launch
+from headrace.engine.replay.pairing import Pairing
 from headrace.engine.replay.pending import Pending
 from headrace.engine.replay.policies import Policies
 from headrace.engine.replay.stretch import Stretch
@@ -79,37 +81,52 @@ class WhatIf:
         shown_max: int = SHOWN_MAX,
         blind: Collection[str] = (),
         policies: Policies | None = None,
+        on_fired: Callable[[r.RuleFired], None] | None = None,
     ) -> None:
-        """See `whatif`."""
+        """See `whatif`.  *on_fired* is told of each firing that is derived."""
         kernel, problems = stretch.kernel(decider)
-        self._units = Units(stretch, kernel, problems)
+        self.begun_after = kernel.sequence
+        """The sequence of the snapshot that it begins at; 0: the log's beginning."""
+        self.units = Units(stretch, kernel, problems)
+        """What is to be taken, in this order."""
         begun_after, events = kernel.sequence, kernel.state.events
         self._world = World(kernel)
-        self._state = self._world.state
+        self.state = self._world.state
+        """The engine's state as it would be."""
         self._events_before = events
         self._tally = Tally(begun_after, shown_max)
-        self._pairing = Pairing(self._world, self._tally, blind=blind)
+        self._pairing = Pairing(self._world, self._tally, blind=blind, on_fired=on_fired)
         self._policies = policies
         self._place = begun_after
         """The last record that was seen: what comes anew has no sequence of its own."""
 
     def result(self) -> Supposed:
         """Go through it all."""
-        for unit in self._units:
+        for unit in self.units:
             self.take(unit)
         return self.finished()
 
     def finished(self) -> Supposed:
         """Say what it came to, once all units were taken."""
         result = self._tally.result
-        result.digest = self._pairing.finish()
-        result.last = self._units.last
-        result.events = self._state.events - self._events_before
+        self._pairing.finish()
+        result.digest = self._pairing.digest
+        result.last = self.units.last
+        result.events = self.state.events - self._events_before
         result.kept = sorted(self._pairing.kept)
-        result.unknown = self._units.unknown
-        result.damage = self._units.damage
+        result.unknown = self.units.unknown
+        result.damage = self.units.damage
         result.differences.sort(key=lambda one: (one.at_ns, one.sequence))
         return result
+
+    @property
+    def damage(self) -> LogCorrupt | None:
+        """What ended the units before the log's end."""
+        return self.units.damage
+
+    def fired_digest(self) -> str:
+        """Return what stands for all firings that were derived by now."""
+        return self._pairing.digest
 
     def firings_by_rule(self) -> dict[str, int]:
         """Return what stands for all firings of each rule that were derived."""
@@ -118,7 +135,7 @@ class WhatIf:
     def take(self, unit: Unit) -> None:
         """Take the next unit of the log."""
         sequence, record, decisions = unit
-        state, world = self._state, self._world
+        state, world = self.state, self._world
         if state.lifecycle.owed:
             self._pay_before(unit)
         if type(record) is r.EventStored and not record.hops and not record.run:
@@ -146,8 +163,8 @@ class WhatIf:
         if self._pairing.held_by and (holder := self._holder(record)) is not None:
             self._pairing.hold(holder, unit)
             return
-        if record.at_ns < self._state.at_ns:  # it was held
-            record = replace(record, at_ns=self._state.at_ns)
+        if record.at_ns < self.state.at_ns:  # it was held
+            record = replace(record, at_ns=self.state.at_ns)
         if kind is r.EventStored:
             self._caused_event(sequence, record, decisions)  # type: ignore[arg-type]
             return
@@ -159,12 +176,12 @@ class WhatIf:
             self._pairing.decide(sequence, record, (), decisions)
             return
         if kind is r.EngineStarted:
-            record = replace(record, rules=dict(self._state.declared), warm={})
+            record = replace(record, rules=dict(self.state.declared), warm={})
         elif kind in _RUN_OF:
             self._note_run(sequence, record)
         elif isinstance(record, r.TimerFired) and self._has_ended(record.slot):
             return
-        self._pairing.decide(sequence, record, self._state.apply(sequence, record), decisions)
+        self._pairing.decide(sequence, record, self.state.apply(sequence, record), decisions)
 
     # ------------------------------------------------------------ time
 
@@ -175,7 +192,7 @@ class WhatIf:
             self._fire(*first)
 
     def _fire(self, due_ns: int, timer: tuple[str, int, Any]) -> None:
-        at_ns = max(due_ns, self._state.at_ns)
+        at_ns = max(due_ns, self.state.at_ns)
         owner, slot, key = timer
         missed = self._world.missed(timer, due_ns)
         fired = r.TimerFired(at_ns, due_ns, owner, slot, key, missed)
@@ -185,7 +202,7 @@ class WhatIf:
         self, sequence: int, fired: r.TimerFired, timer: tuple[str, int, Any], decisions: Any
     ) -> None:
         self._world.rule_timers.disarm(timer)
-        self._state.at_ns = max(fired.at_ns, self._state.at_ns)
+        self.state.at_ns = max(fired.at_ns, self.state.at_ns)
         verdicts = self._world.decider.on_timer(*timer, due_ns=fired.due_ns, missed=fired.missed)
         if verdicts or decisions:
             self._pairing.decide(sequence, fired, verdicts, decisions)
@@ -204,7 +221,7 @@ class WhatIf:
     # ------------------------------------------------------------ events that something caused
 
     def _caused_event(self, sequence: int, event: r.EventStored, decisions: Any) -> None:
-        state = self._state
+        state = self.state
         if not event.ordinal and event.hops:
             place = self._owed_place(event)
             for _ in range(place or 0):
@@ -222,7 +239,7 @@ class WhatIf:
     def _owed_place(self, event: r.EventStored) -> int | None:
         """Return the place of *event* among the events that are owed; ``None``: it is not."""
         data = bytes(event.data)
-        for place, owed in enumerate(self._state.lifecycle.owed):
+        for place, owed in enumerate(self.state.lifecycle.owed):
             if owed[0] == event.subject and owed[2] == event.run and owed[1] == data:
                 return place
         return None
@@ -232,9 +249,9 @@ class WhatIf:
         record = unit[1]
         if type(record) in _UNTIMED or self._is_owed(record):
             return
-        if any(self._is_owed(ahead[1]) for ahead in self._units.peek(OWED_LOOK_AHEAD)):
+        if any(self._is_owed(ahead[1]) for ahead in self.units.peek(OWED_LOOK_AHEAD)):
             return
-        while self._state.lifecycle.owed:
+        while self.state.lifecycle.owed:
             self._pay()
 
     def _is_owed(self, record: r.Input) -> bool:
@@ -247,7 +264,7 @@ class WhatIf:
 
     def _pay(self) -> None:
         """Let the oldest event come that is owed."""
-        state = self._state
+        state = self.state
         self._let_time_come(state.at_ns)
         event = state.lifecycle.next(state.at_ns)
         assert event is not None, "it is owed"
@@ -269,7 +286,7 @@ class WhatIf:
 
     def _note_run(self, sequence: int, record: Any) -> None:
         """See whether what a run did can still be said of it."""
-        kind, runs = type(record), self._state.runs.active
+        kind, runs = type(record), self.state.runs.active
         run = runs.get(getattr(record, _RUN_OF[kind]))
         if run is None:
             if makes_launch(record):
@@ -280,16 +297,16 @@ class WhatIf:
                 why = f"it waited for event {missing}, which would not be there"
                 self._pairing.end_unknown(run, sequence, why)
         elif self._policies is not None:
-            unlike = self._policies.unlike(run, record, now_ns=self._state.at_ns)
+            unlike = self._policies.unlike(run, record, now_ns=self.state.at_ns)
             if unlike is not None:
                 self._pairing.end_unknown(run, sequence, unlike)
 
     def _has_ended(self, run: int) -> bool:
-        return bool(run) and run not in self._state.runs.active  # 0: the timer of a circuit
+        return bool(run) and run not in self.state.runs.active  # 0: the timer of a circuit
 
     def _is_declared(self, changed: Any) -> bool:
         """Say whether the rule that was changed is in force all the time; else keep it."""
-        if changed.rule in self._state.declared:
+        if changed.rule in self.state.declared:
             return True
         if changed.fingerprint is not None:
             self._pairing.kept.add(changed.rule)

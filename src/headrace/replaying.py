@@ -1,7 +1,8 @@
-"""Replay and what-if as functions, for tests and notebooks.
+"""Replay, what-if and bisect as functions, for tests and notebooks.
 
     replayed = replay("plant.log", app)          # assert not replayed.diverged
     found = whatif("plant.log", changed_app)     # found.total.appeared, found.differences
+    parted = bisect("plant.log", old, new)       # parted.at, parted.rules
 
 Nothing is executed and nothing is written; the log may be in use.  What they return is
 described in `headrace.engine.replay`; docs/replay.md shows them at work.
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from headrace.engine.log import LogReader
+from headrace.engine.replay.bisect import Parted
+from headrace.engine.replay.bisect import bisect as _bisect
 from headrace.engine.replay.replay import Replayed
 from headrace.engine.replay.replay import replay as _replay
 from headrace.engine.replay.stretch import Stretch
@@ -26,7 +29,7 @@ from headrace.engine.restore import ReadableLog
 if TYPE_CHECKING:
     from headrace.app import App
 
-__all__ = ["Replayed", "Supposed", "replay", "whatif"]
+__all__ = ["Parted", "Replayed", "Supposed", "bisect", "replay", "whatif"]
 
 Log = str | os.PathLike[str] | ReadableLog
 
@@ -62,6 +65,18 @@ def whatif(
     with _readable(log) as readable:
         stretch = Stretch(log=readable, begin_at=begin_at, until=until)
         return supposed(app, stretch, shown_max=shown_max)
+
+
+def bisect(
+    log: Log, a: App, b: App, *, begin_at: int | None = None, until: int | None = None
+) -> Parted:
+    """Find the first record of *log* of which the rules of *a* and *b* make different things.
+
+    As `replay`.
+    """
+    with _readable(log) as readable:
+        stretch = Stretch(log=readable, begin_at=begin_at, until=until)
+        return _bisect(stretch, a.decider, b.decider)
 
 
 def supposed(app: App, stretch: Stretch, *, shown_max: int) -> Supposed:

@@ -18,7 +18,7 @@ from headrace.cli import ruling
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = DOCS / "cli.md"
-TYPED_ALONG = ("cli", "tracing")
+TYPED_ALONG = ("cli", "tracing", "replay")
 """Pages whose commands can all be typed, from the first to the last."""
 BLOCK = re.compile(
     r"(?:<!-- file: (?P<file>\S+) -->\n)?```(?P<kind>\w*)\n(?P<text>.*?)```", re.DOTALL

@@ -223,3 +223,52 @@ def test_neither_writes_into_the_log(headrace: Call, log: Path, plant: Path) -> 
     assert headrace("replay", "plant.py", log).code == 0
 
     assert {path.name: path.read_bytes() for path in log.iterdir() if path.is_file()} == before
+
+
+def test_bisect_of_two_versions(headrace: Call, log: Path, plant: Path, tmp_path: Path) -> None:
+    """Two folders with the same names in them: each app gets the modules beside it."""
+    text = (
+        plant.read_text()
+        .replace("> 90", "> limits.HOT")
+        .replace("import msgspec", "import limits\nimport msgspec")
+    )
+    for name, limit in (("old", 90), ("new", 96)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plant.py").write_text(text)
+        (tmp_path / name / "limits.py").write_text(f"HOT = {limit}\n")
+    done = headrace("bisect", "old/plant.py", "new/plant.py", log, "-o", "json")
+    first = next(
+        row
+        for row in headrace("log", "cat", log, "-o", "jsonl").jsonl
+        if row["kind"] == "event" and row["data"] == {"degrees": 95.0}
+    )
+
+    assert done.code == 3, done.err
+    assert done.json["parted_at"] == first["sequence"]
+    assert done.json["record"]["data"] == {"degrees": 95.0}
+    assert done.json["rules"] == ["cool"]
+    assert done.json["fired_a"] == done.json["fired_b"] == []
+    text_of = headrace("bisect", "old/plant.py", "new/plant.py", log).out
+    assert "what they remember is not the same" in text_of
+    same = headrace("bisect", "old/plant.py", "old/plant.py", log)
+    assert (same.code, "both make the same" in same.out) == (0, True)
+
+
+def test_bisect_of_two_logs(headrace: Call, log: Path, plant: Path, tmp_path: Path) -> None:
+    """The first record at which they part, as `log diff` says."""
+    (tmp_path / "other.jsonl").write_text(lines_of([20.0, 21.5, 95.0]))
+    run = ("run", "plant.py", "--log", "other.log", "--from", "other.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    done = headrace("bisect", log, "other.log", "-o", "json")
+
+    assert done.code == 3
+    assert (
+        done.json["parted_at"]
+        == headrace("log", "diff", log, "other.log", "-o", "json").json["parted_at"]
+    )
+    assert headrace("bisect", log, log).code == 0
+    wrong = headrace("bisect", log, "other.log", "--until", "3")
+    assert wrong.code == 2
+    assert "found two logs" in wrong.last_error
+    missing = headrace("bisect", log, "nowhere.log")
+    assert missing.code == 4

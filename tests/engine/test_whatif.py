@@ -15,7 +15,7 @@ from headrace.engine.replay.stretch import Stretch
 from headrace.engine.replay.tally import Supposed
 from headrace.engine.replay.whatif import WhatIf
 from headrace.engine.restore import new_kernel
-from headrace.replaying import replay, whatif
+from headrace.replaying import bisect, replay, whatif
 
 T0 = 1_400_000_000
 Timeline = list[tuple[float, str, int]]
@@ -176,8 +176,8 @@ async def test_nothing_differs_with_the_same_rules() -> None:
 
     assert found.same
     assert found.total.same == firings(log).total() > 50
-    assert reached._state.decider.dump() == kernel.state.decider.dump()
-    assert reached._state.runs.dump() == kernel.state.runs.dump()
+    assert reached.state.decider.dump() == kernel.state.decider.dump()
+    assert reached.state.runs.dump() == kernel.state.runs.dump()
 
 
 async def test_a_firing_that_only_comes_at_another_time_has_moved() -> None:
@@ -234,6 +234,7 @@ async def test_what_a_run_did_goes_with_it() -> None:
     assert found.events_gone == 3  # fans.a, noise.a, run.completed.fan
     fan = next(one for one in found.differences if one.rule == "fan")
     assert fan.why.startswith("event ")
+    assert fan.at_ns == T0 * 10**9  # when it was, not when it was given up
 
 
 async def test_of_a_run_that_was_not_nothing_is_known_and_nothing_is_executed() -> None:
@@ -309,3 +310,54 @@ async def test_replay_and_whatif_say_the_same_of_a_log_in_any_part() -> None:
         assert not replayed.diverged, until
         assert replayed.last >= until
         assert whatif(log, plant(), until=until).same, until
+
+
+def first_parting(log: MemoryLog, a: App, b: App) -> int | None:
+    """The slow way: the first record after which what was fired, or what rules hold, differs."""
+    one, other = (WhatIf(Stretch(log=log), app.decider(), shown_max=0) for app in (a, b))
+    names: list[str] | None = None
+    for mine, theirs in zip(one.units, other.units, strict=True):
+        one.take(mine)
+        other.take(theirs)
+        states = [side.state.decider.dump() for side in (one, other)]
+        if names is None:
+            names = [rule for rule in states[0] if states[0][rule] == states[1].get(rule)]
+        held = [[state[rule] for rule in names] for state in states]
+        if held[0] != held[1] or one.fired_digest() != other.fired_digest():
+            return mine[0]
+    return None
+
+
+@pytest.mark.parametrize("change", CHANGES[1:], ids=str)
+async def test_bisect_finds_where_two_apps_part(change: dict[str, Any]) -> None:
+    """The very record, whatever the steps were that led to it."""
+    log = await played(plant(), timeline(5, 60), restarts=2)
+    found = bisect(log, plant(), plant(**change))
+
+    assert found.at == first_parting(log, plant(), plant(**change))
+    assert found.at is not None
+    assert found.rules
+    assert bisect(log, plant(**change), plant()).at == found.at
+    if found.at > 1:
+        assert bisect(log, plant(), plant(**change), until=found.at - 1).at is None
+
+
+async def test_bisect_of_the_same_rules_finds_nothing() -> None:
+    """And says how far it has looked."""
+    log = await played(plant(), timeline(5), restarts=2)
+    found = bisect(log, plant(), plant())
+
+    assert found.at is None
+    assert found.last == log.committed_sequence
+
+
+async def test_bisect_shows_what_each_fires() -> None:
+    """Not only that something differs, but what."""
+    log = await played(plant(), [(0.0, "m.a", 5), (1.0, "m.a", 7)])
+    found = bisect(log, plant(limit=6), plant(limit=4))
+    events = [number for number, one in stored(log).items() if type(one) is EventStored]
+
+    assert found.at == events[0]
+    assert [fired.rule for fired in found.fired[0]] == []
+    assert [fired.rule for fired in found.fired[1]] == ["high"]
+    assert "high" in found.rules

@@ -5,6 +5,7 @@ As `headrace.cli.commands`, which has the others.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter, validators
@@ -36,6 +37,13 @@ Speed = Annotated[
         help="Print each record when its time has come, so many times as fast as it was: for "
         "demonstrations.",
     ),
+]
+AppOrLog = Annotated[
+    str, Parameter(name="A", help="An app, as module:attribute or plant.py:app; or a log.")
+]
+OtherAppOrLog = Annotated[str, Parameter(name="B", help="The other app, or the other log.")]
+BisectedLog = Annotated[
+    Path | None, Parameter(name="DIR", help="The log's directory, if A and B are apps.")
 ]
 DifferencesMax = Annotated[
     int,
@@ -99,3 +107,34 @@ def whatif_command(
     from headrace.cli.whatif import whatif
 
     return whatif(load(name, rules), folder, output, from_=from_, until=until, limit=limit)
+
+
+@_command(app, "bisect")
+def bisect_command(
+    a: AppOrLog,
+    b: OtherAppOrLog,
+    folder: BisectedLog = None,
+    /,
+    *,
+    from_: From = None,
+    until: Until = None,
+    output: Output = "table",
+) -> int:
+    """Find the first record at which two apps part that see the same log, or two logs.
+
+    Two versions of an app are two apps: name a file of each. No task is called. Exit code 3 if
+    they part.
+    """
+    from headrace.cli.bisect import bisect, load_both
+    from headrace.cli.errors import Usage
+
+    if folder is not None:
+        return bisect(*load_both(a, b), folder, output, from_=from_, until=until)
+    if from_ is not None or until is not None:
+        raise Usage(
+            "bisect: expected two apps and a log with --from or --until, found two logs; leave "
+            "them out, or name the log"
+        )
+    from headrace.cli.log_diff import diff
+
+    return diff(Path(a), Path(b), output)

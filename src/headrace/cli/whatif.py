@@ -24,6 +24,7 @@ FATES: Final = {
     "gone": "gone",
     "none": "",
 }
+_APART: Final = ("rule", "key", "outcome", "events")
 OUTCOMES: Final = {"run": "started"}
 
 
@@ -106,15 +107,16 @@ def _row(one: Difference) -> dict[str, Any]:
         "at": rfc3339(one.at_ns),
         "rule": one.rule,
         "key": one.key,
-        "recorded": _side(one.recorded),
-        "derived": _side(one.derived),
+        "recorded": side_of(one.recorded),
+        "derived": side_of(one.derived),
         "run": one.run,
         "run_id": one.run_id or None,
         "why": one.why or None,
     }
 
 
-def _side(fired: RuleFired | None) -> dict[str, Any] | None:
+def side_of(fired: RuleFired | None) -> dict[str, Any] | None:
+    """Return a firing as it is printed, but for its rule and key."""
     if fired is None:
         return None
     side: dict[str, Any] = {"outcome": fired.outcome, "events": fired.events}
@@ -172,19 +174,20 @@ def _heading(document: dict[str, Any]) -> str:
 
 
 def _line(row: dict[str, Any]) -> dict[str, Any]:
-    sides = {name: _said(row[name]) for name in ("recorded", "derived")}
+    sides = {name: said(row[name]) for name in ("recorded", "derived")}
     run = FATES[row["run"]]
     return {**row, **sides, "": row["what"], "run": run, "why": row["why"] or ""}
 
 
-def _said(side: dict[str, Any] | None) -> str:
+def said(side: dict[str, Any] | None) -> str:
+    """Return what `side_of` gave, for people."""
     if side is None:
         return ""
     outcome = OUTCOMES.get(side["outcome"], side["outcome"])
     more = [
         f"{name} {side[name] if name == 'due' else to_json(side[name])}"
         for name in side
-        if name not in ("outcome", "events")
+        if name not in _APART
     ]
     events = f"by {', '.join(map(str, side['events'][-3:]))}" if side["events"] else ""
     if len(side["events"]) > 3:
