@@ -234,7 +234,7 @@ def test_a_log_that_is_no_log_is_one_line(headrace: Call, tmp_path: Path) -> Non
     assert "expected an event log, found nothing there" in done.last_error
 
 
-def test_the_same_events_give_the_same_tree_beside_a_writer(
+def test_the_tree_stays_the_same_when_more_is_written(
     headrace: Call, log: Path, tmp_path: Path
 ) -> None:
     """What comes later and has another cause changes nothing."""
