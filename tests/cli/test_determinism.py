@@ -62,6 +62,7 @@ def asked(headrace: Call, tmp_path: Path) -> Path:
     """A folder with an app, a changed one, and the log of two lives of the first."""
     (tmp_path / "plant.py").write_text(PLANT + MORE_RULES)
     changed = (PLANT + MORE_RULES).replace("> 90", "> 70").replace("for_=25", "for_=40")
+    changed = changed.replace("quiet=15", "quiet=9").replace("tumbling(120)", "tumbling(60)")
     (tmp_path / "changed.py").write_text(changed)
     degrees = [float(20 + 37 * n % 83) for n in range(60)]
     half = lines_of(degrees, every_s=7.0)
