@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 # Where it is set, each run would compile all tests anew: 20 seconds of processor time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test quick check bench simulate soak fmt clean
+.PHONY: help demo test quick check bench bench-peers bench-soak simulate soak fmt clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,7 +18,9 @@ help:
 	@echo 'make test    all tests but the soak'
 	@echo 'make quick   the tests that need neither a server nor seconds: under a minute'
 	@echo 'make check   what CI runs: format, lint, types, tests'
-	@echo 'make bench   this engine and the baselines, measured in one run'
+	@echo 'make bench   this engine and what there is to reach, measured in one run: a quarter of an hour'
+	@echo 'make bench-peers   the same work on other engines, each in an environment of its own'
+	@echo 'make bench-soak    three minutes at 5 000 events a second'
 	@echo 'make soak    crash tests, long: minutes'
 	@echo 'make fmt     format, and fix what lint can fix'
 	@echo 'make clean   remove .venv and everything that was generated'
@@ -48,7 +50,13 @@ check: $(STAMP)
 	$(PYTEST)
 
 bench: $(STAMP)
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	$(BIN)/python benchmarks/run.py
+
+bench-peers: $(STAMP)
+	$(BIN)/python benchmarks/run_peers.py
+
+bench-soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py
 
 # One simulated engine with all its faults, again: make simulate SEED=17
 simulate: $(STAMP)
