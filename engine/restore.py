@@ -11,7 +11,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogMismatch, SegmentGone, SnapshotUnusable
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import SnapshotStore
-from headrace.engine.record import Record, decode
+from headrace.engine.record import Record, decode, decode_all
 from headrace.engine.snapshot import load
 
 OFFERS_AT_ONCE: Final = 1000
@@ -54,8 +54,7 @@ def restore(log: ReadableLog, decider: Decider, *, clock: str | None) -> Kernel:
     _check_offers(log, kernel)
     for first, records in log.read(after=kernel.sequence):
         _check_next(kernel, first, problems)
-        for sequence, raw in enumerate(records, first):
-            kernel.fold(sequence, decode(raw))
+        kernel.fold_all(first, decode_all(records))
     # The end of a log that was salvaged may be missing, too.
     _check_next(kernel, log.committed_sequence + 1, problems)
     kernel.finish_fold()

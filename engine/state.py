@@ -291,7 +291,7 @@ class EngineState(RuleState):
         return ()
 
     def held_blobs(self) -> set[bytes]:
-        """Return the digests of the large results that are needed though the log may forget them."""
+        """Return the digests of large results that are needed though the log may forget them."""
         return self.launches.blobs() | self.dead.blobs() | self.runs.held_blobs()
 
     def holder_of(self, run: RunState, at_ns: int) -> int | None:

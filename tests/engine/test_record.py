@@ -329,6 +329,24 @@ def test_what_is_no_record_is_refused(stored: bytes) -> None:
         r.decode(stored)
 
 
+FUTURE = st.sampled_from([b"\x93\x2f\x01\x02", b"\x92\x64\x01"])
+
+
+@pytest.mark.slow
+@given(st.lists(RECORDS.map(r.encode) | FUTURE, max_size=8))
+def test_many_are_decoded_as_each(stored: list[bytes]) -> None:
+    """Also where one is of a kind that is not known."""
+    assert list(map(plain, r.decode_all(stored))) == [plain(r.decode(one)) for one in stored]
+
+
+@pytest.mark.parametrize("broken", [b"\xc1", b"\x80", b"\x93\x01\x02", b"\x94\x01\x05\xa1\xff\x01"])
+def test_one_that_is_no_record_is_found_among_many(broken: bytes) -> None:
+    """Nothing is passed over, and no record is taken for another."""
+    good = r.encode(r.EventStored(1, "a", msgspec.Raw(b"\x01")))
+    with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
+        r.decode_all([good, broken, good])
+
+
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_record_or_an_error(stored: bytes) -> None:
     """Nothing else comes out of decoding, whatever goes in."""

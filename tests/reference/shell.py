@@ -43,8 +43,7 @@ def raw(data: Any) -> Raw:
 def fold(make_rules: MakeRules, records: Iterable[bytes], *, hops_max: int = HOPS_MAX) -> Kernel:
     """Return a kernel that has read *records* and nothing else."""
     kernel = Kernel(make_rules(), hops_max=hops_max)
-    for sequence, stored in enumerate(records, 1):
-        kernel.fold(sequence, r.decode(stored))
+    kernel.fold_all(1, r.decode_all(list(records)))
     kernel.finish_fold()
     return kernel
 

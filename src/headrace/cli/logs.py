@@ -83,6 +83,18 @@ def decoded(reader: LogReader, sequence: int, raw: bytes) -> Record:
         ) from error
 
 
+def decoded_all(reader: LogReader, first: int, raws: list[bytes]) -> list[Record]:
+    """Return `decoded` of each of *raws*, of which the first is at *first*."""
+    import msgspec
+
+    from headrace.engine.record import decode_all
+
+    try:
+        return decode_all(raws)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return [decoded(reader, place, raw) for place, raw in enumerate(raws, first)]
+
+
 def decoder(reader: LogReader) -> Callable[[int, bytes], Record]:
     """Return `decoded` for the records of one log, for those who read very many."""
     import msgspec
@@ -122,7 +134,7 @@ def folded(
     decider: Decider | None = None,
     *,
     begin: Callable[[Kernel], None] = lambda _kernel: None,
-    watch: Callable[[int, Record], None] = lambda _sequence, _record: None,
+    watch: Callable[[int, Record], None] | None = None,
     on_ended: Callable[[Sequence[RunView]], None] | None = None,
     shortcut: bool = False,
 ) -> Kernel:
@@ -154,10 +166,13 @@ def folded(
                     f"{first - 1} missing{''.join(f'; {problem}' for problem in problems)}; "
                     "without them there is no state: read it with `log cat`"
                 )
-            for sequence, raw in enumerate(batch, first):
-                record = decoded(reader, sequence, raw)
-                watch(sequence, record)
-                kernel.fold(sequence, record)
+            found = decoded_all(reader, first, batch)
+            if watch is None:
+                kernel.fold_all(first, found)
+            else:
+                for sequence, record in enumerate(found, first):
+                    watch(sequence, record)
+                    kernel.fold(sequence, record)
             kernel.state.effects.clear()  # nobody carries them out
             if on_ended is not None:
                 on_ended(kernel.state.runs.ended)
