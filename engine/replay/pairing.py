@@ -35,6 +35,7 @@ from headrace.engine.replay.pending import (
     moment,
     with_plain_key,
 )
+from headrace.engine.replay.policies import Retrial
 from headrace.engine.replay.replay import DIGEST_BYTES
 from headrace.engine.replay.tally import Difference, Fate, Tally, What
 from headrace.engine.replay.units import NO_DECISIONS, Unit
@@ -331,6 +332,18 @@ class Pairing:
         if after is not None:
             cause = r.RunCancelled(self.world.state.at_ns, run.id, why)
             self._of_run(sequence, cause, r.RunReleased(after), is_known=False)
+
+    def retried_otherwise(self, run: RunState, sequence: int, verdict: Retrial) -> None:
+        """See to a run whose failed attempt its task's policy of today sees otherwise."""
+        if not verdict.is_over and not verdict.is_tried:
+            self.run_differs(run, sequence, "recorded", verdict.why)
+        elif verdict.is_tried or run.parent or run.undos:
+            self.end_unknown(run, sequence, f"run {run.id}: {verdict.why}")
+        else:
+            self.run_differs(run, sequence, "gone", verdict.why)
+            error, at_ns = run.error or verdict.why, self.world.state.at_ns
+            record = r.RunFailed(at_ns, run.id, run.attempt, error, "", [])
+            self.decide(sequence, record, self.world.state.apply(sequence, record))
 
     def run_differs(self, run: RunState, sequence: int, fate: Fate, why: str) -> None:
         """Say of a run that is there on both sides that it would end otherwise."""

@@ -18,7 +18,7 @@ from headrace.engine.errors import LogCorrupt
 from headrace.engine.replay.here import makes_launch
 from headrace.engine.replay.pairing import Pairing
 from headrace.engine.replay.pending import Pending
-from headrace.engine.replay.policies import Policies
+from headrace.engine.replay.policies import Retries
 from headrace.engine.replay.stretch import Stretch
 from headrace.engine.replay.tally import Supposed, Tally
 from headrace.engine.replay.units import NO_DECISIONS, Unit, Units
@@ -57,7 +57,7 @@ def whatif(
     *,
     shown_max: int = SHOWN_MAX,
     blind: Collection[str] = (),
-    policies: Policies | None = None,
+    policies: Retries | None = None,
 ) -> Supposed:
     """Return what would be another in *stretch* with the rules of *decider*, from its beginning.
 
@@ -80,7 +80,7 @@ class WhatIf:
         *,
         shown_max: int = SHOWN_MAX,
         blind: Collection[str] = (),
-        policies: Policies | None = None,
+        policies: Retries | None = None,
         on_fired: Callable[[r.RuleFired], None] | None = None,
     ) -> None:
         """See `whatif`.  *on_fired* is told of each firing that is derived."""
@@ -297,9 +297,9 @@ class WhatIf:
                 why = f"it waited for event {missing}, which would not be there"
                 self._pairing.end_unknown(run, sequence, why)
         elif self._policies is not None:
-            unlike = self._policies.unlike(run, record, now_ns=self.state.at_ns)
-            if unlike is not None:
-                self._pairing.end_unknown(run, sequence, unlike)
+            verdict = self._policies.unlike(run, record, runs)
+            if verdict is not None:
+                self._pairing.retried_otherwise(run, sequence, verdict)
 
     def _has_ended(self, run: int) -> bool:
         return bool(run) and run not in self.state.runs.active  # 0: the timer of a circuit

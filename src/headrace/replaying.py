@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from headrace.engine.log import LogReader
 from headrace.engine.replay.bisect import Parted
 from headrace.engine.replay.bisect import bisect as _bisect
+from headrace.engine.replay.policies import Retries
 from headrace.engine.replay.replay import Replayed
 from headrace.engine.replay.replay import replay as _replay
 from headrace.engine.replay.stretch import Stretch
@@ -82,7 +83,8 @@ def bisect(
 def supposed(app: App, stretch: Stretch, *, shown_max: int) -> Supposed:
     """As `whatif`, over a stretch of a log that is open."""
     blind = {name for name, spec in app.tasks.items() if spec.firing_name is None}
-    return _whatif(stretch, app.decider(), shown_max=shown_max, blind=blind)
+    retries = Retries({**app.older, **app.tasks}, getattr(stretch.log, "log_id", None))
+    return _whatif(stretch, app.decider(), shown_max=shown_max, blind=blind, policies=retries)
 
 
 @contextmanager

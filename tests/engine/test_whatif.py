@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.engine.stand import opened
 
-from headrace import App, Emission, Firing, MemoryLog, Run, any_of, on, sequence, silent
+from headrace import App, Emission, Firing, MemoryLog, Retry, Run, any_of, on, sequence, silent
 from headrace.engine.record import EventStored, RuleFired, decode, thaw
 from headrace.engine.replay.stretch import Stretch
 from headrace.engine.replay.tally import Supposed
@@ -361,3 +361,73 @@ async def test_bisect_shows_what_each_fires() -> None:
     assert [fired.rule for fired in found.fired[0]] == []
     assert [fired.rule for fired in found.fired[1]] == ["high"]
     assert "high" in found.rules
+
+
+class Busy(Exception):
+    """What the flaky service answers."""
+
+
+def flaky(retry: Any, *, succeeds_at: int = 3) -> App:
+    """A rule whose run calls a service that answers at the third attempt."""
+    app = App("flaky")
+
+    @app.task(retry=retry)
+    async def ask(run: Run) -> str:
+        if run.attempt < succeeds_at:
+            raise Busy(f"attempt {run.attempt}")
+        return "done"
+
+    @app.rule(on("go"))
+    async def start(run: Run, firing: Firing[None]) -> None:
+        await run.launch(ask)
+
+    @app.rule(on("run.failed.ask"))
+    async def page(run: Run, firing: Firing[Any]) -> None: ...
+
+    @app.rule(on("run.completed.ask"))
+    async def note(run: Run, firing: Firing[Any]) -> None: ...
+
+    return app
+
+
+async def flaky_log(app: App) -> MemoryLog:
+    return await played(app, [(0.0, "go", 0), (500.0, "end", 0)])
+
+
+async def test_retries_are_seen_as_the_policy_of_today_does() -> None:
+    """The log tells of each attempt, so a policy can be tried on it as a rule is."""
+    log = await flaky_log(flaky(Retry(attempts=5, on=Busy)))
+    assert firings(log)[("note", None, (2,), None, None, "run")] == 1
+
+    assert whatif(log, flaky(Retry(attempts=5, on=Busy))).same
+    assert whatif(log, flaky(Retry(attempts=3, on=Busy))).same
+    fewer = whatif(log, flaky(Retry(attempts=2, on=Busy)))
+    what = {(one.rule, one.what): one for one in fewer.differences}
+    assert set(what) == {("ask", "changed"), ("page", "appeared"), ("note", "vanished")}
+    assert what["ask", "changed"].why == "it would be given up after attempt 2"
+    none = whatif(log, flaky(None))
+    assert "after attempt 1" in next(one.why for one in none.differences if one.rule == "ask")
+    other = whatif(log, flaky(Retry(attempts=5, on=OSError)))
+    assert "after attempt 1" in next(one.why for one in other.differences if one.rule == "ask")
+
+
+async def test_a_wait_that_would_be_another_is_told_and_changes_nothing_else() -> None:
+    """The attempts stand in at the times that they had."""
+    log = await flaky_log(flaky(Retry(attempts=5, wait_first=4, jitter=0, on=Busy)))
+    found = whatif(log, flaky(Retry(attempts=5, wait_first=1, jitter=0, on=Busy)))
+
+    assert [one.why for one in found.differences] == [
+        "attempt 2 would begin 1 s after the failure, not 4 s",
+        "attempt 3 would begin 2 s after the failure, not 8 s",
+    ]
+    assert {one.run for one in found.differences} == {"recorded"}
+
+
+async def test_of_an_attempt_that_was_not_made_nothing_is_known() -> None:
+    """With more attempts it might have gone well, or not."""
+    log = await flaky_log(flaky(Retry(attempts=2, on=Busy)))
+    found = whatif(log, flaky(Retry(attempts=4, on=Busy)))
+    what = {(one.rule, one.what, one.run) for one in found.differences}
+
+    assert what == {("ask", "changed", "unknown"), ("page", "vanished", "gone")}
+    assert "attempt 3 would follow" in next(one.why for one in found.differences)
