@@ -49,6 +49,7 @@ MAY_READ_CLOCK = {
 }
 MAY_EXCEPT_BROADLY = {
     "engine/attempt.py": "the run boundary: whatever a user's task raises becomes a record",
+    "engine/replay/code.py": "the run boundary, where code is replayed",
     "engine/process_worker.py": "the run boundary, in a worker process",
     "engine/process_errors.py": "what a user's exception is made of and says is user code too",
     "engine/stopwatch.py": "what is thrown into a task's coroutine is handed on",
@@ -219,7 +220,7 @@ def sources() -> list[Source]:
         Source(str(path.relative_to(ROOT)), path.read_text())
         for folder in folders
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if links.isdisjoint(path.parents)
+        if links.isdisjoint(path.parents) and "/." not in str(path.relative_to(ROOT))
     ]
 
 
