@@ -7,7 +7,7 @@ that makes it to the one that ends it; of ended runs a bounded list of summaries
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -28,6 +28,9 @@ from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
+
+FEW_MAX: Final = 64
+"""Runs of one rule and key up to which a list is as good as a deque, and smaller."""
 
 Progress = tuple[float, float | None]
 
@@ -103,7 +106,7 @@ class RunTable:
         """Those that wait for events of the engine's own, or have done so."""
         self.reaching: set[int] = set()
         """Those that have begun to need older records, so that no snapshot may know of it."""
-        self._by_rule: dict[tuple[str, Any], list[int]] = {}
+        self._by_rule: dict[tuple[str, Any], list[int] | deque[int]] = {}
         self._writing: RunsWriting | None = None
         self.watched: dict[int, Callable[[Ending], None]] = {}
         """Whom to tell of the end of which run.  The shell's: no part of the state."""
@@ -130,13 +133,13 @@ class RunTable:
             for pattern in step.wait.subjects
         )
 
-    def of_rule(self, task: str, key: Any) -> list[int]:
+    def of_rule(self, task: str, key: Any) -> Sequence[int]:
         """Return the ids of the runs of *task* for *key* that firings made, oldest first.
 
         By task: what a rule starts when something ends does not wait for what it started
         when that began.
         """
-        return self._by_rule.get((task, key), [])
+        return self._by_rule.get((task, key), ())
 
     def make_from_firing(
         self, run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0
@@ -164,10 +167,17 @@ class RunTable:
     def _add(self, run: RunState) -> None:
         self.active[run.id] = run
         if run.rule:
-            ids = self._by_rule.setdefault((run.task, run.key), [])
+            place = (run.task, run.key)
+            ids = self._by_rule.get(place)
+            if ids is None:
+                self._by_rule[place] = [run.id]
+                return
             ids.append(run.id)
-            if len(ids) > 1 and ids[-2] > run.id:
-                ids.sort()  # one that was redriven is the oldest again
+            if ids[-2] > run.id:
+                ids = self._by_rule[place] = sorted(ids)  # one that was redriven is the oldest
+            if len(ids) > FEW_MAX and type(ids) is list:
+                # Those that end are near its beginning, and a list would move all others up.
+                self._by_rule[place] = deque(ids)
 
     def oldest_needed(self) -> int | None:
         """Return the oldest record that an open run has begun to need, besides its own firing.
@@ -281,11 +291,7 @@ class RunTable:
         if self.reaching:
             self.reaching.discard(run.id)
         if run.rule:
-            place = (run.task, run.key)
-            ids = self._by_rule[place]
-            ids.remove(run.id)
-            if not ids:
-                del self._by_rule[place]
+            self._leave_rule(run)
         run.error = error or run.error
         by_status = self.counts.get(run.task)
         if by_status is None:
@@ -309,8 +315,7 @@ class RunTable:
         )
         if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
             tell(Ending(run.task, status, result, error, blob))
-        parent = self.touch(run.parent) if run.parent else None
-        if parent is not None:
+        if run.parent and (parent := self.touch(run.parent)) is not None:
             step = parent.steps.get(run.ordinal)
             if step is not None and step.sequence == run.id:
                 step.at_ns = at_ns
@@ -319,6 +324,13 @@ class RunTable:
                 step.blob = blob
                 step.error = error
                 step.status = _STEP_STATUS.get(status, "failed")
+
+    def _leave_rule(self, run: RunState) -> None:
+        place = (run.task, run.key)
+        ids = self._by_rule[place]
+        ids.remove(run.id)
+        if not ids:
+            del self._by_rule[place]
 
     def _end_children(self, run: RunState, *, at_ns: int) -> None:
         """End what a run that asked for less than before has left behind."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -80,7 +80,9 @@ def _is_missed(state: Situation, verdict: Matched, late_ns: int) -> bool:
     return due_ns < state.started_at_ns and state.at_ns - due_ns >= late_ns
 
 
-def _take_turn(runs: RunTable, mode: RunMode, ids: list[int]) -> tuple[r.Outcome, list[r.Decision]]:
+def _take_turn(
+    runs: RunTable, mode: RunMode, ids: Sequence[int]
+) -> tuple[r.Outcome, list[r.Decision]]:
     """Say what becomes of a firing while there are runs of its rule and key, and of these."""
     if mode == "single":
         return "dropped", []

@@ -77,6 +77,7 @@ class Tasks(ABC):
         name: str | None = None,
         version: str | None = None,
         process: bool = False,
+        replayable: bool = False,
         then: Callable[..., Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
         **limits: Unpack[LimitOptions],
@@ -90,6 +91,7 @@ class Tasks(ABC):
         name: str | None = None,
         version: str | None = None,
         process: bool = False,
+        replayable: bool = False,
         then: Callable[..., Any] | None = None,
         on_failure: Callable[..., Any] | None = None,
         **limits: Unpack[LimitOptions],
@@ -110,7 +112,8 @@ class Tasks(ABC):
         *process* in a worker process: for what needs a processor for long.  It is found there
         by its module and name, and takes nothing but its arguments.
 
-        *then* is a task that follows each run that completes, and *on_failure* one that
+        With *replayable* a replay may execute the code, if asked to, and compares its calls with
+        the recorded ones; what it does besides them happens again then.  *then* is a task that follows each run that completes, and *on_failure* one that
         follows each that is given up: see `App.then` and `App.on_failure`.
 
         *version* lets runs go on with the code that they began with: declare the new code
@@ -129,6 +132,7 @@ class Tasks(ABC):
                 timeout=timeout,
                 version=version,
                 process=process,
+                replayable=replayable,
                 limits=limits,
             )
             if then is not None:
@@ -210,6 +214,7 @@ def spec_of(
     is_action: bool = False,
     resources: Mapping[str, Resource[Any]] | None = None,
     process: bool = False,
+    replayable: bool = False,
     limits: LimitOptions | None = None,
 ) -> TaskSpec:
     """Return what is declared of *function* as a task.
@@ -229,6 +234,7 @@ def spec_of(
         is_action=is_action,
         resources=resources,
         process=process,
+        replayable=replayable,
         limits=limits_of(name, limits or {}),
     )
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.engine.stand import (
     Gate,
     StepClock,
@@ -32,7 +34,8 @@ from headrace.engine.record import (
     RunReplaced,
     decode,
 )
-from headrace.engine.runs import RUNS_ENDED_MAX
+from headrace.engine.run_state import RunState
+from headrace.engine.runs import FEW_MAX, RUNS_ENDED_MAX, RunTable
 
 
 def keyed(subject: str) -> Any:
@@ -487,3 +490,26 @@ async def test_all_that_follows_from_a_launch_has_its_trace() -> None:
     assert traces == dict.fromkeys(["child", "act", *names], run_id)
     events = {event.subject: event.trace for event in of_kind(log, EventStored)}
     assert events == dict.fromkeys(names, run_id)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 200)), max_size=300))
+def test_the_runs_of_a_rule_are_had_oldest_first(moves: list[tuple[bool, int]]) -> None:
+    """Whatever ends, comes back or is new, be they few or many."""
+    table, open_ids, given_up = RunTable(), list[int](), list[RunState]()
+    fired = RuleFired("rule", "key", [1], "run")
+    for number in range(1, 2 * FEW_MAX):
+        table.make_from_firing(number, fired, at_ns=0)
+        open_ids.append(number)
+    for number, (is_end, place) in enumerate(moves, 1000):
+        if is_end and open_ids:
+            run = table.active[open_ids.pop(place % len(open_ids))]
+            table.end(run, "dead", at_ns=0)
+            given_up.append(run)
+        elif given_up and place % 2:
+            run = given_up.pop(place % len(given_up))
+            table.redrive(run, at_ns=0)
+            open_ids = sorted([*open_ids, run.id])
+        else:
+            table.make_from_firing(number, fired, at_ns=0)
+            open_ids.append(number)
+        assert list(table.of_rule("rule", "key")) == open_ids

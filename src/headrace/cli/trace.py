@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from msgspec import Struct
-
 from headrace.cli.errors import OK, RecordNotFound, Usage
 from headrace.cli.logs import decoder, opened, plain_raw
 from headrace.cli.output import write, write_document
@@ -15,34 +13,17 @@ from headrace.cli.progress import shown
 from headrace.cli.run_causes import said_of
 from headrace.cli.text import NS, pretty_json, rfc3339, to_json
 from headrace.cli.times import sequence_upto
+from headrace.cli.trace_found import Trace
 from headrace.engine import record as r
 from headrace.engine.errors import LogCorrupt, RunNotFound
 from headrace.engine.tracing.links import cause_of, causes_of, input_before, stored
 from headrace.engine.tracing.spans import Span, Wait, made_by
-from headrace.engine.tracing.tree import Node, Tree
+from headrace.engine.tracing.tree import Tree
 
 if TYPE_CHECKING:
     from headrace.engine.log import LogReader
 
 TraceOutput = Literal["table", "json", "jsonl", "chrome", "mermaid"]
-
-
-class Trace(Struct):
-    """What was found."""
-
-    log: str
-    asked: int
-    """The node that was asked for."""
-    tree: Tree
-    causes: list[tuple[int, r.Record | None]]
-    """What led to the root, the nearest first."""
-    damage: LogCorrupt | None = None
-    """What ended the search early."""
-
-    @property
-    def root(self) -> Node:
-        """The first node."""
-        return next(iter(self.tree.nodes.values()))
 
 
 def trace(

@@ -10,7 +10,7 @@ from headrace.engine.tracing.fold import FAILED, Folded, effects_shown, measured
 from headrace.engine.tracing.tree import Node
 
 if TYPE_CHECKING:
-    from headrace.cli.trace import Trace
+    from headrace.cli.trace_found import Trace
 
 LABEL_CHARS_MAX: Final = 80
 _SPECIAL: Final = re.compile(r"[^\w \-.,:/+%…]")

@@ -13,7 +13,7 @@ from headrace.engine.tracing.spans import Failure, Span, Wait
 from headrace.engine.tracing.tree import Node, Tree
 
 if TYPE_CHECKING:
-    from headrace.cli.trace import Trace
+    from headrace.cli.trace_found import Trace
 
 DATA_CHARS_MAX: Final = 100
 
