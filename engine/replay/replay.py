@@ -107,22 +107,20 @@ def _fold(
     stretch: Stretch, kernel: Kernel, changes: _Changes, first: int, batch: list[bytes]
 ) -> int:
     """Fold *batch*; return how many timers have fired in it."""
-    decode, fold, timers = r.decode, kernel.fold, 0
-    sequence = first
     try:
-        for sequence, raw in enumerate(batch, first):
-            record = decode(raw)
-            kind = type(record)
-            if kind is r.EngineStarted:
-                changes.note(sequence, record.rules)  # type: ignore[union-attr]
-            elif kind is r.TimerFired:
-                timers += 1
-            fold(sequence, record)
+        records = r.decode_all(batch)
     except UNREADABLE:
-        stretch.decode(sequence, batch[sequence - first])  # says where
+        for sequence, raw in enumerate(batch, first):
+            stretch.decode(sequence, raw)  # says where
         raise
+    kinds = list(map(type, records))
+    if r.EngineStarted in kinds:
+        for sequence, record in enumerate(records, first):
+            if isinstance(record, r.EngineStarted):
+                changes.note(sequence, record.rules)
+    kernel.fold_all(first, records)
     kernel.state.effects.clear()  # nobody carries them out
-    return timers
+    return kinds.count(r.TimerFired)
 
 
 def _collect(found: Replayed, kernel: Kernel) -> None:
