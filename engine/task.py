@@ -39,6 +39,7 @@ class TaskSpec:
         is_action: bool = False,
         resources: Mapping[str, Resource[Any]] | None = None,
         process: bool = False,
+        replayable: bool = False,
     ) -> None:
         """Look at *function*; *run_type* is the class that marks the parameter for a run.
 
@@ -56,6 +57,8 @@ class TaskSpec:
         self.is_action = is_action
         self.limits = limits
         """What it declares beyond retries and its time-out; ``None``: nothing, as most."""
+        self.replayable = replayable
+        """Whether a replay may execute its code; see `headrace.engine.replay.code`."""
         self.is_async = _is_async(function)
         self.place = (
             f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
@@ -68,6 +71,12 @@ class TaskSpec:
         """Where a worker process finds the function, if it is for one."""
         if process:
             self._check_process()
+        if replayable and (process or self.resources):
+            found = "process=True" if process else f"the resource {next(iter(self.resources))!r}"
+            raise TypeError(
+                f"task {name!r}: replayable=True: expected code that a replay can execute by "
+                f"itself, found {found}; leave it out"
+            )
         if is_action:
             self._check_action()
         elif self.firing_name is not None:

@@ -32,6 +32,7 @@ class RuleOptions(Struct, frozen=True):
     retry: Any
     timeout: Seconds | None
     version: str | None
+    replayable: bool
 
     def rule(self, name: str) -> Rule:
         """Return the rule *name*, without its code."""
@@ -46,7 +47,9 @@ class RuleOptions(Struct, frozen=True):
         Raises:
             TypeError, ValueError: a function cannot be an action; says why.
         """
-        how = {"retry": self.retry, "timeout": self.timeout, "is_action": True}
+        how: dict[str, Any] = {"retry": self.retry, "timeout": self.timeout, "is_action": True}
+        if self.replayable:
+            how["replayable"] = True
         specs = {name: spec(action, name, version=self.version, **how)}
         for reason, other in self.others.items():
             task = task_name(name, reason)
@@ -70,6 +73,7 @@ def options_of(
     retry: Any = None,
     timeout: Seconds | None = None,
     version: str | None = None,
+    replayable: bool = False,
 ) -> RuleOptions:
     """Check what is said of a rule.
 
@@ -97,4 +101,5 @@ def options_of(
         retry,
         timeout,
         version,
+        replayable,
     )

@@ -84,6 +84,7 @@ class App(Tasks):
         retry: Any = None,
         timeout: Seconds | None = None,
         version: str | None = None,
+        replayable: bool = False,
     ) -> Callable[[F], F]:
         """Let each firing of *pattern* start a run of the decorated function.
 
@@ -100,7 +101,8 @@ class App(Tasks):
         then the firing is an alarm that stands; see `Engine.alarms`.  *on_timeout* is one
         for partial matches of a `sequence` that run out of time.  A rule that is new or
         changed begins empty, with ``warm="replay"`` as if it had been there before.
-        *version* stands for the pattern's functions if they cannot be digested.
+        *version* stands for the pattern's functions if they cannot be digested; *replayable*
+        is as in `task`.
 
         Raises:
             TypeError, ValueError: it cannot work; says which part and why.
@@ -115,6 +117,7 @@ class App(Tasks):
             retry=retry,
             timeout=timeout,
             version=version,
+            replayable=replayable,
         )
 
         def declare(function: F) -> F:

@@ -29,8 +29,9 @@ from headrace.engine.restore import ReadableLog
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.engine.replay.code import CodeReplayed
 
-__all__ = ["Parted", "Replayed", "Supposed", "bisect", "replay", "whatif"]
+__all__ = ["Parted", "Replayed", "Supposed", "bisect", "replay", "replay_runs", "whatif"]
 
 Log = str | os.PathLike[str] | ReadableLog
 
@@ -78,6 +79,24 @@ def bisect(
     with _readable(log) as readable:
         stretch = Stretch(log=readable, begin_at=begin_at, until=until)
         return _bisect(stretch, a.decider, b.decider)
+
+
+def replay_runs(
+    log: Log, app: App, *, begin_at: int | None = None, until: int | None = None
+) -> CodeReplayed:
+    """Execute the code of tasks that are ``replayable=True``, against what their runs recorded.
+
+    What they call is not executed: it is answered from *log*.  As `replay`.
+    """
+    with _readable(log) as readable:
+        return code_of(app, Stretch(log=readable, begin_at=begin_at, until=until))
+
+
+def code_of(app: App, stretch: Stretch) -> CodeReplayed:
+    """As `replay_runs`, over a stretch of a log that is open."""
+    from headrace.engine.replay.code import replay_runs as executed
+
+    return executed(stretch, app.decider(), {**app.older, **app.tasks})
 
 
 def supposed(app: App, stretch: Stretch, *, shown_max: int) -> Supposed:

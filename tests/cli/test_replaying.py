@@ -272,3 +272,22 @@ def test_bisect_of_two_logs(headrace: Call, log: Path, plant: Path, tmp_path: Pa
     assert "found two logs" in wrong.last_error
     missing = headrace("bisect", log, "nowhere.log")
     assert missing.code == 4
+
+
+def test_replay_of_the_code_of_runs(headrace: Call, plant: Path, readings: Path) -> None:
+    """Only of what is declared for it, and only if it is asked for."""
+    change(plant, "@app.rule(hot)", "@app.rule(hot, replayable=True)")
+    run = ("run", "plant.py", "--log", "code.log", "--from", readings, "--clock", "input")
+    assert headrace(*run).code == 0
+    same = headrace("replay", "plant.py", "code.log", "--runs", "-o", "json")
+    assert (same.code, same.json["runs"]["same"]) == (0, 1), same.err
+    change(plant, "await run.sleep(5)", 'await run.call(page, "t9")')
+    other = headrace("replay", "plant.py", "code.log", "--runs", "-o", "json")
+
+    assert other.code == 3
+    assert other.json["divergences"] == []
+    (strayed,) = other.json["runs"]["strayed"]
+    assert strayed["task"] == "cool"
+    assert "sleep" in strayed["what"]
+    assert "run" in headrace("replay", "plant.py", "code.log", "--runs").out
+    assert headrace("replay", "plant.py", "code.log").code == 0

@@ -32,6 +32,7 @@ def replay(
     from_: str | None = None,
     until: str | None = None,
     speed: float | None = None,
+    runs: bool = False,
 ) -> int:
     """Compare the decisions of the log with those of today's rules.
 
@@ -52,16 +53,32 @@ def replay(
             else:
                 found = replayed(stretch, app.decider())
         rules = {divergence.rule for divergence in found.divergences}
+        code = _code_of(app, stretch) if runs else None
         doubts = count_all(stretch, app.decider, rules) if rules else None
     document = _document(log, found, until=stretch.until)
     document["differences"] = {} if doubts is None else doubts.by_rule
     document["non_deterministic"] = [] if doubts is None else doubts.unsteady
     differs = bool(found.diverged) or (strict and bool(found.changed))
+    if code is not None:
+        document["runs"] = code
+        differs = differs or bool(code["differ"])
     document["same"] = not differs
     write_document(document, output, lambda: _text(document, strict=strict))
     if found.damage is not None:
         raise found.damage
     return DIFFERENCE if differs else OK
+
+
+def _code_of(app: App, stretch: Stretch) -> dict[str, Any]:
+    from headrace.replaying import code_of
+
+    found = code_of(app, with_progress(stretch, lambda _: None))
+    rows = [
+        {"run": one.run, "task": one.task, "sequence": one.sequence, "what": one.what}
+        for one in found.strayed
+    ]
+    counts_ = {"same": found.same, "differ": found.differ, "skipped": found.skipped}
+    return {**counts_, "strayed": rows}
 
 
 @contextmanager
@@ -173,11 +190,26 @@ def _text(document: dict[str, Any], *, strict: bool) -> str:
         + ("" if strict else "; its decisions there were not compared")
         for found in document["changed"]
     ]
+    lines += _runs_text(document)
     lines += _notes(document)
     events, firings = document["events"], document["firings"]
     count = f"{events} events, {document['records']} records, {firings} firings"
     verdict = "every decision is derived again" if document["same"] else "a difference was found"
     return "\n".join([*lines, f"{count}: {verdict}"])
+
+
+def _runs_text(document: dict[str, Any]) -> list[str]:
+    if "runs" not in document:
+        return []
+    runs = document["runs"]
+    lines = [
+        f"run {row['run']} of {safe(row['task'])}: {safe(row['what'])}" for row in runs["strayed"]
+    ]
+    lines.append(
+        f"attempts: {runs['same']} made the same calls again, {runs['differ']} did not, "
+        f"{runs['skipped']} were not executed"
+    )
+    return lines
 
 
 def _notes(document: dict[str, Any]) -> list[str]:

@@ -38,6 +38,15 @@ Speed = Annotated[
         "demonstrations.",
     ),
 ]
+Runs = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        show_default=False,
+        help="Also execute the code of tasks that are declared replayable=True, and compare its "
+        "calls with those that are recorded. What it calls is answered from the log.",
+    ),
+]
 AppOrLog = Annotated[
     str, Parameter(name="A", help="An app, as module:attribute or plant.py:app; or a log.")
 ]
@@ -66,9 +75,10 @@ def replay_command(
     from_: From = None,
     until: Until = None,
     speed: Speed = None,
+    runs: Runs = False,
     output: Output = "table",
 ) -> int:
-    """Derive every decision again with today's rules and compare; no task is called.
+    """Derive every decision again with today's rules and compare; without --runs no task is called.
 
     Exit code 3 if there is a difference. Of a damaged log what is intact is compared.
     """
@@ -83,6 +93,7 @@ def replay_command(
         from_=from_,
         until=until,
         speed=speed,
+        runs=runs,
     )
 
 
