@@ -39,10 +39,10 @@ def salvaged(disk: SimulatedDisk) -> dict[int, bytes]:
     return got
 
 
-@pytest.mark.parametrize("close", [True, False])
-def test_every_other_frame_is_found(close: bool) -> None:
+@pytest.mark.parametrize("how", ["closed", "killed"])
+def test_every_other_frame_is_found(how: str) -> None:
     """Damage to one frame costs its records and no others, in any segment."""
-    disk = damage.written(close=close)
+    disk: SimulatedDisk = getattr(damage.written(), how)
     for name in damage.segments_of(disk):
         data = damage.files_of(disk)[name]
         offset, sequence = SEGMENT_HEADER_BYTES, int(name[:20])
@@ -65,13 +65,13 @@ def test_every_other_frame_is_found(close: bool) -> None:
 @pytest.mark.parametrize("name", ["MANIFEST", "HEAD", "LOCK"])
 def test_records_do_not_depend_on_other_files(name: str) -> None:
     """All records are found without the list of segments, without HEAD, without the lock."""
-    disk = damage.copy(damage.written(close=True), **{name: None})
+    disk = damage.copy(damage.written().closed, **{name: None})
     assert salvaged(disk) == {s: record(s) for s in range(1, damage.COUNT + 1)}
 
 
 def test_missing_segment_is_a_gap() -> None:
     """A segment that is gone is noted in the new log, which can be written and read on."""
-    disk = damage.written(close=True)
+    disk = damage.written().closed
     name = damage.segments_of(disk)[1]
     last = int(damage.segments_of(disk)[2][:20]) - 1
     disk = damage.copy(disk, **{name: None})
@@ -91,7 +91,7 @@ def test_missing_segment_is_a_gap() -> None:
 
 def test_salvage_never_writes_over_anything() -> None:
     """A target that exists, and a source that is no log, are refused."""
-    disk = damage.written(close=True)
+    disk = damage.written().closed
     with pytest.raises(LogUnusable, match="expected a new path"):
         salvage(damage.PATH, damage.PATH, files=disk)
     disk.folders.add("/empty")
@@ -110,7 +110,7 @@ def with_snapshots(*, oldest: int) -> SimulatedDisk:
 
     And with a large result in a file of its own.
     """
-    disk = damage.written(close=True)
+    disk = damage.written().closed
     FileBlobs(disk, damage.PATH).put(RESULT)
     for sequence in SNAPSHOTS:
         file = FileSnapshots(disk, damage.PATH).begin(sequence)
@@ -143,9 +143,9 @@ def test_only_snapshots_of_what_was_found_are_taken() -> None:
 
 def test_segment_of_another_log_is_not_taken() -> None:
     """A file that somebody put into the place of a segment is a loss, and is named."""
-    disk = damage.written(close=True)
+    disk = damage.written().closed
     name = damage.segments_of(disk)[1]
-    other = damage.files_of(damage.written(close=True, log_id=b"o" * 16))[name]
+    other = damage.files_of(damage.written(log_id=b"o" * 16).closed)[name]
     found = salvage(damage.PATH, "/new", files=damage.copy(disk, **{name: other}))
     (gap,) = found.gaps
     assert gap.first == int(name[:20])
