@@ -196,6 +196,33 @@ async def test_a_firing_that_only_comes_at_another_time_has_moved() -> None:
     assert moved.run == "recorded"
 
 
+async def snapshot_in_the_middle(app: App, events: Timeline) -> tuple[MemoryLog, int]:
+    """The log of two lives, with a snapshot between them; and the place of that."""
+    log, half = MemoryLog(), len(events) // 2
+    async with opened(app, log, clock="input") as engine:
+        await engine.emit_many([Emission(s, d, time=T0 + at) for at, s, d in events[:half]])
+        place = await engine.snapshot()
+    async with opened(app, log, clock="input") as engine:
+        await engine.emit_many([Emission(s, d, time=T0 + at) for at, s, d in events[half:]])
+    return log, place
+
+
+async def test_it_can_begin_at_a_snapshot() -> None:
+    """With the automata, timers and runs of that; a rule that has changed begins empty there."""
+    log, place = await snapshot_in_the_middle(plant(), timeline(6))
+    found = whatif(log, plant(), begin_at=place)
+    whole = whatif(log, plant())
+
+    assert found.begun_after == place
+    assert found.same
+    assert 0 < found.total.same < whole.total.same
+    assert found.last == whole.last == log.committed_sequence
+    assert not replay(log, plant(), begin_at=place).diverged
+    changed = whatif(log, plant(silence=33.0), begin_at=place)
+    assert set(changed.rules) >= {"still"}
+    assert {one.rule for one in changed.differences} == {"still"}
+
+
 def chain(limit: int, *, seconds: float = 0) -> App:
     """A rule whose run emits what another rule reacts to, and a rule about that run's end."""
     app = App("chain")
