@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -124,7 +125,7 @@ async def by_events(sizes: tuple[int, ...], folder: Path, *, is_kept: bool) -> C
             opened = app.open(log, durability="flushed", snapshot_every=0)
             engine = await engines.enter_async_context(opened)
             await emit(engine, size)
-            runs[size] = lambda engine=engine: emit(engine, 2 * GROUP)
+            runs[size] = partial(emit, engine, 2 * GROUP)
         turns = [{size: await run() for size, run in runs.items()} for _ in range(TURNS)]
     return {label(size): median(turn[size] for turn in turns) for size in sizes}
 

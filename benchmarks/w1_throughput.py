@@ -20,7 +20,7 @@ import ceiling
 from common import HAS_UVLOOP, SUBJECT, Sample, is_hot, on_asyncio, samples, scratch, unused
 from figures import Bar, Figure, Row, at_least, measured, script
 
-from headrace import App, Engine, Firing, MemoryLog, on
+from headrace import App, Engine, Event, Firing, MemoryLog, on
 from headrace.engine.log import Durability
 
 EVENTS: Final = 100_000
@@ -64,6 +64,11 @@ def one_rule(app: App, seen: dict[str, float]) -> int:
     return 1
 
 
+def above(limit: float) -> Callable[[Event[Sample]], bool]:
+    """Return the condition of a rule."""
+    return lambda event: event.data.temp > limit
+
+
 def hundred_rules(app: App, seen: dict[str, float], *, keeping: int) -> int:
     """Declare 97 rules about other subjects and three about this one.
 
@@ -76,7 +81,7 @@ def hundred_rules(app: App, seen: dict[str, float], *, keeping: int) -> int:
 
     for number, pattern in enumerate((SUBJECT, "sensors.*", "sensors.>")):
         limit = 90 if number < keeping else 1000
-        matching = on(pattern, Sample).where(lambda e, limit=limit: e.data.temp > limit)
+        matching = on(pattern, Sample).where(above(limit))
         app.rule(matching, name=f"hot{number}")(note)
     for number in range(97):
         other = on(f"plant.{number}.temp", Sample).where(lambda e: e.data.temp > 90)
@@ -126,13 +131,13 @@ async def emit_all(engine: Engine, events: list[Sample], size: int) -> None:
 def ways_of(many: list[Sample], few: list[Sample], folder: Path) -> dict[str, Callable[[], float]]:
     """Return each way to do the work: *many* events in groups, *few* where each is waited for."""
 
-    def bare(events: list[Sample], *, uvloop: bool = False, **how: int) -> float:
+    def bare(events: list[Sample], *, uvloop: bool = False, **how: Any) -> float:
         return on_asyncio(ceiling.w1(events, unused(folder, "bare"), **how), uvloop=uvloop)
 
     def ours(events: list[Sample], *, uvloop: bool = False, **how: Any) -> float:
         return on_asyncio(headrace(events, folder, **how), uvloop=uvloop)
 
-    each = {"group": 1, "emitters": EMITTERS}
+    each: dict[str, Any] = {"group": 1, "emitters": EMITTERS}
     ways: dict[str, Callable[[], float]] = {
         "plain asyncio": lambda: on_asyncio(plain_asyncio(many)),
         "bare loop": partial(bare, many),

@@ -66,7 +66,11 @@ def test_ways_take_turns(figures: Any) -> None:
     order: list[str] = []
 
     def way(name: str) -> Any:
-        return lambda: order.append(name) or {"p50": 1.0, "p99": float(len(order))}
+        def go() -> dict[str, float]:
+            order.append(name)
+            return {"p50": 1.0, "p99": float(len(order))}
+
+        return go
 
     runs = figures.measure({"a": way("a"), "b": way("b")}, 2)
 
