@@ -18,7 +18,7 @@ from msgspec import Struct
 from headrace.engine import record as r
 from headrace.engine.attempt import error_text
 from headrace.engine.decider import Decider
-from headrace.engine.errors import LogCorrupt
+from headrace.engine.errors import BlobUnusable, LogCorrupt
 from headrace.engine.executor import Executor
 from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
@@ -52,7 +52,8 @@ class CodeReplayed(Struct, kw_only=True):
     """They did again what is recorded."""
     differ: int = 0
     skipped: int = 0
-    """They are of tasks that are not declared ``replayable=True``, or were ended from outside."""
+    """They are of tasks that are not declared ``replayable=True``, were ended from outside, or
+    need a large result that is not there any more."""
     strayed: list[Strayed] = []
     """Those that differ; at most `SHOWN_MAX`."""
     damage: LogCorrupt | None = None
@@ -131,6 +132,8 @@ def _checked(
         result = bytes(spec.encode_result(value))
     except _Stray as stray:
         return str(stray)
+    except BlobUnusable:
+        return None  # an answer that was too large for the log, and is gone or damaged
     except Exception as error:  # noqa: BLE001 (the run boundary)
         text = error_text(error)
         if recorded is None:
