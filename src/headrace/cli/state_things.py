@@ -88,6 +88,7 @@ def _run(run: JSON) -> JSON:
         name: run[name]
         for name in ("status", "attempt", "waits_for", "retry", "error", "cancelling", "key")
     }
+    fields["waits_for"] = fields["waits_for"] or None
     for call in run["calls"]:
         until = f" until {call['until']}" if call.get("until") else ""
         named = f" {call['name']}" if call["name"] else ""
