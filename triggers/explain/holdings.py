@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from headrace.engine.table import OrderedTable
 from headrace.triggers import nodes as n
 from headrace.triggers.absent import Absent
 from headrace.triggers.all_of import AllOf
@@ -69,9 +70,9 @@ def keys_of(automaton: Automaton, node: n.Node) -> list[tuple[str, int]]:
 
 
 def _entries(stage: Any, key: Any) -> Iterable[tuple[Any, Any]]:
-    table = stage._table
+    table: OrderedTable[Any, Any] = stage._table
     if key is None:
-        return iter(table.items())
+        return table.items()
     (of,) = key
     if isinstance(stage, Dedupe):  # by what is compared, too
         return ((both, until) for both, until in table.items() if both[0] == of)
