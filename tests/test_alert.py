@@ -80,6 +80,7 @@ async def test_three_failures_in_ten_minutes_are_one_message(
     assert message["message"].count("the store does not answer") == 3
 
 
+@pytest.mark.slow
 async def test_a_message_that_is_not_taken_is_sent_again(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,6 +146,7 @@ def test_every_run_ends_as_the_example_says(undisturbed: Outcome) -> None:
     assert {run.retries for run in flaky} == {1}
 
 
+@pytest.mark.slow
 def test_an_alarm_is_a_chain_of_tasks(undisturbed: Outcome) -> None:
     """Diagnosis decides what is checked, and what was found goes out as an event."""
     name = "cold[machine]@2014-02-07T20:50:00Z"

@@ -246,6 +246,7 @@ def test_tail_after_a_sequence(headrace: Call, long_log: Path) -> None:
     assert found[-1]["data"] == {"metres": EVENTS - 1}
 
 
+@pytest.mark.slow
 def test_tail_follows_over_rotation_and_removal(start: Start, tmp_path: Path) -> None:
     """With a lease, a tail that is slower than the writer loses nothing."""
     path = tmp_path / "log"

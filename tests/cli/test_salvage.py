@@ -68,6 +68,7 @@ def snapshots_of(log: Path) -> list[int]:
     return sorted(int(path.stem.removeprefix("snap-")) for path in log.glob("snap-*.hrs"))
 
 
+@pytest.mark.slow
 def test_salvaged_log_without_its_beginning_can_be_started(headrace: Call, old: Path) -> None:
     """It begins where the other one did, has its snapshots and holds, and leads to its state."""
     assert headrace("log", "hold", old, "audit", "--at", snapshots_of(old)[0]).code == 0
@@ -118,6 +119,7 @@ def test_salvaged_log_with_a_loss_before_its_snapshot_can_be_started(
     assert again.code == 0, again.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["middle", "end"])
 def test_salvage_says_that_no_engine_can_start(headrace: Call, tmp_path: Path, where: str) -> None:
     """A loss behind the last snapshot is not passed over; a fork from before it is a way out."""

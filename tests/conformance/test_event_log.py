@@ -198,6 +198,7 @@ def test_commit_without_records_is_harmless(make: Make) -> None:
     assert contents(session.log) == records(1, 1)
 
 
+@pytest.mark.slow
 def test_read_while_groups_are_written(make: Make) -> None:
     """Each read sees a whole prefix, whatever the writer is doing at that moment."""
     session = Session(make())

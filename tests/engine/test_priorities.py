@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.stand import Gate, StepClock, opened, quiet
@@ -114,6 +115,7 @@ async def test_a_limited_task_with_a_priority_goes_first_too() -> None:
     assert order == ["high", "high", "normal", "normal"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(-3, 3), st.sampled_from("abc"), st.integers(0, 10)), max_size=30)
 )

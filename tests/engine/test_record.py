@@ -357,6 +357,7 @@ def test_any_bytes_are_a_record_or_an_error(stored: bytes) -> None:
     assert type(record) in r.KIND_BY_TYPE
 
 
+@pytest.mark.slow
 @given(RECORDS)
 def test_a_unit_is_an_input_and_its_decisions(record: Any) -> None:
     """Where one unit ends and the next begins can be read off each record alone."""

@@ -492,6 +492,7 @@ async def test_all_that_follows_from_a_launch_has_its_trace() -> None:
     assert events == dict.fromkeys(names, run_id)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 200)), max_size=300))
 def test_the_runs_of_a_rule_are_had_oldest_first(moves: list[tuple[bool, int]]) -> None:
     """Whatever ends, comes back or is new, be they few or many."""

@@ -218,6 +218,7 @@ async def test_a_retry_goes_on_behind_what_the_last_attempt_was_given() -> None:
     assert results(log) == [[1, 2]]
 
 
+@pytest.mark.slow
 async def test_a_crash_at_any_record_changes_nothing_of_what_is_seen() -> None:
     """How far a wait looks back is on record, and what comes after the crash meets it too."""
     app = App("t")

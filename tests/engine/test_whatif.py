@@ -329,6 +329,7 @@ async def test_run_modes_are_decided_anew(mode: Any) -> None:
     assert supposed(happened, back) == firings(log)
 
 
+@pytest.mark.slow
 async def test_replay_and_whatif_say_the_same_of_a_log_in_any_part() -> None:
     """A stretch ends with a whole unit, so no difference comes of where it was cut."""
     log = await played(plant(), timeline(4, 12), restarts=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 from anyio.lowlevel import checkpoint
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.stand import StepClock, opened, quiet
@@ -130,6 +131,7 @@ async def test_code_that_goes_on_in_spite_of_its_end_keeps_what_it_comes_to() ->
 SUBJECTS = st.sampled_from(["a", "b", "c.d"])
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(SUBJECTS, st.integers(0, 9) | st.text(max_size=2)), max_size=40))
 def test_a_batch_is_stored_as_its_events_one_by_one(events: list[tuple[str, Any]]) -> None:
     """Those that lead to nothing go to the log together, and all is as if they had not."""
