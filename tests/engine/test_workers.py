@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
-from anyio.lowlevel import checkpoint
 import pytest
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.engine.stand import StepClock, opened, quiet
