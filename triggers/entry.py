@@ -57,7 +57,17 @@ class Owner(Protocol):
 class Entry:
     """The beginning of a chain of stages."""
 
-    __slots__ = ("decode", "head", "needs_event", "number", "owner", "subject", "take", "then")
+    __slots__ = (
+        "decode",
+        "filter",
+        "head",
+        "needs_event",
+        "number",
+        "owner",
+        "subject",
+        "take",
+        "then",
+    )
 
     def __init__(self, owner: Owner, node: n.FilterNode, then: Stage, *, number: int) -> None:
         self.owner = owner
@@ -74,6 +84,8 @@ class Entry:
                 head.append((LEVEL if then.is_level else FILTER, then.condition))
             then = then.then
         self.head = tuple(head)
+        self.filter = head[0][1] if [what for what, _ in head] == [FILTER] else None
+        """Its one condition, if there is nothing else: then whoever has the event may ask it."""
         self.then = then
         self.needs_event = then.need is not Need.NONE
         # An event that hands on no hit, as most do behind a count, need not be made one.
@@ -97,7 +109,7 @@ class Entry:
                 raise
             except BaseException as error:  # noqa: BLE001 (user code: law L4)
                 place = "key" if what == KEY else "where"
-                out.append(RuleError(owner.name, event.sequence, place, last_line(error)))
+                out.append(self.error_of(event, place, error))
                 if what == LEVEL:
                     self._miss(event, record, out)
                 if what == KEY:
@@ -113,14 +125,22 @@ class Entry:
                 if key is None:
                     owner.note_unkeyed()
                     return
+        self.hand_on(key, event, record, out)
+
+    def hand_on(self, key: Any, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
+        """Let an event that the conditions let through come to the operators behind."""
         sequence = event.sequence
-        owner.remember(sequence, record)
+        self.owner.remember(sequence, record)
         if self.take is not None:
             self.take(key, event, record, self.number, out)
             return
         seen = (Seen(event, record, self.number),) if self.needs_event else ()
         trace = record.trace or sequence
         self.then.push(Hit(key, record.at_ns, (sequence,), seen, trace, record.hops), out)
+
+    def error_of(self, event: Event[Any], place: str, error: BaseException) -> RuleError:
+        """Return what is recorded of a function that raised."""
+        return RuleError(self.owner.name, event.sequence, place, last_line(error))
 
     def _miss(self, event: Event[Any], record: EventStored, out: list[Verdict]) -> None:
         """Tell the operator behind of an event that a condition turned down."""

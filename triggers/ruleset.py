@@ -172,35 +172,51 @@ class RuleSet:
     def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
         """See `Decider`."""
         entries = self._index.lookup(event.subject)
-        if not entries:
+        if len(entries) != 1:
+            return self._on_several(entries, sequence, event) if entries else ()
+        # The most frequent case, without what several need.
+        entry = entries[0]
+        automaton = entry.owner
+        if not automaton.active:
             return ()
+        try:  # `_decoded` written out: a call is dear where most events go through
+            data = entry.decode(event.data)
+        except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
+            return (RuleMismatch(automaton.name, sequence, last_line(error)),)
+        seen = Event(
+            sequence,
+            event.subject,
+            data,
+            event.at_ns,
+            event.time_ns,
+            event.id,
+            event.key,
+            self._sources[event.source - 1] if event.source else "",
+            event.run,
+        )
+        out: list[Verdict] = []
+        if entry.filter is None:
+            entry.push(seen, event, out)
+        else:  # `push` written out for what has one condition: most events end here
+            try:
+                passes = entry.filter(seen)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 (user code: law L4)
+                out.append(entry.error_of(seen, "where", error))
+            else:
+                if passes:
+                    entry.hand_on(None, seen, event, out)
+        if automaton.joins:
+            automaton.flush(out)
+        return out
+
+    def _on_several(
+        self, entries: Sequence[Entry], sequence: int, event: EventStored
+    ) -> Sequence[Verdict]:
         out: list[Verdict] = []
         seen: Event[Any] | None = None
-        automaton = entries[0].owner
-        if len(entries) == 1:  # the most frequent case, without what the others need
-            if not automaton.active:
-                return ()
-            entry = entries[0]
-            try:  # `_decoded` written out: a call is dear where most events go through
-                data = entry.decode(event.data)
-            except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
-                return (RuleMismatch(automaton.name, sequence, last_line(error)),)
-            seen = Event(
-                sequence,
-                event.subject,
-                data,
-                event.at_ns,
-                event.time_ns,
-                event.id,
-                event.key,
-                self._sources[event.source - 1] if event.source else "",
-                event.run,
-            )
-            entry.push(seen, event, out)
-            if automaton.joins:
-                automaton.flush(out)
-            return out
-        decode = None
+        automaton, decode = entries[0].owner, None
         for entry in entries:
             if entry.owner is not automaton:
                 if automaton.joins:

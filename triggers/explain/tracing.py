@@ -204,7 +204,7 @@ def _watch(automaton: Automaton, node: n.Node, trace: Trace) -> None:
         _watch_stage(stage, inner, trace)
     for entry in automaton.entries:
         entry.__class__ = TracedEntry
-        entry.take = None  # it would go past what is watched
+        entry.take = entry.filter = None  # they would go past what is watched
     chains = behind(node)
     for (_, stage), (_, after) in zip(stages_of(automaton, node), chains.stateful, strict=True):
         _watch_behind(cast("Any", stage)._then, after, trace)
