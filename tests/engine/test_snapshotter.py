@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +77,13 @@ async def test_next_start_begins_at_the_snapshot(
         await engine.emit_many([("n", number) for number in range(100, 110)])
 
     counted: list[int] = []
-    fold = Kernel.fold
+    fold_all = Kernel.fold_all
 
-    def counting(self: Kernel, sequence: int, record: Record) -> None:
-        counted.append(sequence)
-        fold(self, sequence, record)
+    def counting(self: Kernel, first: int, records: Iterable[Record]) -> None:
+        counted.append(first)
+        fold_all(self, first, records)
 
-    monkeypatch.setattr(Kernel, "fold", counting)
+    monkeypatch.setattr(Kernel, "fold_all", counting)
     async with make_app(fired).open(new_log(), grace_s=0) as engine:
         assert counted[0] == sequence + 1
         assert "wait" in [run.task for run in engine.runs() if run.ended_at_ns is None]

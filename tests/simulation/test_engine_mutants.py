@@ -229,14 +229,19 @@ def wall_clock_in_retry(patch: Patch) -> None:
 
 def effects_before_commit(patch: Patch) -> None:
     """Runs start as soon as their firing is put."""
-    original = Pipeline.put
+    put, put_events = Pipeline.put, Pipeline.put_events
 
-    def put(self: Pipeline, record: Input) -> int:
-        sequence = original(self, record)
+    def put_one(self: Pipeline, record: Input) -> int:
+        sequence = put(self, record)
         self._release(self.kernel.sequence)
         return sequence
 
-    patch.setattr(Pipeline, "put", put)
+    def put_many(self: Pipeline, *args: Any) -> None:
+        put_events(self, *args)
+        self._release(self.kernel.sequence)
+
+    patch.setattr(Pipeline, "put", put_one)
+    patch.setattr(Pipeline, "put_events", put_many)
 
 
 def acknowledged_before_commit(patch: Patch) -> None:
@@ -345,14 +350,14 @@ def snapshot_inside_a_unit(patch: Patch) -> None:
     halves: dict[Kernel, tuple[int, list[bytes]]] = {}
     original = verdicts.decide
 
-    def submit(self: Kernel, record: Input) -> list[Record]:
+    def decided(self: Kernel, record: Input, found: Any) -> list[Record]:
         def decide(state: Any, verdict: Any) -> Any:
             halves[self] = (self.sequence, list(Snapshot(self).parts()))
             return original(state, verdict)
 
         with Patch.context() as inner:
             inner.setattr("headrace.engine.kernel.decide", decide)
-            return whole(self, record)
+            return whole(self, record, found)
 
     class Half(Snapshot):
         def __init__(self, kernel: Kernel) -> None:
@@ -363,8 +368,8 @@ def snapshot_inside_a_unit(patch: Patch) -> None:
         def step(self, count: int) -> bytes | None:
             return self._parts.pop(0) if self._parts else super().step(count)
 
-    whole = Kernel.submit
-    patch.setattr(Kernel, "submit", submit)
+    whole = Kernel._decided
+    patch.setattr(Kernel, "_decided", decided)
     patch.setattr(snapshotter, "Snapshot", Half)
 
 
