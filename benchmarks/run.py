@@ -111,10 +111,9 @@ def run(name: str, options: argparse.Namespace) -> list[Figure]:
 
 
 def write(report: Report, path: Path) -> None:
-    """Write one file of results, and say where it is."""
+    """Write one file of results."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
-    print(f"written to {path}")
 
 
 def results_path(kind: str, about: Machine) -> Path:
@@ -137,10 +136,15 @@ def main() -> None:
         if name not in SCRIPTS:
             parser.error(f"{name!r}: expected one of {', '.join(SCRIPTS)}")
     about, lines, start = machine(), list[Figure](), time.monotonic()
+    path: Path = options.json or results_path("bench", about)
     for name in options.names or SCRIPTS:
-        lines += run(name, options)
+        try:
+            lines += run(name, options)
+        except KeyboardInterrupt:
+            sys.exit(f"interrupted in {SCRIPTS[name]}; what came before it is in {path}")
+        about.took_s = round(time.monotonic() - start, 1)
+        write(Report(about, lines), path)  # an interrupted run keeps what it has
         print()
-    about.took_s = round(time.monotonic() - start, 1)
     barred = [line for line in lines if line.met is not None]
     short = [line for line in barred if not line.met]
     if short:
@@ -149,7 +153,7 @@ def main() -> None:
         f"{len(lines)} figures in {about.took_s:.0f} s; "
         f"{len(barred) - len(short)} of {len(barred)} bars met"
     )
-    write(Report(about, lines), options.json or results_path("bench", about))
+    print(f"all of it is in {path}")
 
 
 if __name__ == "__main__":

@@ -283,7 +283,9 @@ def main() -> None:
         lines.append(Figure(name=name, value=0, low=0, high=0, unit="", runs=[], note=why))
     for line in lines:
         line.group = "peers"
-    write(Report(about, lines), options.json or results_path("peers", about))
+    path: Path = options.json or results_path("peers", about)
+    write(Report(about, lines), path)
+    print(f"all of it is in {path}")
 
 
 def measure(found: Comparison, options: argparse.Namespace) -> None:
