@@ -37,10 +37,10 @@ from figures import Figure, Row, measured, script
 from headrace import App, MemoryLog, Run, on
 from headrace.engine.log import FileLog
 
-CHILDREN: Final = 50_000
+CHILDREN: Final = 20_000
 STEPS: Final = 3000
 STEPS_APART: Final = 1000
-SLEEPERS: Final = 50_000
+SLEEPERS: Final = 20_000
 ALONE: Final = 100
 IDLE_S: Final = 2.0
 
