@@ -30,6 +30,8 @@ class LiveReading:
         self._store = store
         self._queue = queue
         self._opened = OpenSegments(files, folder)
+        self._near: tuple[int, list[bytes]] = (1, [])
+        """The frame that was fetched from last: the next one asks for its neighbour, as a rule."""
 
     def read(self, *, after: int, upto: int) -> Iterator[tuple[int, list[bytes]]]:
         """Yield the records after *after* up to *upto*; retention leaves them meanwhile."""
@@ -73,16 +75,25 @@ class LiveReading:
                     found[sequence] = group.records[sequence - group.first]
         return found
 
+    def _keep(self, first: int, records: list[bytes]) -> None:
+        self._near = (first, records)
+
     def _fetch_written(self, wanted: list[int]) -> dict[int, bytes]:
         while True:
             first = self._store.manifest.first_sequence
             # What retention has removed would keep its room for as long as it is open.
             self._opened.close_below(first)
+            base, near = self._near
+            found = {s: near[s - base] for s in wanted if s >= first and 0 <= s - base < len(near)}
+            rest = [s for s in wanted if s >= first and s not in found]
+            if not rest:
+                return found
             try:
-                return fetch_records(
+                return found | fetch_records(
                     self._opened,
                     lambda sequence: self._locate(self._opened, sequence),
-                    [s for s in wanted if s >= first],
+                    rest,
+                    keep=self._keep,
                 )
             except SegmentGone:
                 continue  # just now

@@ -301,10 +301,13 @@ def fetch_records(
     opened: OpenSegments,
     locate: Callable[[int], Place],
     sequences: Iterable[int],
+    *,
+    keep: Callable[[int, list[bytes]], None] = lambda _first, _records: None,
 ) -> dict[int, bytes]:
     """Return the records at *sequences*, ascending, which are in the files.
 
-    *locate* says for a sequence with which segment and place to begin.
+    *locate* says for a sequence with which segment and place to begin.  *keep* is given the
+    records of the last frame that was read, with the sequence of its first.
 
     Raises:
         LogCorrupt: damage was met.
@@ -327,4 +330,6 @@ def fetch_records(
                     records = records_at(opened.path(base), frame)
         if 0 <= sequence - first < len(records):
             found[sequence] = records[sequence - first]
+    if records:
+        keep(first, records)
     return found

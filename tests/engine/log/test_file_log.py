@@ -378,3 +378,30 @@ def test_commits_while_groups_are_put_together(
     session.wait(number + 1)
     assert contents(session.log) == records(1, number + 1)
     session.log.close()
+
+
+class CountingFiles(SystemFiles):
+    """Counts how often a file is read."""
+
+    reads = 0
+
+    def pread(self, fd: int, size_bytes: int, offset_bytes: int) -> bytes:
+        """See `SystemFiles`."""
+        self.reads += 1
+        return super().pread(fd, size_bytes, offset_bytes)
+
+
+def test_neighbours_are_fetched_without_reading_again(tmp_path: Path) -> None:
+    """Who goes from run to run, as after a start, reads a frame once, not once for each."""
+    files = CountingFiles()
+    session = Session(FileLog(tmp_path / "log", files=files))
+    session.put(records(1, 300))
+    session.put(records(301, 320))
+    assert session.log.fetch([7]) == {7: record(7)}
+    before = files.reads
+    for sequence in (8, 300, 1, 7):
+        assert session.log.fetch([sequence]) == {sequence: record(sequence)}
+    assert files.reads == before
+    assert session.log.fetch([300, 301, 999]) == {300: record(300), 301: record(301)}
+    assert files.reads > before
+    session.log.close()
