@@ -372,6 +372,8 @@ class RunTable:
         for raw in entries:
             run = unpacked_run(raw)
             self._add(run)
+            if not run.steps and run.status != "retrying":
+                continue  # it waits for nothing
             if run.is_dormant:
                 self.dormant.add(run.id)
             if any(step.wait is not None and step.wait.subjects for step in run.steps.values()):
@@ -384,8 +386,10 @@ _decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, 
 def unpacked_run(raw: bytes | Raw) -> RunState:
     """Return the run that `packed_run` wrote down."""
     run, args, results = _decode_entry(raw)
-    run.key = thaw(run.key)
-    run.args = None if args is None else Raw(args)
+    if type(run.key) is list:
+        run.key = thaw(run.key)
+    if args is not None:
+        run.args = Raw(args)
     for ordinal, result in results.items():
         run.steps[ordinal].result = Raw(result)
     return run
