@@ -13,8 +13,8 @@ records the turn brought.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -172,7 +172,7 @@ class Pipeline:
             else:
                 self.log.append([encoded, *map(encode, unit[1:])])
         except BaseException as error:
-            self._break(record, error)
+            self._break(type(record), error)
             raise
         state = kernel.state
         if state.effects:
@@ -187,7 +187,7 @@ class Pipeline:
             self._pay()
         return sequence
 
-    def put_events(self, at_ns: int, events: Iterable[Checked], sequences: list[int]) -> None:
+    def put_events(self, at_ns: int, events: Sequence[Checked], sequences: list[int]) -> None:
         """Put events of which only subject and data are known; add theirs to *sequences*.
 
         As `put` of each, but that most are handed to the log together: those between two that
@@ -201,32 +201,32 @@ class Pipeline:
             raise self.failure
         if not self._has_turn_begun:
             self._begin_turn()
-        kernel, log = self.kernel, self.log
-        alone: list[bytes] = []
-        record: EventStored | None = None
+        kernel, log, place = self.kernel, self.log, 0
         try:
-            for subject, data, _ in events:
-                # No longer than a record may be, as its data and its subject were checked.
-                encoded = encode_fields((EVENT_TAG, at_ns, subject, data))
-                sequences.append(kernel.sequence + 1)
-                unit = kernel.submit_plain(record := EventStored(at_ns, subject, data))
+            while place < len(events):
+                first = kernel.sequence + 1
+                count, unit = kernel.submit_plain(at_ns, events, place)
+                sequences.extend(range(first, first + count))
+                # No longer than a record may be, as their data and subjects were checked.
+                encoded = [
+                    encode_fields((EVENT_TAG, at_ns, subject, data))
+                    for subject, data, _ in events[place : place + count]
+                ]
+                place += count
                 if unit is None:
-                    alone.append(encoded)
-                    continue
-                if alone:
-                    log.append_each(alone)
-                    alone = []
-                log.append([encoded, *map(encode, unit[1:])])
+                    log.append_each(encoded)
+                    break
+                log.append_each(encoded[:-1])
+                log.append([encoded[-1], *map(encode, unit[1:])])
                 state = kernel.state
                 if state.effects:
                     self._effects.append((kernel.sequence, state.effects))
                     state.effects = []
                 if state.lifecycle.owed:
                     self._pay()
-            log.append_each(alone)
         except BaseException as error:
             if self.failure is None:
-                self._break(record, error)
+                self._break(EventStored, error)
             raise
         if kernel.state.timers.moved:
             kernel.state.timers.moved = False
@@ -240,7 +240,7 @@ class Pipeline:
             self._commit_is_due = True
         self._has_turn_begun = True
 
-    def _break(self, record: Input | None, error: BaseException) -> None:
+    def _break(self, kind: type[Any], error: BaseException) -> None:
         """Store nothing any more: the kernel is ahead of the log, and can only be rebuilt."""
         if isinstance(error, LogError):
             self.fail(error)
@@ -248,7 +248,7 @@ class Pipeline:
         # So it is when it has applied a part.  `_commit` tells all others.
         self._is_broken = True
         self.failure = EngineClosed(
-            f"the engine stopped, since it could not apply {type(record).__name__}: "
+            f"the engine stopped, since it could not apply {kind.__name__}: "
             f"{type(error).__name__}: {error}; the log is intact: open it again"
         )
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
+from headrace.engine.emission import Checked
 from headrace.engine.event import Event
 from headrace.engine.record import (
     Details,
@@ -148,6 +149,16 @@ class Decider(Protocol):
         """Advance all active rules by one event; verdicts in the order of declaration."""
         ...
 
+    def on_plain(
+        self, sequence: int, at_ns: int, events: Sequence[Checked], start: int
+    ) -> tuple[int, Sequence[Verdict]]:
+        """As `on_event` of *events* from *start* on, up to and with the first that has verdicts.
+
+        Of the events only subject and data are known; the first has *sequence*.  Returns how many
+        these are, and the verdicts.
+        """
+        ...
+
     def on_timer(
         self, rule: str, slot: int, key: Any, *, due_ns: int, missed: int
     ) -> Sequence[Verdict]:
@@ -245,6 +256,12 @@ class NoRules:
     def on_event(self, sequence: int, event: EventStored) -> Sequence[Verdict]:
         """See `Decider`."""
         return ()
+
+    def on_plain(
+        self, sequence: int, at_ns: int, events: Sequence[Checked], start: int
+    ) -> tuple[int, Sequence[Verdict]]:
+        """See `Decider`."""
+        return len(events) - start, ()
 
     def on_timer(
         self, rule: str, slot: int, key: Any, *, due_ns: int, missed: int

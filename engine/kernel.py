@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from headrace.engine import record as r
 from headrace.engine.decider import Decider, Verdict
+from headrace.engine.emission import Checked
 from headrace.engine.state import HOPS_MAX, EngineState
 from headrace.engine.verdicts import decide
 
@@ -79,17 +80,24 @@ class Kernel:
         verdicts = state.apply(self.sequence, record)
         return self._decided(record, verdicts) if verdicts else [record]
 
-    def submit_plain(self, event: r.EventStored) -> list[r.Record] | None:
-        """As `submit`, for an event from outside of which only subject and data are known.
+    def submit_plain(
+        self, at_ns: int, events: Sequence[Checked], start: int
+    ) -> tuple[int, list[r.Record] | None]:
+        """As `submit`, for events from outside of which only subject and data are known.
 
-        Returns ``None`` if it leads to nothing, as most do, and is a unit alone.
+        Takes *events* from *start* on, up to and with the first that leads to something: returns
+        how many these are, and the unit of that one.  Most lead to nothing, and each of those is
+        a unit alone.
         """
         state = self.state
-        self.sequence = sequence = self.sequence + 1
-        state.at_ns = event.at_ns
-        state.events += 1
-        verdicts = state.decider.on_event(sequence, event)
-        return self._decided(event, verdicts) if verdicts else None
+        state.at_ns = at_ns
+        count, verdicts = state.decider.on_plain(self.sequence + 1, at_ns, events, start)
+        self.sequence += count
+        state.events += count
+        if not verdicts:
+            return count, None
+        subject, data, _ = events[start + count - 1]
+        return count, self._decided(r.EventStored(at_ns, subject, data), verdicts)
 
     def _decided(self, record: r.Input, verdicts: Sequence[Verdict | r.Decision]) -> list[r.Record]:
         state = self.state

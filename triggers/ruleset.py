@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from headrace.engine.decider import Policy, Queue, RunMode, Verdict, Watched
+from headrace.engine.emission import Checked
 from headrace.engine.event import Event
 from headrace.engine.record import EventStored, RuleMismatch
 from headrace.engine.subject import is_reserved, matches
@@ -210,6 +211,50 @@ class RuleSet:
         if automaton.joins:
             automaton.flush(out)
         return out
+
+    def on_plain(
+        self, sequence: int, at_ns: int, events: Sequence[Checked], start: int
+    ) -> tuple[int, Sequence[Verdict]]:
+        """See `Decider`."""
+        last: str | None = None
+        entry: Entry | None = None
+        ahead = sequence - start
+        for place in range(start, len(events)):
+            subject, raw, _ = events[place]
+            if subject != last:
+                last, entry = subject, self._lone_filter(subject)
+            if entry is None:
+                verdicts = self.on_event(ahead + place, EventStored(at_ns, subject, raw))
+                if verdicts:
+                    return place - start + 1, verdicts
+                continue
+            # `on_event` written out for a rule of one condition: it turns down most events.
+            try:
+                data = entry.decode(raw)
+            except Exception as error:  # noqa: BLE001 (a type's __post_init__ is user code: law L4)
+                amiss = RuleMismatch(entry.owner.name, ahead + place, last_line(error))
+                return place - start + 1, (amiss,)
+            seen = Event(ahead + place, subject, data, at_ns)
+            try:
+                passes = entry.filter(seen)  # type: ignore[misc]
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 (user code: law L4)
+                return place - start + 1, (entry.error_of(seen, "where", error),)
+            if passes:
+                out: list[Verdict] = []
+                entry.hand_on(None, seen, EventStored(at_ns, subject, raw), out)
+                if out:
+                    return place - start + 1, out
+        return len(events) - start, ()
+
+    def _lone_filter(self, subject: str) -> Entry | None:
+        """Return the one entry that takes *subject*, if all it has before it is a condition."""
+        entries = self._index.lookup(subject)
+        if len(entries) != 1 or entries[0].filter is None:
+            return None
+        owner = entries[0].owner
+        return entries[0] if owner.active and not owner.joins else None
 
     def _on_several(
         self, entries: Sequence[Entry], sequence: int, event: EventStored
