@@ -40,6 +40,10 @@ class Thread(threading.Thread):
         self.jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self.start()
 
+    def do(self, job: Callable[[], None]) -> None:
+        """Let it do *job*, after those that it was given before."""
+        self.jobs.put(job)
+
     def run(self) -> None:
         """Do jobs until there is none but ``None``."""
         while (job := self.jobs.get()) is not None:
@@ -91,7 +95,7 @@ class Threads:
             self._note_end(thread, borrower)
             ended.set()
 
-        thread.jobs.put(job)
+        thread.do(job)
         try:
             await ended.wait()
         except anyio.get_cancelled_exc_class():

@@ -1,6 +1,6 @@
-"""What users need to test their rules: `firings`, and `VirtualClock` for whole apps.
+"""`firings`: what a pattern makes of a timeline.
 
-`firings` says in one line when a pattern fires on a timeline, with no engine, no log and
+It says in one line when a pattern fires on a timeline, with no engine, no log and
 no event loop, by the very code that runs live:
 
     def test_three_hot_readings_within_a_minute_fire() -> None:
@@ -9,7 +9,7 @@ no event loop, by the very code that runs live:
 
         assert [fired.at for fired in firings(hot, timeline)] == [59]
 
-An app as a whole is tested with ``app.open(MemoryLog(), clock=VirtualClock())``.
+An app as a whole is tested in virtual time: see `headrace.testing.virtual`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar
 
-from headrace.engine.clock import VirtualClock, seconds_to_ns
+from headrace.engine.clock import seconds_to_ns
 from headrace.engine.event import Event, Firing
 from headrace.engine.firings import firing_of
 from headrace.engine.kernel import Kernel
@@ -32,11 +32,12 @@ from headrace.engine.record import (
     RuleMismatch,
     TimerFired,
 )
+from headrace.testing.timeline import Moment
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.reach import check_whole_pattern
 from headrace.triggers.ruleset import Rule, RuleSet
 
-__all__ = ["RuleWarning", "VirtualClock", "firings"]
+__all__ = ["RuleWarning", "firings"]
 
 T = TypeVar("T")
 
@@ -50,11 +51,11 @@ class RuleWarning(UserWarning):
 
 def firings(
     pattern: Pattern[T],
-    timeline: Iterable[tuple[float, str, Any]],
+    timeline: Iterable[tuple[float, str, Any] | Moment],
     *,
     until: float | None = None,
 ) -> list[Firing[T]]:
-    """Return what *pattern* makes of *timeline*, which is ``(seconds, subject, data)``.
+    """Return what *pattern* makes of *timeline*: of ``(seconds, subject, data)``, or a `Timeline`.
 
     They are the firings that a rule's action gets: ``.at`` in seconds, ``.key``, ``.events``
     (each with ``.t``, ``.subject``, ``.data``), ``.steps``, ``.reason``, ``.value``.
@@ -68,9 +69,10 @@ def firings(
         EventRefused: data cannot be stored.
     """
     trial: _Trial[T] = _Trial(pattern)
-    for t, subject, data in timeline:
-        trial.advance(t)
-        trial.take(t, subject, data)
+    for happens in timeline:
+        moment = happens if isinstance(happens, Moment) else Moment(*happens)
+        trial.advance(moment.t)
+        trial.take(moment)
     if until is not None:
         trial.advance(until)
     return trial.fired
@@ -101,10 +103,16 @@ class _Trial(Generic[T]):
             assert due is not None, first
             self._submit(due)
 
-    def take(self, t: float, subject: str, data: Any) -> None:
+    def take(self, moment: Moment) -> None:
         """Let an event happen."""
-        event = EventStored(seconds_to_ns(t), subject, encode_event(data, subject))
-        self._events[self._kernel.sequence + 1] = t, event
+        event = EventStored(
+            seconds_to_ns(moment.t),
+            moment.subject,
+            encode_event(moment.data, moment.subject),
+            key=moment.key,
+            time_ns=None if moment.time is None else seconds_to_ns(moment.time),
+        )
+        self._events[self._kernel.sequence + 1] = moment.t, event
         self._submit(event)
 
     def _submit(self, record: EngineStarted | EventStored | TimerFired) -> None:
