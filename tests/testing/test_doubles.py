@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import anyio
 import pytest
 
@@ -83,16 +86,14 @@ async def test_a_task_fails_as_often_as_is_said(in_thread: bool) -> None:
     app, paged = App("t"), list[str]()
     retry = Retry(attempts=3, wait_first=600, wait_max=9999, jitter=0, on=OSError)
 
-    if in_thread:
+    def page_in_thread(who: str) -> None:
+        paged.append(who)
 
-        @app.task(retry=retry, name="page")
-        def page(who: str) -> None:
-            paged.append(who)
-    else:
+    async def page_on_loop(who: str) -> None:
+        paged.append(who)
 
-        @app.task(retry=retry, name="page")
-        async def page(who: str) -> None:
-            paged.append(who)
+    page: Callable[[str], Any] = page_in_thread if in_thread else page_on_loop
+    app.task(retry=retry, name="page")(page)
 
     @app.rule(on("go"))
     async def tell(run: Run) -> None:

@@ -180,7 +180,7 @@ def test_a_failing_assertion_shows_the_story(ran: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("conftest", "line"),
     [
-        ("", "*engine: expected a fixture `headrace_app` that returns your headrace.App, found none*"),
+        ("", "*engine: expected a fixture `headrace_app` that returns your headrace.App, found*"),
         (
             "import pytest\n@pytest.fixture\ndef headrace_app():\n    return 'mill'",
             "*engine: expected a fixture `headrace_app` that returns a headrace.App, found 'mill'*",

@@ -39,6 +39,10 @@ class AdvancingClock(Protocol):
         """Let *seconds* pass."""
         ...
 
+    def wall_ns(self) -> int:
+        """Nanoseconds since the epoch."""
+        ...
+
 
 class Timeline:
     """Events in the order of their times, however they were added.
@@ -149,18 +153,19 @@ class Timeline:
     async def play(self, engine: Engine, clock: AdvancingClock) -> None:
         """Emit the events into *engine*, each at its time; *clock* is the engine's.
 
-        Time that has to pass before an event passes, with all that is due in it.  Return when
-        the last one is stored, and before time goes on.
+        Time that has to pass before an event passes, with all that is due in it.  Events that
+        have a time of their own get it relative to now.  Returns when the last one is stored,
+        before time goes on.
 
         Raises:
             As `Engine.emit`.
         """
-        passed = 0.0
+        passed, begun_s = 0.0, clock.wall_ns() / NS
         for moment in self:
             if moment.t > passed:
                 await clock.advance(moment.t - passed)
                 passed = moment.t
-            time = None if moment.time is None else self.begins_at + moment.time
+            time = None if moment.time is None else begun_s + moment.time
             event = Emission(moment.subject, moment.data, time=time, key=moment.key)
             await engine.emit_many([event])
 
