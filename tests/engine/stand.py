@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +11,7 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from headrace import App, DurabilityLost, Engine, Firing, LogFull, MemoryLog
+from headrace import App, Engine, Firing, MemoryLog
 from headrace.engine.clock import VirtualClock, seconds_to_ns
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import PROBE_S
@@ -19,6 +19,7 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.record import Record, RuleFired, decode, is_decision
 from headrace.engine.restore import new_kernel
+from headrace.testing import logs
 from headrace.triggers.ruleset import RuleSet
 
 R = TypeVar("R", bound=Record)
@@ -62,93 +63,10 @@ class StepClock(VirtualClock):
         self._now_ns += seconds_to_ns(seconds)
 
 
-class GatedLog(MemoryLog):
-    """A log whose disk is slow: while `hold` is set, commits wait for `release`."""
-
-    hold = False
-    _due = False
-
-    def commit(self) -> None:
-        """See `MemoryLog`."""
-        if self.hold:
-            self._due = True
-        else:
-            super().commit()
-
-    def release(self) -> None:
-        """Commit what waits, and hold nothing any more."""
-        self.hold = False
-        if self._due and self._notify is not None:
-            self._due = False
-            super().commit()
-
-    def close(self) -> None:
-        """See `MemoryLog`: a disk that is slow still writes."""
-        self.hold = False
-        super().close()
-
-
-class FailingLog(MemoryLog):
-    """A log whose disk dies: from commit number *fail_at* on, nothing is durable."""
-
-    def __init__(self, fail_at: int = 0) -> None:
-        """Fail at commit *fail_at*, from 1; 0: when `die` is called."""
-        super().__init__()
-        self.fail_at = fail_at
-        self.commits = 0
-
-    def commit(self) -> None:
-        """See `MemoryLog`."""
-        if self._committed < len(self._records):
-            self.commits += 1
-            if self.commits == self.fail_at:
-                self.die()
-        super().commit()
-
-    def die(self) -> None:
-        """Lose the disk."""
-        if self.failure is None:
-            self.failure = DurabilityLost("fdatasync: the disk of the test has died")
-            self._check_open()()
-
-
-class FullLog(MemoryLog):
-    """A log whose disk is full from commit number *full_at* on, until there is `room`."""
-
-    def __init__(self, full_at: int = 0) -> None:
-        """Be full at commit *full_at*, from 1; 0: when `fill` is called."""
-        super().__init__()
-        self.full_at = full_at
-        self.full_at_append = False
-        self.commits = 0
-        self.probes = 0
-        self.room = False
-
-    def commit(self) -> None:
-        """See `MemoryLog`."""
-        if self._committed < len(self._records):
-            self.commits += 1
-            if self.commits == self.full_at:
-                self.fill()
-        super().commit()
-
-    def fill(self) -> None:
-        """Have no room any more."""
-        if self.failure is None:
-            self.failure = LogFull("the disk of the test is full")
-            self._check_open()()
-
-    def append(self, unit: Sequence[bytes]) -> None:
-        """See `MemoryLog`: whoever appends may be the first to learn of it."""
-        if self.full_at_append and self.failure is None:
-            self.full_at_append = False
-            self.failure = LogFull("the disk of the test is full")
-        super().append(unit)
-
-    def resume(self) -> bool:
-        """See `MemoryLog`."""
-        self.probes += 1
-        return self.room and super().resume()
+# Logs that misbehave are what users have, too.
+GatedLog = logs.SlowLog
+FailingLog = logs.FailingLog
+FullLog = logs.FullLog
 
 
 async def fill_disk(engine: Engine, log: FullLog) -> None:

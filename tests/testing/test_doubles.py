@@ -32,6 +32,12 @@ async def test_a_slow_log_may_be_slow_in_real_time_too() -> None:
         assert await engine.emit("go") > 0
 
 
+def test_a_log_cannot_be_faster_than_at_once() -> None:
+    """A mistake is found where it is written."""
+    with pytest.raises(ValueError, match=r"expected delay_s from 0, found -0\.1"):
+        SlowLog(delay_s=-0.1)
+
+
 async def test_a_log_that_is_held_writes_nothing_until_it_is_let_go() -> None:
     """A test chooses the moment at which a commit is there."""
     log, stored = SlowLog(), list[int]()

@@ -19,9 +19,11 @@ class SlowLog(MemoryLog):
     In virtual time too.  While `hold` is set, commits wait for `release`.
     """
 
-    def __init__(self, delay_s: float = 0.0) -> None:
+    def __init__(self, log_id: bytes | None = None, *, delay_s: float = 0.0) -> None:
         """Take *delay_s* seconds for a commit."""
-        super().__init__()
+        super().__init__(log_id)
+        if not delay_s >= 0:
+            raise ValueError(f"SlowLog: expected delay_s from 0, found {delay_s!r}")
         self.delay_s = delay_s
         self.hold = False
         self._is_due = False
