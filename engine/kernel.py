@@ -176,7 +176,7 @@ class Kernel:
 
     def fold_all(self, first: int, records: Iterable[r.Record]) -> None:
         """As `fold` of each of *records*, the first of which is at *first*."""
-        state, fold = self.state, self.fold
+        state, fold, on_event = self.state, self.fold, self.state.decider.on_event
         timers, event = state.timers, r.EventStored
         for sequence, record in enumerate(records, first):
             if (
@@ -187,11 +187,15 @@ class Kernel:
             ):
                 fold(sequence, record)
                 continue
-            # An event behind a unit that is complete: `fold` written out, as most are.
+            # An event behind a unit that is complete, as most are: `fold` and `apply` written out.
             assert sequence == self.sequence + 1, (sequence, self.sequence)
             self.sequence = sequence
             self._input = record
-            if verdicts := state.apply(sequence, record):
+            state.at_ns = record.at_ns
+            state.events += 1
+            if record.run or record.hops or record.source or record.id is not None or record.offer:
+                state.note_origin(sequence, record)
+            if verdicts := on_event(sequence, record):
                 self._expected = list(verdicts)
 
     def _note_changed(self, sequence: int, rules: dict[str, str]) -> None:

@@ -82,11 +82,12 @@ class EngineState(RuleState):
         if type(record) is r.EventStored:  # by far the most frequent
             self.events += 1
             if record.run or record.hops or record.source or record.id is not None or record.offer:
-                self._note_origin(sequence, record)
+                self.note_origin(sequence, record)
             return self.decider.on_event(sequence, record)
         return _INPUTS[type(record)](self, sequence, record)
 
-    def _note_origin(self, sequence: int, event: r.EventStored) -> None:
+    def note_origin(self, sequence: int, event: r.EventStored) -> None:
+        """Note where an event comes from, if it says so."""
         if event.position is not None:
             self.cursors[event.source] = event.position
         if event.id is not None:
