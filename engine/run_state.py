@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
 from headrace.engine.record import Details, Met, StepKind, StepRequested
+
+if TYPE_CHECKING:
+    import hashlib
 
 RETRY: Final = 0
 """The key of a run's retry timer; that of a call that waits is its ordinal, from 1."""
@@ -207,9 +212,14 @@ def oldest_needed(run: RunState) -> int:
 
 def digest_of(raw: bytes | Raw) -> bytes:
     """Return 8 bytes that stand for *raw* when a resumed run asks again."""
+    return _hash_function()(raw, digest_size=8).digest()
+
+
+@cache
+def _hash_function() -> Callable[..., hashlib._Hash]:
     from hashlib import blake2b  # a tenth of what importing the engine costs
 
-    return blake2b(raw, digest_size=8).digest()
+    return blake2b
 
 
 def with_key(args: bytes | Raw, key: str | None) -> bytes | Raw:
