@@ -7,7 +7,7 @@ full and goes on does so with another core.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import takewhile
 from operator import itemgetter
 from typing import Final, Literal
@@ -28,6 +28,7 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.launching import Results
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payer import Payer
+from headrace.engine.projected import is_projection
 from headrace.engine.record import (
     CancelRequested,
     CrashesCounted,
@@ -165,30 +166,38 @@ class Core:
         kernel, pipeline, settings = self.kernel, self.pipeline, self._settings
         crashes_max = settings.crash_attempts_max
         on_trial = 0
-        if self.is_first and crashes_max and has_killed(kernel):
-            on_trial = kernel.state.crashes.trial
-            pipeline.put(CrashesCounted(at_ns))
-        for record in start_records(
-            kernel,
-            pipeline.log,
-            at_ns=at_ns,
-            version=settings.version,
-            clock=settings.clock_kind,
-            dedupe_window_ns=settings.dedupe_window_ns,
-            versions=versions_in_force(settings.specs),
-        ):
-            pipeline.put(record)
+        with kernel.tapped() as tap:
+            if self.is_first and crashes_max and has_killed(kernel):
+                on_trial = kernel.state.crashes.trial
+                pipeline.put(CrashesCounted(at_ns))
+            # Of projections before the start, which lets them see the log once more.
+            self._record_divergences(filter(is_projection, kernel.diverged), at_ns)
+            for record in start_records(
+                kernel,
+                pipeline.log,
+                at_ns=at_ns,
+                version=settings.version,
+                clock=settings.clock_kind,
+                dedupe_window_ns=settings.dedupe_window_ns,
+                versions=versions_in_force(settings.specs),
+            ):
+                # Events that were owed may have been stored since rules saw the log.
+                for warm_up in kernel.state.prepared.values():
+                    warm_up.feed(tap)
+                tap.clear()
+                pipeline.put(record)
         at_ns = pipeline.tick()
         if (killer := failure_of_killer(kernel, on_trial, crashes_max, at_ns)) is not None:
             self.runner.end_killer(killer)
-        for rule in list(kernel.diverged):
-            divergence = kernel.diverged.pop(rule)
-            pipeline.put(
-                RuleDiverged(
-                    at_ns, rule, divergence.sequence, divergence.recorded, divergence.derived
-                )
-            )
+        self._record_divergences(kernel.diverged, at_ns)
         self.runner.resume()
+
+    def _record_divergences(self, rules: Iterable[str], at_ns: int) -> None:
+        for rule in list(rules):
+            found = self.kernel.diverged.pop(rule)
+            self.pipeline.put(
+                RuleDiverged(at_ns, rule, found.sequence, found.recorded, found.derived)
+            )
 
     async def work(self) -> None:
         """Execute runs and fire timers; return after `end`, when no task's code executes."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from headrace.engine.emission import Checked
 from headrace.engine.event import Event
+from headrace.engine.projected import Folded
 from headrace.engine.record import (
     Details,
     EventStored,
@@ -185,6 +186,18 @@ class Decider(Protocol):
         """Return *event* with the type that *rule* reads it as; ``None`` if it fits none."""
         ...
 
+    def projection(self, which: Any) -> str:
+        """Return what the log calls a projection, which is given as its function or its name.
+
+        Raises:
+            TypeError, RuleNotFound: it is none.
+        """
+        ...
+
+    def folded(self, rule: str) -> Folded[Any]:
+        """Return what a projection, as the log calls it, has made of the events."""
+        ...
+
     def counters(self) -> dict[str, dict[str, int]]:
         """Return what each rule has counted without recording it (``keys``, ``unkeyed`` …)."""
         ...
@@ -284,6 +297,14 @@ class NoRules:
     def view(self, rule: str, sequence: int, event: EventStored) -> Event[Any] | None:
         """See `Decider`."""
         return None
+
+    def projection(self, which: Any) -> str:
+        """See `Decider`."""
+        raise TypeError(f"no projection is known here: {which!r}")
+
+    def folded(self, rule: str) -> Folded[Any]:
+        """See `Decider`."""
+        raise KeyError(rule)
 
     def counters(self) -> dict[str, dict[str, int]]:
         """See `Decider`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any, Concatenate, Final, Literal, ParamSpec, overload
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, overload
 
 from msgspec import Raw
 from msgspec.structs import replace
@@ -22,6 +22,7 @@ from headrace.engine.errors import BlobUnusable, EngineClosed, LogFull, RunNotFo
 from headrace.engine.launching import Launcher, checked_key, launch_outside, result_of
 from headrace.engine.life import NOT_OPEN, Life
 from headrace.engine.payload import check_text
+from headrace.engine.projected import View, own_name
 from headrace.engine.redriving import is_at_hand, redrive_of, run_from_log
 from headrace.engine.run import Run
 from headrace.engine.runs import RunView
@@ -29,6 +30,7 @@ from headrace.engine.views import StateView, runs_of, state_of
 from headrace.engine.waiting import encoded_signal, signal_of
 
 P = ParamSpec("P")
+S = TypeVar("S")
 
 REASON_CHARS_MAX: Final = 1000
 
@@ -390,6 +392,27 @@ class Engine(Life):
         """Return the engine's state in numbers."""
         is_ready = self._is_open and not self._is_stopping
         return state_of(self.kernel, ready=is_ready and self._core.pipeline.failure is None)
+
+    @overload
+    def view(self, projection: str) -> View[Any]: ...
+    @overload
+    def view(self, projection: Callable[[Any, Any], S | None]) -> View[S]: ...
+    def view(self, projection: Any) -> View[Any]:
+        """Return the state of a projection by key: its function, or its name, says which.
+
+        A mapping to read, which shows the state as it is whenever it is asked; as `state`, it
+        may be ahead of what is durable by what is being committed.  See `View`.
+
+        Raises:
+            TypeError, RuleNotFound: the app has no such projection; says which it has.
+            EngineClosed: the engine was never open.
+        """
+        rule = self.kernel.state.decider.projection(projection)
+        return View(
+            own_name(rule),
+            lambda: self.kernel.state.decider.folded(rule),
+            lambda: self.kernel.state.seen_from.get(rule, 1),
+        )
 
     def cursor(self, source: str) -> int | None:
         """Return the position after the last event stored from *source*; ``None``: none."""

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from headrace.engine.errors import RuleNotFound
 from headrace.engine.payload import check_text
+from headrace.engine.projected import is_projection
 from headrace.engine.record import AlarmAcknowledged, RulePaused
 from headrace.engine.rule_state import RuleState
 
@@ -27,9 +28,10 @@ def check_in_force(state: RuleState, rule: str) -> None:
     Raises:
         RuleNotFound: it is not; says which are.
     """
-    if rule not in state.rules:
+    if rule not in state.rules or is_projection(rule):
+        rules = [name for name in state.rules if not is_projection(name)]
         raise RuleNotFound(
-            f"expected a rule that is in force, found {rule!r}; there {_named(list(state.rules))}"
+            f"expected a rule that is in force, found {rule!r}; there {_named(rules)}"
         )
 
 

@@ -68,6 +68,8 @@ class RuleState:
         self.alarms = Alarms()
         self.listed = r.RulesListed(0, {})
         """What was listed ahead of the next start."""
+        self.seen_from: dict[str, int] = {}
+        """Of rules that did not begin empty, the first record that they saw, if it is not 1."""
         self.read_back: ReadBack | None = None
         """How to read the log once more, for a rule that does not begin empty."""
         self.prepared: dict[str, WarmUp] = {}
@@ -93,7 +95,8 @@ class RuleState:
             self.paused.discard(rule)
         # Sorted, since the log does not keep their order, and activation arms timers.
         for rule, fingerprint in sorted(rules.items()):
-            if self.rules.get(rule) != fingerprint:
+            # One that is as it was sees the log once more after it has diverged.
+            if self.rules.get(rule) != fingerprint or rule in warm:
                 self._set_rule(sequence, rule, fingerprint, warm=warm.get(rule, 0))
             self.stats.setdefault(rule, RuleStats())
         self.rules = rules
@@ -106,6 +109,7 @@ class RuleState:
             self.active.discard(rule)
             self.decider.deactivate(rule)
         self.alarms.end_rule(rule)
+        self.seen_from.pop(rule, None)
         if fingerprint is None or self.declared.get(rule) != fingerprint:
             return
         self.active.add(rule)
@@ -117,6 +121,8 @@ class RuleState:
             else:
                 prepared.advance(self.at_ns)
                 prepared.hand_over(self.decider, self.timers)
+                if warm > 1:
+                    self.seen_from[rule] = warm
                 for key, (since_ns, count) in prepared.standing.items():
                     self.alarms.put(Alarm(rule, key, sequence, since_ns, count))
 
@@ -287,6 +293,7 @@ class RuleState:
             "paused": sorted(self.paused),
             "history": [self.history, self.history_from],
             "listed": [sorted(self.listed.rules.items()), sorted(self.listed.warm.items())],
+            "seen_from": sorted(self.seen_from.items()),
             "stats": self.stats,
             "alarms": self.alarms.dump(),
             "automata": self.decider.dump(),

@@ -62,6 +62,7 @@ class Header(Struct):
     breakers: list[Any] | None = None
     crashes: list[int] | None = None
     versions: dict[str, str] = {}
+    seen_from: dict[str, int] = {}
 
 
 class Snapshot:
@@ -195,6 +196,7 @@ def _header(kernel: Kernel, automata: dict[str, dict[str, int]]) -> Header:
         breakers=state.breakers.dump(),
         crashes=state.crashes.dump(),
         versions=state.runs.versions,
+        seen_from=state.seen_from,
     )
 
 
@@ -265,6 +267,7 @@ def _load_header(kernel: Kernel, header: Header) -> None:
     state.rules = header.rules
     state.stats = header.stats
     state.paused.update(header.paused)
+    state.seen_from.update(header.seen_from)
     state.history = header.history
     state.history_from = header.history_from
     state.lifecycle.stored = header.lifecycle_stored

@@ -8,6 +8,7 @@ from headrace.engine.crashes import suspects
 from headrace.engine.errors import LogMismatch
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.projected import is_projection
 from headrace.engine.record import EngineStarted, RulesListed, RunFailed, TasksListed
 from headrace.engine.restore import first_sequence, read_back
 from headrace.engine.warm import WarmUp
@@ -36,7 +37,13 @@ def prepare_rules(kernel: Kernel, log: EventLog) -> None:
     Blocks for as long as reading the log takes: for a worker thread.
     """
     state = kernel.state
-    rules = [rule for rule in state.decider.warm() if state.rules.get(rule) != state.declared[rule]]
+    rules = [
+        rule
+        for rule in state.decider.warm()
+        if state.rules.get(rule) != state.declared[rule]
+        # A rule begins anew after a divergence; a projection is what the log makes it.
+        or (rule in kernel.diverged and is_projection(rule))
+    ]
     first = first_sequence(log) if rules else 1
     for rule in sorted(rules):
         if first <= kernel.sequence:

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from headrace.engine.breakers import BreakerView
 from headrace.engine.kernel import Kernel
+from headrace.engine.projected import is_projection, own_name
 from headrace.engine.rule_state import RuleStats
 from headrace.engine.runs import Progress, RunView, view_of
 from headrace.engine.state import EngineState
@@ -41,6 +42,22 @@ class RuleView(Struct, frozen=True):
     """What throttle, rate_limit and dedupe have dropped since it was activated."""
 
 
+class ProjectionView(Struct, frozen=True):
+    """A projection and what became of its events so far."""
+
+    name: str
+    active: bool
+    """Whether it takes events: declared, and the same as recorded."""
+    keys: int
+    """Keys with state."""
+    since: int
+    """The first record that it has seen; more than 1: what came before was not kept."""
+    mismatched: int
+    errors: int
+    evicted: int
+    unkeyed: int
+
+
 class StateView(Struct, frozen=True):
     """The engine's state in numbers."""
 
@@ -67,15 +84,16 @@ class StateView(Struct, frozen=True):
     """How many stand."""
     breakers: list[BreakerView] = []
     """The circuits of tasks that are not closed."""
+    projections: list[ProjectionView] = []
 
 
 def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
     """Return the state of *kernel* in numbers, and that its engine is *ready*."""
     state = kernel.state
     counters = state.decider.counters()
+    names = sorted({*state.stats, *state.declared})
     rules = [
-        _rule_of(state, name, counters.get(name, {}))
-        for name in sorted({*state.stats, *state.declared})
+        _rule_of(state, name, counters.get(name, {})) for name in names if not is_projection(name)
     ]
     ended: dict[str, int] = {}
     for by_status in state.runs.counts.values():
@@ -98,6 +116,21 @@ def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
         ready,
         len(state.alarms),
         list(state.breakers.moved.values()),
+        [_projection_of(state, n, counters.get(n, {})) for n in names if is_projection(n)],
+    )
+
+
+def _projection_of(state: EngineState, name: str, counted: dict[str, int]) -> ProjectionView:
+    stats = state.stats.get(name) or RuleStats()
+    return ProjectionView(
+        own_name(name),
+        name in state.active,
+        counted.get("keys", 0),
+        state.seen_from.get(name, 1),
+        stats.mismatched,
+        stats.errors,
+        stats.evicted,
+        counted.get("unkeyed", 0),
     )
 
 

@@ -260,6 +260,7 @@ _STAGES: Final[dict[type[n.Node], tuple[str, str]]] = {
     n.CrossesNode: ("level", "Crosses"),
     n.DebounceNode: ("pace", "Debounce"),
     n.DedupeNode: ("dedupe", "Dedupe"),
+    n.FoldNode: ("fold", "Fold"),
     n.HoldNode: ("level", "Hold"),
     n.RateLimitNode: ("rate_limit", "RateLimit"),
     n.SilentNode: ("silent", "Silent"),

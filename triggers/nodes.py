@@ -104,6 +104,27 @@ class KeyNode(Operator, frozen=True):
         return [*self.source.parts(), "key", self.key, *changed((self.keys_max, KEYS_MAX))]
 
 
+class FoldNode(Operator, frozen=True):
+    """*source* folded into the state of a projection."""
+
+    function: Callable[[Any, Any], Any]
+    initial: bytes | None
+    """What a key begins with, encoded; ``None``: with ``None``."""
+    type: Any
+    """Of the state."""
+    forgets: bool
+    """Whether the function may return ``None``, and a key has no state then."""
+
+    def text(self) -> str:
+        """See `Node`."""
+        return self.source.text()
+
+    def parts(self) -> list[object]:
+        """See `Node`."""
+        shape = _shape_of(self.type)
+        return [*self.source.parts(), "fold", self.function, self.initial, shape, self.forgets]
+
+
 class CountNode(Operator, frozen=True):
     """*n* of *source* within a sliding window."""
 

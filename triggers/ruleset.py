@@ -14,7 +14,9 @@ from msgspec.structs import replace
 
 from headrace.engine.decider import Policy, Queue, RunMode, Verdict, Watched
 from headrace.engine.emission import Checked
+from headrace.engine.errors import RuleNotFound
 from headrace.engine.event import Event
+from headrace.engine.projected import Folded, is_projection, own_name, recorded_name
 from headrace.engine.record import EventStored, RuleMismatch
 from headrace.engine.subject import is_reserved, matches
 from headrace.engine.subject_index import SubjectIndex
@@ -23,6 +25,7 @@ from headrace.engine.timers import Timers
 from headrace.triggers.automaton import Automaton
 from headrace.triggers.entry import Entry
 from headrace.triggers.hit import last_line
+from headrace.triggers.nodes import FoldNode
 from headrace.triggers.pattern import Pattern, pattern_in
 from headrace.triggers.stage import Moments
 
@@ -102,7 +105,8 @@ class RuleSet:
             rule.pattern.node,
             rule.policy(),
             self._timers,
-            remember=self._remember,
+            # What a projection makes of an event is all that anybody wants of it.
+            remember=_forget if is_projection(rule.name) else self._remember,
             make_event=self._seen,
             moments=self._moments,
         )
@@ -351,6 +355,31 @@ class RuleSet:
         """See `Decider`."""
         self._automata[rule].stages[stage].load(entries)
 
+    # ------------------------------------------------------------ projections
+
+    def projection(self, which: Any) -> str:
+        """See `Decider`."""
+        own = [rule for rule in self._rules.values() if is_projection(rule.name)]
+        for rule in own:
+            node = rule.pattern.node
+            assert isinstance(node, FoldNode), node
+            if node.function is which or recorded_name(str(which)) == rule.name:
+                return rule.name
+        known = ", ".join(own_name(rule.name) for rule in own) or "none"
+        if isinstance(which, str):
+            raise RuleNotFound(f"expected a projection of the app ({known}), found {which!r}")
+        found = getattr(which, "__qualname__", repr(which))
+        raise TypeError(
+            f"expected a projection of the app ({known}), found {found}; declare it with "
+            f"@app.projection"
+        )
+
+    def folded(self, rule: str) -> Folded[Any]:
+        """See `Decider`."""
+        (stage,) = self._automata[rule].stages
+        assert isinstance(stage, Folded), stage
+        return stage
+
     # ------------------------------------------------------------ events of firings
 
     def _remember(self, sequence: int, event: EventStored) -> None:
@@ -394,3 +423,7 @@ class RuleSet:
                 return seen
             fallback = fallback or seen
         return fallback
+
+
+def _forget(sequence: int, event: EventStored) -> None:
+    """Keep nothing of an event."""

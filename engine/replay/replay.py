@@ -16,6 +16,7 @@ from headrace.engine import record as r
 from headrace.engine.decider import Decider
 from headrace.engine.errors import LogCorrupt
 from headrace.engine.kernel import Divergence, Kernel
+from headrace.engine.projected import is_projection
 from headrace.engine.replay.stretch import UNREADABLE, Stretch
 
 SHOWN_MAX: Final = 1000
@@ -97,7 +98,8 @@ def replay(stretch: Stretch, decider: Decider) -> Replayed:
     found.firings = _fired(kernel) - fired_before
     found.changed = changes.found
     in_force = kernel.state.rules
-    found.unrecorded = sorted(set(decider.fingerprints()) - set(in_force)) if in_force else []
+    rules = {rule for rule in decider.fingerprints() if not is_projection(rule)}
+    found.unrecorded = sorted(rules - set(in_force)) if in_force else []
     found.unknown = kernel.unknown
     found.digest = digest_of(kernel)
     return found
@@ -148,6 +150,8 @@ class _Changes:
     def note(self, sequence: int, rules: dict[str, str]) -> None:
         """Look at what is in force from *sequence* on."""
         for rule, fingerprint in rules.items():
+            if is_projection(rule):
+                continue  # it decides nothing
             today = self._declared.get(rule)
             if fingerprint not in (today, self._rules.get(rule)) and len(self.found) < SHOWN_MAX:
                 self.found.append(Changed(sequence, rule, today is not None))

@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from headrace.engine.failure import Failure
     from headrace.engine.limits import Breaker, Rate
     from headrace.engine.log import FileLog, MemoryLog
+    from headrace.engine.projected import View
     from headrace.engine.resources import Resource
     from headrace.engine.retry import Retry
     from headrace.engine.run import Run
@@ -123,6 +124,7 @@ __all__ = [
     "TaskCancelled",
     "TaskFailed",
     "TypeChanged",
+    "View",
     "WaitsForItself",
     "WorkerDied",
     "WorkerNotStarted",
@@ -192,6 +194,7 @@ _HOMES = {
     "TaskCancelled": "headrace.engine.errors",
     "TaskFailed": "headrace.engine.errors",
     "TypeChanged": "headrace.engine.errors",
+    "View": "headrace.engine.projected",
     "WaitsForItself": "headrace.engine.errors",
     "WorkerDied": "headrace.engine.errors",
     "WorkerNotStarted": "headrace.engine.errors",

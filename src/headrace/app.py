@@ -26,6 +26,7 @@ from headrace.engine.defaults import (
 from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.retry import seconds_of
 from headrace.engine.task import TaskSpec
+from headrace.projecting import Projections
 from headrace.tasks import Tasks, check_name, name_of, spec_of
 from headrace.triggers.checks import Seconds, duration_ns
 from headrace.triggers.modes import OnMissed
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class App(Tasks):
+class App(Tasks, Projections):
     """A set of declarations under a name."""
 
     def __init__(self, name: str) -> None:
@@ -57,7 +58,8 @@ class App(Tasks):
             ValueError: *name* is not 1 to 64 letters, digits, ``_`` and ``-``.
         """
         check_name("App", name)
-        super().__init__()
+        Tasks.__init__(self)
+        Projections.__init__(self)
         self.name = name
         self.rules: dict[str, Rule] = {}
         """Rules by name, in the order of their declaration."""
@@ -281,8 +283,8 @@ class App(Tasks):
     # ------------------------------------------------------------ running
 
     def decider(self) -> RuleSet:
-        """Return the rules as the engine and a replay use them: new, with no state."""
-        return RuleSet(list(self.rules.values()))
+        """Return rules and projections as an engine and a replay use them: with no state yet."""
+        return RuleSet([*self.rules.values(), *self.projections.values()])
 
     def open(
         self,
@@ -347,7 +349,7 @@ class App(Tasks):
         from headrace.engine.engine import Engine
         from headrace.engine.resources import OpenResources
 
-        rules = list(self.rules.values())
+        rules = [*self.rules.values(), *self.projections.values()]
         engine = Engine(
             lambda: RuleSet(rules),
             {**self.older, **self.tasks},

@@ -22,6 +22,7 @@ from headrace import (
     Resource,
     Retry,
     Run,
+    View,
     absent,
     all_of,
     any_of,
@@ -268,6 +269,30 @@ async def cool_down(run: Run, firing: Firing[Reading]) -> None:
     async with run.map_as_completed(page, ["t1", "t2"]) as results:
         async for at, text in results:
             assert_type((at, text), tuple[int, str])
+
+
+# ---------------------------------------------------------------- projections
+
+
+@app.projection(readings, key=lambda e: e.data.celsius > 90, initial=Reading(0))
+def peak(state: Reading, event: Event[Reading]) -> Reading:
+    return max(state, event.data, key=lambda reading: reading.celsius)
+
+
+@app.projection(any_of(readings, on("doors.*", Door)), keys_max=7, key=field("id"))
+def seen(state: int | None, event: Event[Reading | Door]) -> int | None:
+    return (state or 0) + 1
+
+
+assert_type(peak(Reading(1), Event(1, "a", Reading(2), 0)), Reading)
+
+
+def look_at(engine: Engine) -> None:
+    assert_type(engine.view(peak), View[Reading])
+    assert_type(engine.view(peak)["t1"].celsius, float)
+    assert_type(engine.view(seen).get("t1"), int | None)
+    assert_type(list(engine.view(seen).values()), list[int])
+    assert_type(engine.view("peak"), View[Any])
 
 
 # ---------------------------------------------------------------- engine and tests

@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from headrace import (
     App,
+    Engine,
+    Event,
     Firing,
     Run,
     absent,
@@ -112,3 +114,12 @@ step("hot", "sensors")  # type: ignore[arg-type]
 not_(readings).times(3)  # type: ignore[attr-defined]
 group("g", readings).until(lambda e: True)  # type: ignore[attr-defined]
 sequence(readings, "sensors", within=5)  # type: ignore[call-overload]
+
+
+@app.projection(readings, initial="none")  # type: ignore[arg-type]
+def peak(state: float, event: Event[Reading]) -> float:
+    return state
+
+
+def look_at(engine: Engine) -> None:
+    engine.view(warm)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 from headrace.engine.decider import Verdict
 from headrace.engine.event import Event
+from headrace.engine.projected import is_projection
 from headrace.engine.record import EventStored, RuleEvicted
 from headrace.triggers import nodes as n
 from headrace.triggers.automaton import Automaton
@@ -116,6 +117,8 @@ class TracedRules(RuleSet):
 
     def _build(self, rule: Rule) -> None:
         super()._build(rule)
+        if is_projection(rule.name):
+            return
         automaton = self._automata[rule.name]
         trace = self.traces.setdefault(rule.name, Trace())
         _watch(automaton, rule.pattern.node, trace)
@@ -126,7 +129,8 @@ class TracedRules(RuleSet):
         if not entries:
             return ()
         names = dict.fromkeys(entry.owner.name for entry in entries)
-        concerned = [rule for rule in names if self.traces[rule].only != NOTHING]
+        traces = self.traces  # of all but projections
+        concerned = [rule for rule in names if rule in traces and traces[rule].only != NOTHING]
         for rule in concerned:
             self.traces[rule].begin(TracedStep(sequence, event.at_ns, event, None, [], [], []))
         verdicts = super().on_event(sequence, event)

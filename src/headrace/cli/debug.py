@@ -295,7 +295,8 @@ class Session:
         record = None if raw is None else decoded(self._reader, sequence, raw)
         if isinstance(record, r.EventStored):
             entries = self._rules._index.lookup(record.subject)
-            return list(dict.fromkeys(entry.owner.name for entry in entries))
+            names = dict.fromkeys(entry.owner.name for entry in entries)
+            return [name for name in names if name in self._rules.traces]
         owner = record.owner if isinstance(record, r.TimerFired) else ""
         return [owner] if owner in self._rules.fingerprints() else []
 

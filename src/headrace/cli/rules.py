@@ -43,6 +43,7 @@ ALARM_COLUMNS: Final = (
 
 def list_rules(log: Path, output: Output) -> int:
     """Print the rules that are in force at the end of the log, and what became of each."""
+    from headrace.engine.projected import is_projection
     from headrace.engine.record import EngineStarted, RuleChanged
     from headrace.engine.rule_state import RuleStats
 
@@ -64,6 +65,7 @@ def list_rules(log: Path, output: Output) -> int:
             change=changes.get(rule),
         )
         for rule in sorted(state.rules)
+        if not is_projection(rule)
     ]
     write_rows(rows, output, RULE_COLUMNS, empty="no rules")
     return OK

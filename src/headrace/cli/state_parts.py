@@ -57,13 +57,19 @@ def check_run(run: int | None, kernel: Kernel) -> None:
         )
 
 
+def _rules_of(rules: RuleSet) -> list[str]:
+    from headrace.engine.projected import is_projection
+
+    return [rule for rule in rules.fingerprints() if not is_projection(rule)]
+
+
 def check_rule(rule: str | None, rules: RuleSet) -> None:
     """Refuse a rule that the app does not declare.
 
     Raises:
         RuleNotFound: says which it does.
     """
-    declared = rules.fingerprints()
+    declared = _rules_of(rules)
     if rule is not None and rule not in declared:
         known = ", ".join(map(safe, declared)) or "none"
         raise RuleNotFound(f"rule {safe(rule)!r}: expected one of the app's rules, found {known}")
@@ -77,7 +83,7 @@ def automata(
 
     if not wanted.shows_rules:
         return
-    for rule in rules.fingerprints():
+    for rule in _rules_of(rules):
         if wanted.rule not in (None, rule):
             continue
         view = automaton_view(rules, kernel.state, rule)
@@ -114,7 +120,7 @@ def timers(kernel: Kernel, rules: RuleSet, wanted: Wanted) -> Iterator[JSON]:
                 yield with_times(timer)
         elif _takes_timer(kernel, wanted, timer):
             yield with_times(timer)
-    for rule in rules.fingerprints() if wanted.shows_rules else ():
+    for rule in _rules_of(rules) if wanted.shows_rules else ():
         for due_ns, slot, key in own_timers(rules, rule):
             if wanted.takes(rule, key):
                 what = f"{timer_text(rules, rule, slot)}, by event time"

@@ -10,7 +10,7 @@ from msgspec import Struct
 from headrace.cli.output import counts, facts
 
 if TYPE_CHECKING:
-    from headrace.engine.views import StateView
+    from headrace.engine.views import ProjectionView, RuleView, StateView
 
 
 class Counted(Struct, frozen=True):
@@ -49,11 +49,12 @@ def document_of(counted: Counted) -> dict[str, Any]:
 
 def _totals(state: StateView) -> dict[str, Any]:
     runs = {"active": state.runs_active, **dict(sorted(state.runs_ended.items()))}
+    reading: list[RuleView | ProjectionView] = [*state.rules, *state.projections]
     return {
         "events": state.events,
         "firings": _firings(state),
-        "mismatches": {rule.name: rule.mismatched for rule in state.rules if rule.mismatched},
-        "rule_errors": {rule.name: rule.errors for rule in state.rules if rule.errors},
+        "mismatches": {rule.name: rule.mismatched for rule in reading if rule.mismatched},
+        "rule_errors": {rule.name: rule.errors for rule in reading if rule.errors},
         "runs": {status: count for status, count in runs.items() if count},
         "retries": state.retries,
         "dead_letters": state.runs_ended.get("dead", 0),
