@@ -29,14 +29,15 @@ READINGS: Final = ("monotonic", "monotonic_ns", "time", "time_ns")
 @contextmanager
 def watched(virtual: VirtualTime) -> Generator[None]:
     """Let *virtual* know what is done elsewhere, and threads sleep in it."""
+    places: list[tuple[Any, str, Callable[[VirtualTime, Any], Any]]] = [
+        (time_module, "sleep", _sleep),
+        *((time_module, name, partial(_reading, name)) for name in READINGS),
+        (ThreadPoolExecutor, "submit", _submit),
+        (Thread, "do", _do),
+        (Processes, "_answer", _answer),
+    ]
     with ExitStack() as stack:
-        for place, name, make in (
-            (time_module, "sleep", _sleep),
-            *((time_module, name, partial(_reading, name)) for name in READINGS),
-            (ThreadPoolExecutor, "submit", _submit),
-            (Thread, "do", _do),
-            (Processes, "_answer", _answer),
-        ):
+        for place, name, make in places:
             stack.enter_context(_replaced(place, name, make(virtual, getattr(place, name))))
         stack.enter_context(_threads_of_backend(virtual))
         stack.enter_context(_logs(virtual))

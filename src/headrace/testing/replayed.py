@@ -112,9 +112,9 @@ def _lines_of(supposed: Supposed, allowed: set[str]) -> list[str]:
         where = "" if first is None else f"; first {first.what} at #{first.sequence}"
         key = "" if first is None or first.key is None else f", key {first.key!r}"
         lines.append(f"rule {rule!r}: {', '.join(parts)}{where}{key}")
-    for (rule, kind), counts in sorted(supposed.others.items()):
-        if rule not in allowed and counts.recorded != counts.derived:
+    for (rule, kind), other in sorted(supposed.others.items()):
+        if rule not in allowed and other.recorded != other.derived:
             lines.append(
-                f"rule {rule!r}: {kind}: {counts.recorded} recorded, {counts.derived} derived"
+                f"rule {rule!r}: {kind}: {other.recorded} recorded, {other.derived} derived"
             )
     return lines
