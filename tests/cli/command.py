@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -90,6 +91,12 @@ class Call(Protocol):
     """Calls the command with these arguments and waits for its end."""
 
     def __call__(self, *arguments: object, stdin: str | None = None) -> Done: ...
+
+
+class MadeOnce(Protocol):
+    """Has the log at this path, as this function makes it."""
+
+    def __call__(self, path: Path, make: Callable[[Path], object], /) -> Path: ...
 
 
 class Start(Protocol):

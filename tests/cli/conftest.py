@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import structlog
-from tests.cli.command import HEADRACE, PLANT, WAIT_S, Call, Done, Start, lines_of
+from tests.cli.command import HEADRACE, PLANT, WAIT_S, Call, Done, MadeOnce, Start, lines_of
 
 from headrace.cli import main
 from headrace.engine.stopwatch import Stopwatch
@@ -111,9 +113,45 @@ def readings(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for logs that many tests begin with."""
+    return tmp_path_factory.mktemp("logs")
+
+
 @pytest.fixture
-def log(headrace: Call, plant: Path, readings: Path, tmp_path: Path) -> Path:
+def made_once(request: pytest.FixtureRequest, logs: Path) -> MadeOnce:
+    """Have a log at a path: made for the first test of a file that wants it, else copied.
+
+    A source in it, if it is a file, is that of the first test.
+    """
+
+    def have(path: Path, make: Callable[[Path], object]) -> Path:
+        kept = logs / request.node.path.stem / path.name
+        if kept.exists():
+            shutil.copytree(kept, path)
+        else:
+            make(path)
+            shutil.copytree(path, kept)
+        return path
+
+    return have
+
+
+@pytest.fixture
+def own_log(headrace: Call, plant: Path, readings: Path, tmp_path: Path) -> Path:
     """The log that the app leaves after these readings."""
-    done = headrace("run", "plant.py", "--log", "plant.log", "--from", readings, "--clock", "input")
+    return _run(headrace, tmp_path / "plant.log")
+
+
+@pytest.fixture
+def log(headrace: Call, plant: Path, readings: Path, tmp_path: Path, made_once: MadeOnce) -> Path:
+    """The same, for who does not read on: its source may be the readings of another test."""
+    return made_once(tmp_path / "plant.log", partial(_run, headrace))
+
+
+def _run(headrace: Call, log: Path) -> Path:
+    arguments = ("--log", log, "--from", "readings.jsonl", "--clock", "input")
+    done = headrace("run", "plant.py", *arguments)
     assert done.code == 0, done.err
-    return tmp_path / "plant.log"
+    return log

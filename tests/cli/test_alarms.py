@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.command import WAIT_S, Call, Start, await_engine, records
+from tests.cli.command import WAIT_S, Call, MadeOnce, Start, await_engine, records
 
 from headrace.engine.record import AlarmAcknowledged
 
@@ -45,11 +45,14 @@ EVENTS = [
 
 
 @pytest.fixture
-def plant(headrace: Call, tmp_path: Path) -> Path:
+def plant(headrace: Call, tmp_path: Path, made_once: MadeOnce) -> Path:
     """A log in which four alarms stand."""
     (tmp_path / "app.py").write_text(APP)
-    run(headrace, EVENTS)
-    return tmp_path / "plant.log"
+
+    def make(_path: Path) -> None:
+        run(headrace, EVENTS)
+
+    return made_once(tmp_path / "plant.log", make)
 
 
 def run(headrace: Call, events: list[tuple[str, Any]], name: str = "lines.jsonl") -> None:

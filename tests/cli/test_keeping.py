@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import anyio.lowlevel
 import pytest
-from tests.cli.command import Call, Start
+from tests.cli.command import Call, MadeOnce, Start
 from tests.cli.test_errors import one_line
 
 from headrace import App, FileLog, Run, on
@@ -32,10 +32,13 @@ async def _fill(path: Path) -> None:
 
 
 @pytest.fixture
-def long_log(tmp_path: Path) -> Path:
+def long_log(tmp_path: Path, made_once: MadeOnce) -> Path:
     """A closed log of many segments, without a snapshot."""
-    anyio.run(_fill, tmp_path / "long.log")
-    return tmp_path / "long.log"
+
+    def fill(path: Path) -> None:
+        anyio.run(_fill, path)
+
+    return made_once(tmp_path / "long.log", fill)
 
 
 def add_snapshot(path: Path, sequence: int, *, oldest_sequence: int | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from tests.cli.command import Call
+from tests.cli.command import Call, MadeOnce
 
 from headrace import App, FileLog, Firing, Retry, Run, on
 from headrace.engine.log.blobs import digest_of
@@ -78,10 +78,9 @@ def result_in(folder: Path, run: int) -> object:
 
 
 @pytest.fixture
-def log(headrace: Call, tmp_path: Path) -> Path:
+def log(headrace: Call, tmp_path: Path, made_once: MadeOnce) -> Path:
     """A log with three large results."""
-    filled(tmp_path / "log")
-    return tmp_path / "log"
+    return made_once(tmp_path / "log", filled)
 
 
 @pytest.fixture

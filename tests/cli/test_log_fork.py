@@ -22,8 +22,9 @@ def last_of(headrace: Call, log: Path | str) -> int:
 
 
 @pytest.mark.slow
-def test_fork_goes_on_where_it_left(headrace: Call, log: Path, readings: Path) -> None:
+def test_fork_goes_on_where_it_left(headrace: Call, own_log: Path, readings: Path) -> None:
     """The app runs on over the fork, from the place in its input that the fork knows."""
+    log = own_log
     before = files_of(log)
     made = headrace("log", "fork", log, "other.log", "--at", 5, "-o", "json").json
 

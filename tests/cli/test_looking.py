@@ -282,20 +282,11 @@ def test_runs_show_tells_the_story_of_a_run(headrace: Call, log: Path) -> None:
 # state and replay
 
 
-def test_state_is_that_of_the_engine(headrace: Call, log: Path) -> None:
+def test_state_is_that_of_the_engine(headrace: Call, own_log: Path, readings: Path) -> None:
     """Rebuilt from the log, the numbers are those that the run had printed."""
-    printed = headrace(
-        "run",
-        "plant.py",
-        "--log",
-        log,
-        "--from",
-        "readings.jsonl",
-        "--clock",
-        "input",
-        "-o",
-        "json",
-    ).json
+    arguments = ("--log", own_log, "--from", readings, "--clock", "input", "-o", "json")
+    printed = headrace("run", "plant.py", *arguments).json
+    log = own_log
     state = headrace("state", "plant.py", log, "-o", "json").json
     (rule,) = state["rules"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.command import PLANT, Call, lines_of, records
+from tests.cli.command import PLANT, Call, MadeOnce, lines_of, records
 
 from headrace.engine.record import EventStored, RuleFired, RunCompleted
 
@@ -29,12 +29,15 @@ async def start_fan(run: Run, firing: Firing) -> None:
 
 
 @pytest.fixture
-def chain(headrace: Call, tmp_path: Path, readings: Path) -> Path:
+def chain(headrace: Call, tmp_path: Path, readings: Path, made_once: MadeOnce) -> Path:
     """The log of an app whose second rule reacts to what the first one's run emits."""
     (tmp_path / "chain.py").write_text(CHAIN)
-    done = headrace("run", "chain.py", "--log", "chain.log", "--from", readings, "--clock", "input")
-    assert done.code == 0, done.err
-    return tmp_path / "chain.log"
+
+    def run(path: Path) -> None:
+        done = headrace("run", "chain.py", "--log", path, "--from", readings, "--clock", "input")
+        assert done.code == 0, done.err
+
+    return made_once(tmp_path / "chain.log", run)
 
 
 def traced(headrace: Call, log: Path, *arguments: object) -> dict[str, Any]:
