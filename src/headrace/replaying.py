@@ -1,8 +1,9 @@
-"""Replay, what-if and bisect as functions, for tests and notebooks.
+"""Replay, what-if, bisect and projections as functions, for tests and notebooks.
 
     replayed = replay("plant.log", app)          # assert not replayed.diverged
     found = whatif("plant.log", changed_app)     # found.total.appeared, found.differences
     parted = bisect("plant.log", old, new)       # parted.at, parted.rules
+    peaks = project("plant.log", app, peak, at=9000)    # peaks["t1"], as it was then
 
 Nothing is executed and nothing is written; the log may be in use.  What they return is
 described in `headrace.engine.replay`; docs/replay.md shows them at work.
@@ -11,11 +12,12 @@ described in `headrace.engine.replay`; docs/replay.md shows them at work.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from headrace.engine.log import LogReader
+from headrace.engine.projected import View
 from headrace.engine.replay.bisect import Parted
 from headrace.engine.replay.bisect import bisect as _bisect
 from headrace.engine.replay.policies import Retries
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from headrace.app import App
     from headrace.engine.replay.code import CodeReplayed
 
-__all__ = ["Parted", "Replayed", "Supposed", "bisect", "replay", "replay_runs", "whatif"]
+__all__ = ["Parted", "Replayed", "Supposed", "bisect", "project", "replay", "replay_runs", "whatif"]
+
+S = TypeVar("S")
 
 Log = str | os.PathLike[str] | ReadableLog
 
@@ -79,6 +83,29 @@ def bisect(
     with _readable(log) as readable:
         stretch = Stretch(log=readable, begin_at=begin_at, until=until)
         return _bisect(stretch, a.decider, b.decider)
+
+
+@overload
+def project(log: Log, app: App, projection: str, *, at: int | None = None) -> View[Any]: ...
+@overload
+def project(
+    log: Log, app: App, projection: Callable[[Any, Any], S | None], *, at: int | None = None
+) -> View[S]: ...
+def project(log: Log, app: App, projection: Any, *, at: int | None = None) -> View[Any]:
+    """Return the state of a projection of *app* after the record *at*, or at the end of *log*.
+
+    Also of one that *log* was never run with: it is folded then, of all records that are kept.
+    If it was, it begins at the nearest snapshot.
+
+    Raises:
+        TypeError, RuleNotFound: *app* has no such projection; says which it has.
+        ValueError: *log* has no such record.
+        LogUnusable, LogVersion, LogCorrupt: *log* cannot be read so far.
+    """
+    from headrace.engine.inspect.project import project as _project
+
+    with _readable(log) as readable:
+        return _project(readable, app.decider(), projection, at=at)
 
 
 def replay_runs(
