@@ -8,7 +8,7 @@ have its state, and its errors are recorded.  It decides nothing and never fires
 from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
-from typing import Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
@@ -32,7 +32,6 @@ def own_name(rule: str) -> str:
     return rule.removeprefix(_PREFIX)
 
 
-@runtime_checkable
 class Folded(Protocol[S_co]):
     """What a projection has made of the events so far."""
 
