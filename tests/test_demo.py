@@ -166,6 +166,7 @@ def test_an_alarm_is_a_chain_of_tasks(undisturbed: Outcome) -> None:
     assert chain[""].result.endswith("; power in order, coolant in order")
 
 
+@pytest.mark.slow
 def test_the_report_says_which_failures_were_caught_and_how_early(undisturbed: Outcome) -> None:
     """Round limits catch five of six; the one that NAB calls hard to see is missed, and said so."""
     seen = report.report_of(undisturbed, windows(), log="x", log_bytes=0, speed=None)
