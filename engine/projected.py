@@ -110,6 +110,11 @@ class View(Mapping[Any, S]):
         folded = self._find()
         return ((key, folded.decoded(stored)) for key, stored in folded.entries())
 
+    def newest_first(self) -> Iterator[tuple[Any, S]]:
+        """Yield each key with its state, as they are now, beginning with what changed last."""
+        folded = self._find()
+        return ((key, folded.decoded(stored)) for key, stored in reversed(folded.entries()))
+
     def __repr__(self) -> str:
         """Say whose it is."""
         return f"<View of {self.name}: {len(self)} keys>"

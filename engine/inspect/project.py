@@ -90,3 +90,5 @@ def _inputs(
     for sequence, record in read_back(log, first, at):
         if isinstance(record, (r.EventStored, r.SourceOpened)):
             yield sequence, record
+        if sequence == at:
+            return  # behind it there may be damage, which is no matter of this

@@ -20,12 +20,14 @@ from headrace.cli.state_parts import (
     open_runs,
     timers,
 )
+from headrace.cli.state_projections import projections
 from headrace.cli.state_text import parts_text
 from headrace.cli.text import rfc3339, safe
 
 if TYPE_CHECKING:
     from headrace.app import App
     from headrace.engine.kernel import Kernel
+    from headrace.engine.log import LogReader
     from headrace.engine.views import RuleView, StateView
     from headrace.triggers.ruleset import RuleSet
 
@@ -70,8 +72,8 @@ def state(
         sequence = sequence_of(reader, at)
         walk = walk_to(reader, rules, sequence)
         kernel = walk.to(sequence)
-    check_run(run, kernel)
-    document = document_of(kernel, rules, wanted, limit)
+        check_run(run, kernel)
+        document = document_of(kernel, rules, wanted, limit, reader)
     is_whole = wanted == Wanted()
     write_document(document, output, lambda: state_text(document, is_whole=is_whole))
     note = damage_note(walk)
@@ -81,8 +83,10 @@ def state(
     return CORRUPT
 
 
-def document_of(kernel: Kernel, rules: RuleSet, wanted: Wanted, limit: int) -> dict[str, Any]:
-    """Return the state as it is printed."""
+def document_of(
+    kernel: Kernel, rules: RuleSet, wanted: Wanted, limit: int, reader: LogReader | None = None
+) -> dict[str, Any]:
+    """Return the state as it is printed; *reader* is for projections that were not in force."""
     from headrace.engine.views import state_of
 
     document = numbers_of(state_of(kernel))
@@ -95,6 +99,7 @@ def document_of(kernel: Kernel, rules: RuleSet, wanted: Wanted, limit: int) -> d
         document[name] = list(islice(rows, limit))
         document[f"more_{name}"] = sum(1 for _ in rows)
     document["limits"] = limits(kernel)
+    document["projections"] = list(projections(kernel, rules, wanted, limit, reader))
     return document
 
 

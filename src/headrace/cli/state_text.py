@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from headrace.cli.state_projections import projection_lines
 from headrace.cli.text import safe, to_json
 
 JSON = dict[str, Any]
@@ -17,6 +18,8 @@ def parts_text(document: JSON, *, is_whole: bool) -> Iterator[str]:
         lines = list(_automaton(view))
         if len(lines) > 1 or not is_whole:
             yield "\n".join(lines)
+    for row in document["projections"]:
+        yield "\n".join(projection_lines(row))
     runs = [line for run in document["open_runs"] for line in run_lines(run)]
     if runs:
         yield "\n".join(["open runs", *runs, *_more(document["more_open_runs"])])

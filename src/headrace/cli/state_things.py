@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.state_parts import Wanted, automata, limits, open_runs, timers, with_times
+from headrace.cli.state_projections import add_projections
 from headrace.cli.text import rfc3339, to_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def things_of(kernel: Kernel, rules: RuleSet, wanted: Wanted) -> Things:
     if wanted == Wanted():
         _add_engine(things, kernel)
     _add_rules(things, kernel, rules, wanted)
+    add_projections(things, kernel, rules, wanted)
     for run in open_runs(kernel, wanted):
         things[f"run {run['run']} of {run['task']}"] = _run(run)
     for timer in timers(kernel, rules, wanted):
