@@ -241,6 +241,27 @@ async def test_more_threads_than_places_take_turns() -> None:
         assert clock.now == 300
 
 
+async def test_jobs_of_an_executor_take_turns() -> None:
+    """One that waits for a thread does not keep the one asleep that has it."""
+    woken: list[float] = []
+
+    def sleeper() -> None:
+        time.sleep(100)
+        woken.append(time.monotonic())
+
+    async with virtual_time():
+        with ThreadPoolExecutor(1) as pool:
+            made = [pool.submit(sleeper) for _ in range(3)]
+            made[2].cancel()
+            await anyio.sleep(350)
+
+        assert woken == [100, 200]
+        assert [future.done() for future in made] == [True, True, True]
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(sleeper)
+        await anyio.sleep(1)
+
+
 async def test_a_thread_may_let_the_loop_sleep_for_it() -> None:
     """Code in threads may come back to the loop."""
 

@@ -8,11 +8,14 @@ move between the two.  That is done where it is handed over, for as long as time
 from __future__ import annotations
 
 import time as time_module
+from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
+from threading import Lock
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter
 
@@ -81,20 +84,59 @@ def _reading(name: str, virtual: VirtualTime, read: Callable[[], Any]) -> Callab
 # ---------------------------------------------------------------- threads
 
 
+class _Turns:
+    """Which jobs of each executor have a thread: one that waits for its turn does nothing yet."""
+
+    def __init__(self, virtual: VirtualTime) -> None:
+        self._virtual = virtual
+        self._lock = Lock()
+        self._running: WeakKeyDictionary[ThreadPoolExecutor, int] = WeakKeyDictionary()
+        self._waiting: WeakKeyDictionary[ThreadPoolExecutor, deque[Job]] = WeakKeyDictionary()
+
+    def begin(self, executor: ThreadPoolExecutor) -> Job:
+        """Note that a job was submitted."""
+        with self._lock:
+            running = self._running.get(executor, 0)
+            if running < executor._max_workers:
+                self._running[executor] = running + 1
+                return self._virtual.begin()
+            job = Job()
+            self._waiting.setdefault(executor, deque()).append(job)
+            return job
+
+    def end(self, executor: ThreadPoolExecutor, job: Job) -> None:
+        """Note that a job is done, or will never be, and that the next one has its turn."""
+        with self._lock:
+            waiting = self._waiting.get(executor, ())
+            if job in waiting:
+                self._waiting[executor].remove(job)
+            elif waiting:
+                self._virtual.resume(self._waiting[executor].popleft())
+            else:
+                self._running[executor] -= 1
+        self._virtual.end(job)
+
+
 def _submit(virtual: VirtualTime, submit: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
     """Executors: what asyncio uses, and the engine for what takes long."""
+    turns = _Turns(virtual)
 
     def submit_watched(
         executor: ThreadPoolExecutor, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Future[Any]:
         if not virtual.is_concerned:
             return submit(executor, function, *args, **kwargs)
-        job = virtual.begin()
-        inner = submit(executor, partial(_run_here, virtual, job, function), *args, **kwargs)
+        job = turns.begin(executor)
+        try:
+            call = partial(_run_here, virtual, job, function)
+            inner = submit(executor, call, *args, **kwargs)
+        except BaseException:  # it was shut down
+            turns.end(executor, job)
+            raise
         # Whoever is told by the future is told before the job counts as done.
         outer: Future[Any] = Future()
         outer.add_done_callback(lambda told: told.cancelled() and inner.cancel())
-        inner.add_done_callback(partial(_hand_on, virtual, job, outer))
+        inner.add_done_callback(partial(_hand_on, partial(turns.end, executor, job), outer))
         return outer
 
     return submit_watched
@@ -107,7 +149,7 @@ def _run_here(
         return function(*args, **kwargs)
 
 
-def _hand_on(virtual: VirtualTime, job: Job, outer: Future[Any], inner: Future[Any]) -> None:
+def _hand_on(end: Callable[[], None], outer: Future[Any], inner: Future[Any]) -> None:
     if inner.cancelled():
         outer.cancel()
     if outer.set_running_or_notify_cancel():
@@ -116,7 +158,7 @@ def _hand_on(virtual: VirtualTime, job: Job, outer: Future[Any], inner: Future[A
             outer.set_exception(error)
         else:
             outer.set_result(inner.result())
-    virtual.end(job)
+    end()
 
 
 def _do(
