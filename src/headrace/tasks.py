@@ -112,10 +112,9 @@ class Tasks(ABC):
         *process* in a worker process: for what needs a processor for long.  It is found there
         by its module and name, and takes nothing but its arguments.
 
-        With *replayable* a replay may execute the code, if asked to, and compares its calls with
-        the recorded ones; what it does besides them happens again then.  *then* is a task that
-        follows each run that completes, and *on_failure* one that follows each that is given up:
-        see `App.then` and `App.on_failure`.
+        With *replayable* a replay may execute the code, to compare its calls.  *then* is a task
+        that follows each run that completes, and *on_failure* one that follows each that is given
+        up: see `App.then` and `App.on_failure`.
 
         *version* lets runs go on with the code that they began with: declare the new code
         under the same name with another version, after the old, which then only finishes its
