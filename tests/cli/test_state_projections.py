@@ -164,3 +164,16 @@ def test_rules_do_not_list_it(headrace: Call, folded: Path) -> None:
     done = headrace("rules", "pause", folded, "projection.peak")
     assert done.code == 4
     assert "expected a rule that is in force, found 'projection.peak'" in done.err
+
+
+def test_check_names_it_and_warns_of_globals(headrace: Call, app: Path) -> None:
+    """The type of its state is none of these: it counts in the fingerprint."""
+    done = headrace("check", "plant.py", "-o", "json")
+    (row,) = done.json["projections"]
+    assert (row["projection"], row["subjects"]) == ("peak", ["plant.*.temperature"])
+    assert "plant.*.temperature" in done.json["subjects"]
+    assert done.err == ""
+
+    app.write_text(PLANT + "STEP = 2\n" + PEAKS.format(step="STEP"))
+    said = "projection 'peak' reads STEP from its module, and a changed value would not make it"
+    assert said in headrace("check", "plant.py").err

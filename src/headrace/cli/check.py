@@ -18,35 +18,40 @@ if TYPE_CHECKING:
     from headrace.triggers.ruleset import Rule
 
 RULE_COLUMNS: Final = ("rule", "mode", "pattern")
+PROJECTION_COLUMNS: Final = ("projection", "pattern")
 SCHEDULE_COLUMNS: Final = ("schedule", "next_due", "catch_up")
 TASK_COLUMNS: Final = ("task", "runs_in", "retry", "timeout_s", "place")
 
 
 def check(app: App, output: Output) -> int:
-    """Print rules, tasks and subjects of *app*; warn of what may not be meant.
+    """Print rules, projections, tasks and subjects of *app*; warn of what may not be meant.
 
     That is what fingerprints do not cover, and conditions that can never hold.
     """
     from headrace.triggers.contradiction import contradictions
 
     rules = [_rule(rule, app.tasks[rule.name]) for rule in app.rules.values()]
+    projections = [_projection(name, rule) for name, rule in app.projections.items()]
     document: dict[str, Any] = {
         "app": app.name,
         "rules": rules,
+        "projections": projections,
         "tasks": [
             _task(spec) for name, spec in (app.tasks | app.actions).items() if name not in app.rules
         ],
         "schedules": _schedules(app),
-        "subjects": sorted({subject for rule in rules for subject in rule["subjects"]}),
+        "subjects": sorted({s for one in [*rules, *projections] for s in one["subjects"]}),
     }
     write_document(document, output, lambda: _text(document))
-    for rule in rules:
-        if rule["globals_read"]:
-            names = ", ".join(rule["globals_read"])
-            sys.stderr.write(
-                f"headrace: rule {rule['rule']!r} reads {safe(names)} from its module, and a "
-                f"changed value would not make it another rule; close over it, or give version=\n"
-            )
+    for kind, rows in (("rule", rules), ("projection", projections)):
+        for row in rows:
+            if row["globals_read"]:
+                names = ", ".join(row["globals_read"])
+                sys.stderr.write(
+                    f"headrace: {kind} {row[kind]!r} reads {safe(names)} from its module, and a "
+                    f"changed value would not make it another {kind}; close over it, or give "
+                    f"version=\n"
+                )
     for declared in app.rules.values():
         for one, other in contradictions(declared.pattern.node):
             sys.stderr.write(
@@ -56,12 +61,37 @@ def check(app: App, output: Output) -> int:
     return OK
 
 
-def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
+def _globals_read(rule: Rule, *, types_too: bool) -> list[str]:
+    """Return what functions of *rule* read from their modules, if nothing else stands for them."""
     from headrace.triggers.fingerprint import globals_read
 
+    if rule.version is not None:
+        return []
+    parts = rule.pattern.node.parts()
+    functions = [part for part in parts if callable(part) and not isinstance(part, type)]
+    return sorted(
+        {
+            name
+            for function in functions
+            for name in globals_read(function)
+            if types_too or not isinstance(getattr(function, "__globals__", {}).get(name), type)
+        }
+    )
+
+
+def _projection(name: str, rule: Rule) -> dict[str, Any]:
     node = rule.pattern.node
-    functions = [part for part in node.parts() if callable(part) and not isinstance(part, type)]
-    names = {name for function in functions for name in globals_read(function)}
+    return {
+        "projection": name,
+        "pattern": node.text(),
+        "subjects": sorted(set(_subjects(node))),
+        # A fold makes new states: their types are what it reads, and the state's is known.
+        "globals_read": _globals_read(rule, types_too=False),
+    }
+
+
+def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
+    node = rule.pattern.node
     return {
         "rule": rule.name,
         "mode": _mode(rule.mode),
@@ -70,7 +100,7 @@ def _rule(rule: Rule, action: TaskSpec) -> dict[str, Any]:
         "retry": _retry(action.retry),
         "timeout_s": action.timeout_s,
         "place": action.place,
-        "globals_read": [] if rule.version is not None else sorted(names),
+        "globals_read": _globals_read(rule, types_too=True),
     }
 
 
@@ -147,6 +177,8 @@ def _text(document: dict[str, Any]) -> str:
     ]
     if document["rules"]:
         parts.append(table(document["rules"], RULE_COLUMNS))
+    if document["projections"]:
+        parts.append(table(document["projections"], PROJECTION_COLUMNS))
     if document["schedules"]:
         parts.append(table(document["schedules"], SCHEDULE_COLUMNS))
     if document["tasks"]:

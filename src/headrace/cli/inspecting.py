@@ -56,7 +56,7 @@ def state_command(
 ) -> int:
     """Print an app's state at a place of its log: what is open, armed and held back.
 
-    Automata with their open partial matches, timers, runs with their calls, and limits.
+    Automata with their open partial matches, projections, timers, runs with their calls, limits.
     """
     from headrace.cli.apps import load
     from headrace.cli.state import state
