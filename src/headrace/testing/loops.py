@@ -56,10 +56,11 @@ def _in_asyncio(virtual: VirtualTime, loop: asyncio.AbstractEventLoop) -> Genera
     select = selector.select
 
     def select_in_virtual_time(timeout: float | None = None) -> Any:
+        is_alone = virtual.is_alone
         events = select(0)
         if events or (timeout is not None and timeout <= 0):
             return events
-        return select(0 if virtual.idle(timeout) else None)
+        return select(0 if is_alone and virtual.idle(timeout) else None)
 
     place: Any = loop
     selector.select = select_in_virtual_time
@@ -103,7 +104,7 @@ def _trio_clock(virtual: VirtualTime, runner: Any) -> tuple[trio.abc.Clock, trio
     import trio
 
     class TrioClock(trio.abc.Clock):
-        has_looked = False
+        is_alone = has_looked = False
         """Whether nothing has happened since it was looked whether there is anything to read."""
 
         def start_clock(self) -> None:
@@ -120,9 +121,9 @@ def _trio_clock(virtual: VirtualTime, runner: Any) -> tuple[trio.abc.Clock, trio
             if runner.waiting_for_idle:
                 return FOREVER_S  # trio wakes those first that wait for this moment
             if not self.has_looked:
-                self.has_looked = True
+                self.has_looked, self.is_alone = True, virtual.is_alone
                 return 0.0
-            if virtual.idle(None if deadline == float("inf") else left_s):
+            if self.is_alone and virtual.idle(None if deadline == float("inf") else left_s):
                 self.has_looked = False
                 return 0.0
             return FOREVER_S

@@ -106,6 +106,15 @@ class VirtualTime:
 
     # ------------------------------------------------------------ for the loop
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether nobody else works.
+
+        Asked before the loop looks for what has come: what others did is on its way by then.
+        """
+        with self._lock:
+            return not self._working and not self.is_writing()
+
     def idle(self, left_s: float | None) -> bool:
         """Say what to do now that nothing in the loop can go on for *left_s*; ``None``: for ever.
 
