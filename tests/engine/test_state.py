@@ -405,6 +405,13 @@ def test_a_dump_shows_what_a_rule_holds() -> None:
         assert [name for name in patterns if after[name] == before[name]] == []
 
 
+def see_from_the_second_record(shell: Shell) -> None:
+    """Let a rule see the log, of which the first record is gone."""
+    shell.kernel.state.read_back = lambda _first, _last: iter(())
+    rules_now = shell.kernel.state.rules
+    shell.put(r.EngineStarted(ns(1), "", "system", rules_now, warm={"r": 2}))
+
+
 SECTIONS: dict[str, Callable[[Shell], object]] = {
     "at_ns": lambda s: s.put(r.ClockStepped(ns(9), 1)),
     "started_at_ns": lambda s: s.start(ns(9)),
@@ -429,6 +436,7 @@ SECTIONS: dict[str, Callable[[Shell], object]] = {
     "dead": lambda s: s.put(r.RunFailed(ns(1), s.emit(ns(1), "a") + 1, 1, "E: x", "", [])),
     "breakers": lambda s: s.put(r.BreakerMoved(ns(1), "r", "open", 5, ns(9))),
     "crashes": lambda s: s.put(r.EngineStopped(ns(1))),
+    "seen_from": see_from_the_second_record,
 }
 
 
