@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 import msgspec
+from tests.simulation.folds import add_projections
 
 from headrace import (
     App,
@@ -97,6 +98,7 @@ def make_app(trail: Trail) -> App:
     app.tasks |= declared.tasks
     app.older |= declared.older
     app.rules |= declared.rules
+    app.projections |= declared.projections
     return app
 
 
@@ -116,6 +118,7 @@ def _declared() -> App:
         _add_waits,
     ):
         add(app, _relay)
+    add_projections(app)
     for name, rule in app.rules.items():
         fields = {field: getattr(rule, field) for field in rule.__struct_fields__}
         app.rules[name] = _Digested(**fields, digest=rule.fingerprint())
