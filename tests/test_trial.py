@@ -10,7 +10,7 @@ from tests.engine.stand import of_kind, opened
 
 from headrace import App, EngineClosed, MemoryLog, Run, on
 from headrace.engine.record import EventStored, RuleError, RunCompleted, RunFailed
-from headrace.engine.state import EngineState
+from headrace.triggers.ruleset import RuleSet
 
 pytestmark = pytest.mark.anyio
 
@@ -162,14 +162,14 @@ async def test_a_kernel_that_fails_half_way_ends_the_engine(
 ) -> None:
     """What is applied in part can only be rebuilt from the log: nobody waits for it in vain."""
     app, log = App("t"), MemoryLog()
-    apply = EngineState.apply
+    on_plain = RuleSet.on_plain
 
-    def overflow(self: EngineState, sequence: int, record: Any) -> Any:
-        if isinstance(record, EventStored) and record.subject == "bad":
+    def overflow(self: RuleSet, sequence: int, at_ns: int, events: Any, start: int) -> Any:
+        if events[start][0] == "bad":
             raise RecursionError("no stack left")
-        return apply(self, sequence, record)
+        return on_plain(self, sequence, at_ns, events, start)
 
-    monkeypatch.setattr(EngineState, "apply", overflow)
+    monkeypatch.setattr(RuleSet, "on_plain", overflow)
 
     async def host() -> None:
         async with opened(app, log) as engine:

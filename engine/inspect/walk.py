@@ -46,6 +46,7 @@ class Walk:
 
         Raises:
             LogMismatch: the beginning of the log is gone, and there is no such snapshot.
+            SnapshotUnusable: it is gone, and those that there are cannot be used.
         """
         self.reader = reader
         self._decode: Decode = decode_record or _decoded
@@ -74,12 +75,13 @@ class Walk:
                 return kernel
         first = next((first for first, _ in reader.read(upto=reader.first_sequence)), 1)
         if first > 1:
-            why = f" ({'; '.join(self.problems)})" if self.problems else ""
-            raise LogMismatch(
+            expected = (
                 f"{reader.path}: expected the log's records from 1 on, or a snapshot at or before "
-                f"{before} to begin at, found records from {first} on and no such "
-                f"snapshot{why}; choose a later place"
+                f"{before} to begin at, found those before {first} missing and "
             )
+            if self.problems:
+                raise SnapshotUnusable(f"{expected}none that can be used: {self.problems[0]}")
+            raise LogMismatch(f"{expected}no such snapshot; choose a later place")
         return new_kernel(reader, decider)
 
     def to(self, sequence: int, watch: Watch | None = None) -> Kernel:

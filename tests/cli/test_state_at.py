@@ -140,7 +140,7 @@ def test_a_damaged_log_has_the_state_of_what_is_intact(headrace: Call, log: Path
     done = headrace("state", "plant.py", log, "-o", "json")
 
     assert done.code == 6
-    assert "the log is damaged: this is its state after " in done.last_error
+    assert "what is said is about its state after " in done.last_error
     assert 1 <= done.json["sequence"] < 20
     assert f"state after {done.json['sequence']};" in done.last_error
 

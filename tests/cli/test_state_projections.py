@@ -123,7 +123,7 @@ def test_in_a_damaged_log_it_is_what_is_intact(headrace: Call, app: Path, tmp_pa
         app.write_text(PLANT + PEAKS.format(step=step))
         done = headrace("state", "plant.py", log, "-o", "json")
         assert done.code == 6
-        assert "the log is damaged: this is its state after" in done.err
+        assert "what is said is about its state after" in done.err
         (row,) = done.json["projections"]
         counts.append(row["states"][0]["state"]["count"] if row["states"] else 0)
     assert counts[1] == 10 * counts[0] > 0

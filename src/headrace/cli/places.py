@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.cli.errors import RecordNotFound
+from headrace.cli.errors import RecordNotFound, RecordUnreadable
 from headrace.cli.logs import decoded
 from headrace.cli.text import safe
 from headrace.cli.times import sequence_upto
@@ -48,11 +48,16 @@ def walk_to(
 
     Raises:
         LogMismatch: the beginning of the log is gone, and there is no snapshot so early.
+        RecordUnreadable: there was one, and it is damaged.
     """
+    from headrace.engine.errors import SnapshotUnusable
     from headrace.engine.inspect.walk import Walk
 
     before = sequence if begin_before is None else begin_before
-    return Walk(reader, decider, before=before, decode_record=partial(decoded, reader))
+    try:
+        return Walk(reader, decider, before=before, decode_record=partial(decoded, reader))
+    except SnapshotUnusable as error:
+        raise RecordUnreadable(str(error)) from error
 
 
 def keys_named(text: str | None) -> tuple[Any, ...]:
@@ -73,4 +78,4 @@ def damage_note(walk: Walk) -> str | None:
     """Return what to say of damage that *walk* has met; ``None``: it met none."""
     if walk.damage is None:
         return None
-    return f"the log is damaged: this is its state after {walk.kernel.sequence}; {walk.damage}"
+    return f"{walk.damage}; what is said is about its state after {walk.kernel.sequence}"
