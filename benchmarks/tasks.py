@@ -32,15 +32,15 @@ from common import (
     scratch,
     unused,
 )
-from figures import Figure, Row, measured, script
+from figures import Figure, Row, at_most, measured, script
 
 from headrace import App, MemoryLog, Run, on
 from headrace.engine.log import FileLog
 
-CHILDREN: Final = 20_000
+CHILDREN: Final = 100_000
 STEPS: Final = 3000
 STEPS_APART: Final = 1000
-SLEEPERS: Final = 20_000
+SLEEPERS: Final = 100_000
 ALONE: Final = 100
 IDLE_S: Final = 2.0
 
@@ -124,7 +124,12 @@ async def fan_out(children: int) -> Found:
     for task in [asyncio.create_task(on_loop(number)) for number in range(children)]:
         await task
     bare_s = time.perf_counter() - start
-    return {"children": children / took_s, "bare tasks": children / bare_s, "peak": peak_mb}
+    return {
+        "children": children / took_s,
+        "spawn and join": took_s,
+        "bare tasks": children / bare_s,
+        "peak": peak_mb,
+    }
 
 
 async def on_loop(number: int) -> int:
@@ -238,18 +243,21 @@ def apart(part: str, count: int, folder: Path) -> Found:
 
 ROWS: Final = [
     Row("workflow alone, ms", "ms", "workflow alone, three fdatasyncs"),
-    Row("workflow alone, syncs", "syncs"),
+    Row("workflow alone, syncs", "syncs", "", at_most(3)),
     Row("fan-out, children", "runs/s", "fan-out, bare tasks"),
-    Row("fan-out, peak", "MB"),
+    Row("fan-out, spawn and join", "s", "", at_most(3)),
+    Row("fan-out, peak", "MB", "", at_most(500)),
+    Row("a step beyond a bare await, loop, CPU", "µs", "", at_most(60)),
+    Row("a step beyond a bare await, loop, wall", "µs"),
     *(
         Row(f"a step beyond a bare await, {place}, {of}", "µs")
-        for place in ("loop", "thread", "process")
+        for place in ("thread", "process")
         for of in ("CPU", "wall")
     ),
-    Row("sleeping runs, each", "bytes"),
+    Row("sleeping runs, each", "bytes", "", at_most(6000)),
     Row("sleeping runs, idle", "ms CPU/s"),
-    Row("sleeping runs, after a start, each", "bytes"),
-    Row("sleeping runs, after a start, start", "s"),
+    Row("sleeping runs, after a start, each", "bytes", "", at_most(2000)),
+    Row("sleeping runs, after a start, start", "s", "", at_most(3)),
 ]
 
 

@@ -81,6 +81,7 @@ class Attempt:
     """Its thread did not end within the grace period and was disowned."""
 
     has_begun: bool = False
+    """Whether its code was called, or what comes before it: not if it was stopped before."""
     is_executing: bool = False
     """Whether its code executes, so that `stop` cancels it."""
     result: Raw | None = None
@@ -194,15 +195,11 @@ class Attempt:
         if spec.resources:
             for parameter, resource in spec.resources.items():
                 kwargs[parameter] = self.run._executor.resource(resource)
+        call = spec.bind(args, kwargs)
         if not spec.is_async:
-            return in_thread(self, spec.bind(args, kwargs))
-        if self.on_begin is not None:
-            self.on_begin(self)
-        # The run goes first where the function takes other arguments by position.
-        if args and spec.run_name is not None:
-            args.insert(0, kwargs.pop(spec.run_name))
-        coroutine = spec.function(*args, **kwargs)
-        return Watched(self.run._executor.stopwatch, coroutine, self._tell_of_step)
+            return in_thread(self, call)
+        self.begin()
+        return Watched(self.run._executor.stopwatch, call(), self._tell_of_step)
 
     def _stored_args(self, raw: Raw) -> tuple[list[Any], dict[str, Any]]:
         try:

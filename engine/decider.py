@@ -65,8 +65,6 @@ class Matched(Struct, frozen=True, gc=False):
     hops: int = 0
     details: Details | None = None
     """What only some patterns have to say."""
-    is_plain: bool = False
-    """Whether *policy* says nothing, as is said here for speed; if in doubt it is not."""
 
 
 Verdict = Matched | RuleMismatch | RuleError | RuleEvicted | RuleLate

@@ -347,17 +347,24 @@ def decode(raw: bytes | Raw) -> Record:
         raise
 
 
-def decode_all(raws: Sequence[bytes]) -> list[Record]:
+def decode_all(
+    raws: Sequence[bytes], *, first: int = 1, one: Callable[[int, bytes], Record] | None = None
+) -> list[Record]:
     """Return `decode` of each of *raws*, at a fifth of the cost.
 
+    If that fails each is given to *one*, with its sequence: the first of *raws* has *first*.
+
     Raises:
-        msgspec.MsgspecError, UnicodeDecodeError, RecursionError: one is no record; `decode` says
-            which.
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError, or what *one* raises: one of
+            them is no record.
     """
     try:
         return _decode_many(_ARRAY_HEADER.pack(0xDD, len(raws)) + b"".join(raws))
-    except msgspec.ValidationError:
-        return list(map(decode, raws))  # one is of a kind from the future, or none
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        # There is one of a kind from the future among them, or one that is none.
+        if one is None:
+            return list(map(decode, raws))
+        return [one(sequence, raw) for sequence, raw in enumerate(raws, first)]
 
 
 def text_for_record(text: str, chars_max: int) -> str:

@@ -32,8 +32,8 @@ def decide(state: Situation, verdict: Verdict | r.Decision) -> Iterable[r.Decisi
     rule, key = verdict.rule, verdict.key
     hops = verdict.hops + 1
     if (
-        verdict.is_plain  # as most: without what the others need
-        and verdict.details is None
+        verdict.details is None  # as most: without what the others need
+        and verdict.policy.is_plain
         and hops <= state.hops_max
         and not state.history
         and not state.paused

@@ -27,7 +27,6 @@ class Sink:
         self._rule = rule
         self._policy = policy
         self._by_event_time = by_event_time
-        self._is_plain = policy.is_plain
         if not by_event_time:
             self.take = self._take
             """See `EventStage`; event time is known only with a hit."""
@@ -47,8 +46,6 @@ class Sink:
                 None,
                 trace,
                 record.hops,
-                None,
-                self._is_plain,
             )
         )
 
@@ -66,7 +63,6 @@ class Sink:
                 hit.trace,
                 hit.hops,
                 self._details(hit),
-                self._is_plain,
             )
         )
 

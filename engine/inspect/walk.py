@@ -16,7 +16,7 @@ from headrace.engine.kernel import Kernel
 from headrace.engine.log.files import Files, SystemFiles
 from headrace.engine.log.reader import LogReader
 from headrace.engine.log.snapshots import FileSnapshots, PastSnapshots
-from headrace.engine.record import Record, decode, is_decision
+from headrace.engine.record import Record, decode, decode_all, is_decision
 from headrace.engine.restore import new_kernel
 from headrace.engine.snapshot import load
 
@@ -90,16 +90,15 @@ class Walk:
         *watch* is shown each record before it is applied.  What a unit leads to beyond
         *sequence* has not happened yet.
         """
-        fold, decode_record = self.kernel.fold, self._decode
+        kernel = self.kernel
         for first, batch in self._batches(sequence):
+            records = decode_all(batch, first=first, one=self._decode)
             if watch is None:
-                for number, raw in enumerate(batch, first):
-                    fold(number, decode_record(number, raw))
+                kernel.fold_all(first, records)
             else:
-                for number, raw in enumerate(batch, first):
-                    record = decode_record(number, raw)
+                for number, record in enumerate(records, first):
                     watch(number, record)
-                    fold(number, record)
+                    kernel.fold(number, record)
             self.kernel.state.effects.clear()  # nobody carries them out
         return self.kernel
 

@@ -17,7 +17,7 @@ from headrace.engine.decider import Decider
 from headrace.engine.errors import LogCorrupt
 from headrace.engine.kernel import Divergence, Kernel
 from headrace.engine.projected import is_projection
-from headrace.engine.replay.stretch import UNREADABLE, Stretch
+from headrace.engine.replay.stretch import Stretch
 
 SHOWN_MAX: Final = 1000
 """Differences and changes that are kept; all are counted."""
@@ -109,12 +109,7 @@ def _fold(
     stretch: Stretch, kernel: Kernel, changes: _Changes, first: int, batch: list[bytes]
 ) -> int:
     """Fold *batch*; return how many timers have fired in it."""
-    try:
-        records = r.decode_all(batch)
-    except UNREADABLE:
-        for sequence, raw in enumerate(batch, first):
-            stretch.decode(sequence, raw)  # says where
-        raise
+    records = r.decode_all(batch, first=first, one=stretch.decode)
     kinds = list(map(type, records))
     if r.EngineStarted in kinds:
         for sequence, record in enumerate(records, first):

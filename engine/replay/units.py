@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from headrace.engine import record as r
 from headrace.engine.errors import LogCorrupt
 from headrace.engine.kernel import Kernel
-from headrace.engine.replay.stretch import UNREADABLE, Stretch
+from headrace.engine.replay.stretch import Stretch
 
 Unit = tuple[int, r.Input, Sequence[r.Record]]
 """Sequence, input, and its decisions, which have the sequences behind it."""
@@ -53,27 +53,22 @@ class Units:
             self.damage = damage
 
     def _read(self, kernel: Kernel, problems: list[str]) -> Iterator[Unit]:
-        decode, decision_kinds = r.decode, frozenset(r.DECISION_KINDS)
+        decision_kinds = frozenset(r.DECISION_KINDS)
         begun: tuple[int, r.Input] | None = None
         decisions: list[r.Record] = []
-        place = 0
         for first, batch in self._stretch.batches(kernel, problems):
-            try:
-                for place, raw in enumerate(batch, first):
-                    record = decode(raw)
-                    kind = type(record)
-                    if kind in decision_kinds or kind is r.UnknownRecord:
-                        decisions.append(record)
-                        self.unknown += kind is r.UnknownRecord
-                        continue
-                    if begun is not None:
-                        yield *begun, decisions or NO_DECISIONS
-                    if decisions:
-                        decisions = []
-                    begun = (place, record)  # type: ignore[assignment]
-            except UNREADABLE:
-                self._stretch.decode(place, batch[place - first])  # says where
-                raise
+            records = r.decode_all(batch, first=first, one=self._stretch.decode)
+            for place, record in enumerate(records, first):
+                kind = type(record)
+                if kind in decision_kinds or kind is r.UnknownRecord:
+                    decisions.append(record)
+                    self.unknown += kind is r.UnknownRecord
+                    continue
+                if begun is not None:
+                    yield *begun, decisions or NO_DECISIONS
+                if decisions:
+                    decisions = []
+                begun = (place, record)  # type: ignore[assignment]
             self.last = first + len(batch) - 1
         if begun is not None:
             yield *begun, decisions or NO_DECISIONS

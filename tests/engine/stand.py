@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, Literal, TypeVar
 
@@ -11,7 +11,7 @@ import anyio
 import msgspec
 from anyio.lowlevel import checkpoint
 
-from headrace import App, Engine, Firing, MemoryLog
+from headrace import App, Engine, Firing, MemoryLog, SegmentGone
 from headrace.engine.clock import VirtualClock, seconds_to_ns
 from headrace.engine.decider import Decider
 from headrace.engine.defaults import PROBE_S
@@ -67,6 +67,18 @@ class StepClock(VirtualClock):
 GatedLog = logs.SlowLog
 FailingLog = logs.FailingLog
 FullLog = logs.FullLog
+
+
+class ShortLog(MemoryLog):
+    """A log of which retention has left only the records from `first` on."""
+
+    first = 1
+
+    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+        """See `MemoryLog`."""
+        if 0 < after < self.first - 1:
+            raise SegmentGone("log", wanted=after + 1, first_sequence=self.first)
+        yield from super().read(after=max(after, self.first - 1))
 
 
 async def fill_disk(engine: Engine, log: FullLog) -> None:

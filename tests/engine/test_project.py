@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.engine.stand import borders, of_kind, opened
+from tests.engine.stand import ShortLog, borders, of_kind, opened
 from tests.engine.test_projections import (
     Reading,
-    ShortLog,
     Summary,
     by_hand,
     make_app,

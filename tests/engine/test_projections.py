@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from msgspec import Struct
 from tests.engine.stand import (
     FullLog,
+    ShortLog,
     StepClock,
     borders,
     check_live,
@@ -28,7 +29,7 @@ from tests.engine.stand import (
     refolded,
 )
 
-from headrace import App, Emission, Event, Firing, MemoryLog, RuleNotFound, SegmentGone, any_of, on
+from headrace import App, Emission, Event, Firing, MemoryLog, RuleNotFound, any_of, on
 from headrace.engine import record as r
 from headrace.engine.kernel import Kernel
 from headrace.engine.projected import View
@@ -517,18 +518,6 @@ async def test_one_that_is_new_sees_the_log_at_every_cut() -> None:
 
 
 # ---------------------------------------------------------------- what is not kept any more
-
-
-class ShortLog(MemoryLog):
-    """A log of which retention has left only the records from `first` on."""
-
-    first = 1
-
-    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
-        """See `MemoryLog`."""
-        if 0 < after < self.first - 1:
-            raise SegmentGone("log", wanted=after + 1, first_sequence=self.first)
-        yield from super().read(after=max(after, self.first - 1))
 
 
 async def test_where_the_beginning_is_gone_it_says_so() -> None:

@@ -16,6 +16,7 @@ from tests.engine.stand import (
     HANG_S,
     FullLog,
     GatedLog,
+    ShortLog,
     StepClock,
     check_live,
     comparable,
@@ -45,7 +46,6 @@ from headrace import (
     LogFull,
     MemoryLog,
     Pattern,
-    SegmentGone,
     field,
     on,
     sequence,
@@ -296,18 +296,6 @@ async def test_schedules_that_are_warm_keep_to_the_grid_of_the_past() -> None:
 
 
 # ---------------------------------------------------------------- the beginning is gone
-
-
-class ShortLog(MemoryLog):
-    """A log of which retention has left only the records from `first` on."""
-
-    first = 1
-
-    def read(self, *, after: int = 0) -> Iterator[tuple[int, list[bytes]]]:
-        """See `MemoryLog`."""
-        if 0 < after < self.first - 1:
-            raise SegmentGone("log", wanted=after + 1, first_sequence=self.first)
-        yield from super().read(after=max(after, self.first - 1))
 
 
 async def test_what_is_kept_is_what_it_has_seen() -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -83,18 +84,6 @@ def decoded(reader: LogReader, sequence: int, raw: bytes) -> Record:
         ) from error
 
 
-def decoded_all(reader: LogReader, first: int, raws: list[bytes]) -> list[Record]:
-    """Return `decoded` of each of *raws*, of which the first is at *first*."""
-    import msgspec
-
-    from headrace.engine.record import decode_all
-
-    try:
-        return decode_all(raws)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return [decoded(reader, place, raw) for place, raw in enumerate(raws, first)]
-
-
 def decoder(reader: LogReader) -> Callable[[int, bytes], Record]:
     """Return `decoded` for the records of one log, for those who read very many."""
     import msgspec
@@ -146,6 +135,7 @@ def folded(
     *shortcut* at the newest.
     """
     from headrace.engine.decider import NoRules
+    from headrace.engine.record import decode_all
     from headrace.engine.restore import from_snapshot, new_kernel
 
     decider = decider or NoRules()
@@ -166,7 +156,7 @@ def folded(
                     f"{first - 1} missing{''.join(f'; {problem}' for problem in problems)}; "
                     "without them there is no state: read it with `log cat`"
                 )
-            found = decoded_all(reader, first, batch)
+            found = decode_all(batch, first=first, one=partial(decoded, reader))
             if watch is None:
                 kernel.fold_all(first, found)
             else:
