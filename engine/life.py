@@ -6,11 +6,11 @@ and those of sync tasks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from threading import get_ident
 from types import TracebackType
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import anyio
 from anyio import CancelScope
@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 
 from headrace.engine.backend import Backend, current_backend, in_own_thread
 from headrace.engine.clock import Clock, SystemClock, seconds_to_ns
+from headrace.engine.companions import Companion, Company
 from headrace.engine.control import ControlSocket
 from headrace.engine.core import Core, Settings
 from headrace.engine.decider import Decider
@@ -67,6 +68,7 @@ class Life:
         version: str,
         declare: Declare | None = None,
         resources: OpenResources | None = None,
+        companions: Sequence[Companion[Any]] = (),
     ) -> None:
         """Made by `App.open`."""
         refuse_in_import()
@@ -91,6 +93,7 @@ class Life:
         )
         self._grace_s = grace_s
         self._resources = resources or OpenResources({})
+        self._company = Company(companions)
         self._is_open = False
         self._is_stopping = False
         self._is_closing = False
@@ -145,6 +148,7 @@ class Life:
         self._is_open = True
         try:
             self._core.start()
+            self._company.start(self._group, self)
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
@@ -232,6 +236,7 @@ class Life:
         try:
             try:
                 with CancelScope(shield=True):
+                    await self._company.leave()
                     await self._core.wind_up(self._grace_s)
             except (anyio.get_cancelled_exc_class(), KeyboardInterrupt) as hurry:
                 # Ctrl-C once more, in the grace period: what still runs is ended at once.
@@ -299,6 +304,11 @@ class Life:
             self._core.pipeline.progress()
 
     # ------------------------------------------------------------ what it is made of
+
+    @property
+    def companions(self) -> tuple[Companion[Any], ...]:
+        """What works beside it, such as sources."""
+        return self._company.companions
 
     def opened(self) -> Core:
         """Return the core that works.

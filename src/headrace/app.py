@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 from headrace.chaining import SUBJECTS, Link, action_of, check_follower, rule_name
+from headrace.connecting import Connections
 from headrace.engine.clock import Clock
 from headrace.engine.decider import RunMode
 from headrace.engine.declared import Declared
@@ -27,7 +28,7 @@ from headrace.engine.log.protocol import Durability, EventLog
 from headrace.engine.retry import seconds_of
 from headrace.engine.task import TaskSpec
 from headrace.projecting import Projections
-from headrace.tasks import Tasks, check_name, name_of, spec_of
+from headrace.tasks import check_name, name_of, spec_of
 from headrace.triggers.checks import Seconds, duration_ns
 from headrace.triggers.modes import OnMissed
 from headrace.triggers.nodes_clock import CatchUp, EveryNode
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class App(Tasks, Projections):
+class App(Connections, Projections):
     """A set of declarations under a name."""
 
     def __init__(self, name: str) -> None:
@@ -58,7 +59,7 @@ class App(Tasks, Projections):
             ValueError: *name* is not 1 to 64 letters, digits, ``_`` and ``-``.
         """
         check_name("App", name)
-        Tasks.__init__(self)
+        Connections.__init__(self)
         Projections.__init__(self)
         self.name = name
         self.rules: dict[str, Rule] = {}
@@ -302,6 +303,7 @@ class App(Tasks, Projections):
         crash_attempts_max: int = CRASH_ATTEMPTS_MAX,
         pending_runs_max: int = PENDING_RUNS_MAX,
         resources: Mapping[str, Any] | None = None,
+        sources: bool = True,
     ) -> Engine:
         """Return an engine to use with ``async with``.
 
@@ -322,7 +324,7 @@ class App(Tasks, Projections):
         that may have killed the process *crash_attempts_max* - 1 times, without getting
         anything done, is executed alone among such, and given up if it does so again (0: never).
         *resources* replace those that are declared, by name: each a value, or a function that
-        returns one or a context manager.
+        returns one or a context manager.  Without *sources* those of the app bring nothing in.
         """
         if isinstance(log, (str, os.PathLike)):
             from headrace.engine.log import FileLog
@@ -341,6 +343,7 @@ class App(Tasks, Projections):
             concurrency=concurrency,
             crash_attempts_max=crash_attempts_max,
             pending_runs_max=pending_runs_max,
+            companions=self.feeders() if sources and self.sources else (),
         )
 
     def _engine(self, log: EventLog, resources: Mapping[str, Any] | None, **options: Any) -> Engine:

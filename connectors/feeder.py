@@ -1,0 +1,38 @@
+"""`Feeder`: a source at work beside an engine."""
+
+from __future__ import annotations
+
+from headrace.connectors.intake import Intake, SourceStatus
+from headrace.connectors.protocol import ConnectorError, Source
+from headrace.engine.engine import Engine
+
+
+class Feeder:
+    """A `Companion` of the engine: it keeps the status of its source."""
+
+    def __init__(self, source: Source) -> None:
+        """Take the source; nothing is connected yet."""
+        self.source = source
+        self.status = status_of(source)
+        """How the source does, since the engine was opened."""
+
+    @property
+    def name(self) -> str:
+        """What diagnostics call it."""
+        return f"source {self.source.name}"
+
+    async def run(self, engine: Engine) -> None:
+        """Let the source bring events in until it has no more, or until cancelled."""
+        intake, status = Intake(engine, self.status), self.status
+        try:
+            await self.source.run(intake)
+        except ConnectorError as error:
+            status.state, status.error = "failed", str(error)
+            raise
+        status.state = "ended"
+        intake.logger.info("source_ended", stored=status.stored)
+
+
+def status_of(source: Source) -> SourceStatus:
+    """Return the status of a source that has not begun."""
+    return SourceStatus(source.name, type(source).__name__, source.promise)

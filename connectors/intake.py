@@ -1,0 +1,208 @@
+"""`Intake`: what a source hands its events to, and what is known of how it does.
+
+`put` returns when the events are durable; only then may a source acknowledge them.  While it
+waits the source takes nothing more, so an engine that is slow slows its sources.
+
+A message that is no event does not stop a source: it is stored as an event of the subject
+``source.refused.<name>``, with the raw bytes up to a bound, under the same identity, so that it is
+acknowledged and not delivered for ever.  A rule can react to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import anyio
+from msgspec import Struct
+from msgspec.structs import replace
+
+from headrace.connectors.promises import WORDS, Promise
+from headrace.engine.diagnostics import logger
+from headrace.engine.emission import Emission, checked
+from headrace.engine.errors import EngineClosed, EventRefused, LogFull
+
+if TYPE_CHECKING:
+    from headrace.engine.engine import Engine
+
+RAW_BYTES_MAX: Final = 64 * 1024
+"""How much is kept of a message that is no event."""
+REASON_CHARS_MAX: Final = 500
+REFUSED: Final = "source.refused"
+
+State = Literal["starting", "connected", "lost", "ended", "failed"]
+
+
+class Refusal(Struct):
+    """The data of an event ``source.refused.<name>``: a message that is no event."""
+
+    source: str
+    reason: str
+    """What was expected and what was found."""
+    place: str
+    """Where it came from: a topic, a file and a line, a path."""
+    raw: bytes
+    """Its first bytes, up to 64 KiB."""
+    size: int
+    """How many bytes it had."""
+
+
+class SourceStatus(Struct):
+    """How a source does, since its engine was opened."""
+
+    name: str
+    kind: str
+    promise: Promise
+    state: State = "starting"
+    error: str = ""
+    """Of the last connection that was lost, or of what ended it."""
+    connections: int = 0
+    stored: int = 0
+    """Events, those that were refused included."""
+    duplicates: int = 0
+    """Events that were delivered again and not stored again."""
+    refused: int = 0
+    in_flight: int = 0
+    """Events that are handed in and not durable yet."""
+    lag: int | None = None
+    """Messages that wait at the server, where it says so."""
+    last_at_ns: int | None = None
+    """Log time of the last event that was durable."""
+
+
+class Intake:
+    """What one source has of one engine."""
+
+    def __init__(self, engine: Engine, status: SourceStatus) -> None:
+        """Made by `Feeder`, or by a test; *status* names the source and is kept up to date."""
+        self.engine = engine
+        self.status = status
+        self.logger = logger().bind(source=status.name)
+
+    @property
+    def name(self) -> str:
+        """The name of the source: that of its events, unless they have one of their own."""
+        return self.status.name
+
+    # ------------------------------------------------------------ events
+
+    def cursor(self, source: str | None = None) -> int | None:
+        """Return the position after the last event stored; ``None``: none.
+
+        *source* is for one that has several cursors, each under a name, such as partitions.
+        """
+        return self.engine.cursor(self.name if source is None else source)
+
+    async def put(self, events: Sequence[Emission]) -> list[int]:
+        """Store *events* in their order; return their sequences once they are durable.
+
+        One without a source gets the name of this one.  One that cannot be stored is refused,
+        as by `refusal`.  While the disk is full, or too many runs are pending, it waits; when
+        the engine stops it does not return, and its caller is cancelled.
+        """
+        todo = [self._named(event) for event in events]
+        status = self.status
+        status.in_flight += len(todo)
+        sequences: list[int] = []
+        try:
+            while len(sequences) < len(todo):
+                before = self.engine.kernel.sequence
+                stored = await self._stored(todo, len(sequences))
+                sequences += stored
+                self._count(stored, before)
+        finally:
+            status.in_flight -= len(todo)
+        return sequences
+
+    async def _stored(self, todo: list[Emission], start: int) -> list[int]:
+        """Store what is left of *todo*; return the sequences of the first that are stored."""
+        try:
+            return await self.engine.emit_many(todo[start:])
+        except LogFull as full:
+            if not full.stored:
+                await self.engine.ready()
+            return full.stored
+        except EngineClosed:
+            # It stops, and whoever feeds it is told by cancellation.
+            await anyio.sleep_forever()
+            raise
+        except (EventRefused, TypeError, ValueError):
+            # All are looked at before the first is stored: nothing was.
+            todo[start:] = [self._storable(event) for event in todo[start:]]
+            return []
+
+    def _named(self, event: Emission) -> Emission:
+        return event if event.source else replace(event, source=self.name)
+
+    def _storable(self, event: Emission) -> Emission:
+        try:
+            checked(event)
+        except (EventRefused, TypeError, ValueError) as error:
+            raw = event.data if isinstance(event.data, bytes) else repr(event.data).encode()
+            refused = self.refusal(raw, str(error), place=event.subject[:200])
+            return replace(
+                refused,
+                id=event.id,
+                source=event.source,
+                position=event.position,
+            )
+        return event
+
+    def refusal(
+        self,
+        raw: bytes,
+        reason: str,
+        *,
+        place: str = "",
+        id: str | None = None,
+        position: int | None = None,
+        source: str = "",
+    ) -> Emission:
+        """Return the event that keeps a message which is none; *reason* says why it is not.
+
+        Put it in the place of the event that it would have been, with the *id* and the
+        *position* of that.
+        """
+        self.status.refused += 1
+        reason = reason[:REASON_CHARS_MAX]
+        # Not a line for each of a thousand: a feed that has gone wrong would fill the disk.
+        if self.status.refused.bit_count() == 1:
+            self.logger.warning(
+                "message_refused", place=place, reason=reason, so_far=self.status.refused
+            )
+        data = Refusal(self.name, reason, place, raw[:RAW_BYTES_MAX], len(raw))
+        return Emission(
+            f"{REFUSED}.{self.name}", data, id=id, source=source or self.name, position=position
+        )
+
+    def _count(self, sequences: list[int], before: int) -> None:
+        status, highest = self.status, before
+        for sequence in sequences:
+            if sequence > highest:
+                highest = sequence
+                status.stored += 1
+            else:
+                status.duplicates += 1
+        if sequences:
+            status.last_at_ns = self.engine.opened().pipeline.now_ns()
+
+    # ------------------------------------------------------------ its connection
+
+    def connected(self, **facts: Any) -> None:
+        """Say that messages can come; *facts* are for the diagnostics."""
+        status = self.status
+        status.state, status.connections = "connected", status.connections + 1
+        self.logger.info(
+            "source_connected",
+            promise=status.promise,
+            meaning=WORDS[status.promise],
+            **facts,
+        )
+
+    def lost(self, error: BaseException | str) -> None:
+        """Say that the server is gone and is tried again."""
+        status = self.status
+        was, status.state = status.state, "lost"
+        status.error = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        if was != "lost":  # once, not at each try
+            self.logger.warning("source_lost", error=status.error)
