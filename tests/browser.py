@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import pytest
+from tests.needs import program
 
 NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome")
-NEEDED = "HEADRACE_NEEDS"
-"""Lists what may not be missing on the machine that checks everything."""
 WAIT_S = 60
 ON_3_AND_4 = """
 import fcntl, os, sys
@@ -34,15 +31,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 def chromium() -> str:
     """Where Chromium is; without it the test is skipped, but not where it may not be missing."""
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        reason = (
-            f"no chromium found (looked for {', '.join(NAMES)}); on Debian: apt install chromium"
-        )
-        if "chromium" in os.environ.get(NEEDED, "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return str(program(*NAMES, package="chromium"))
 
 
 class Browser:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser import NEEDED, chromium
 from tests.cli.command import Call, records
 
 from headrace.engine.log import FileLog
@@ -255,20 +254,6 @@ def test_what_is_no_record_is_one_line(headrace: Call, tmp_path: Path, raw: byte
         done = headrace(*command)
         assert done.code == 6
         assert "record 2: expected a record" in done.last_error
-
-
-def test_a_missing_browser_is_skipped_by_name_and_never_where_all_is_checked(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A machine without Chromium runs the other tests; CI does not get by without."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.delenv(NEEDED, raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no chromium found"):
-        chromium()
-    monkeypatch.setenv(NEEDED, "chromium")
-    with pytest.raises(pytest.fail.Exception, match="apt install chromium"):
-        chromium()
-    assert "export HEADRACE_NEEDS=chromium" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_two_reports_of_one_log_are_the_same(headrace: Call, log: Path, tmp_path: Path) -> None:
