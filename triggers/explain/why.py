@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
+from headrace.engine.decider import Matched
 from headrace.engine.event import Event
 from headrace.engine.state import EngineState
 from headrace.engine.subject import matches
@@ -403,7 +404,7 @@ class Inquiry:
         """Return what became of an earlier step, in one line."""
         what = f"event on {step.record.subject}" if step.record is not None else "timer"
         matched = [one for one in step.verdicts if getattr(one, "key", key) == key]
-        if any(type(one).__name__ == "Matched" for one in matched):
+        if any(isinstance(one, Matched) for one in matched):
             return f"{what}: met the pattern"
         notes = [note for note in step.notes if note.key == key]
         if notes:
