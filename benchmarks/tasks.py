@@ -1,5 +1,8 @@
 """What durable tasks cost: one alone, fan-out, steps by where they execute, runs that sleep.
 
+Beside two-step workflows stand those of DBOS on SQLite, if that is installed, here or by
+`run_peers.py --keep dbos`.
+
 A step's overhead is the time of a call that is recorded in a memory log, less that of a bare
 await.  Memory is the growth of the resident set of a process that does nothing else.
 
@@ -18,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +36,10 @@ from common import (
     scratch,
     unused,
 )
-from figures import Figure, Row, at_most, measured, script
+from figures import Figure, Row, at_least, at_most, measured, script
+from run_peers import VENVS, go
+from w2_workflow import WORKFLOWS
+from w2_workflow import headrace as workflows
 
 from headrace import App, MemoryLog, Run, on
 from headrace.engine.log import FileLog
@@ -45,6 +52,27 @@ ALONE: Final = 100
 IDLE_S: Final = 2.0
 
 Found = dict[str, float]
+
+
+# ---------------------------------------------------------------- a thousand in flight
+
+DBOS: Final = ("W2, DBOS, SQLite", "W2, DBOS, SQLite WAL")
+DBOS_WORKFLOWS: Final = 200
+
+
+def on_dbos(*, quick: bool) -> dict[str, Callable[[], float]]:
+    """Return the same work on DBOS, if it is installed."""
+    own = VENVS / "dbos" / "bin" / "python"
+    if not own.exists() and find_spec("dbos") is None:
+        return {}
+    python = own if own.exists() else Path(sys.executable)
+    count = 20 if quick else DBOS_WORKFLOWS
+    return {way: partial(dbos_way, python, way, count) for way in DBOS}
+
+
+def dbos_way(python: Path, way: str, count: int) -> float:
+    """Return the workflows a second of a process of its own."""
+    return go(python, "with_dbos", way, count)[""]
 
 
 # ---------------------------------------------------------------- one alone
@@ -242,6 +270,8 @@ def apart(part: str, count: int, folder: Path) -> Found:
 
 
 ROWS: Final = [
+    Row("W2, headrace", "workflows/s", "", at_least(10_000)),
+    *(Row(way, "workflows/s", "W2, headrace", note="two steps each") for way in DBOS),
     Row("workflow alone, ms", "ms", "workflow alone, three fdatasyncs"),
     Row("workflow alone, syncs", "syncs", "", at_most(3)),
     Row("fan-out, children", "runs/s", "fan-out, bare tasks"),
@@ -268,7 +298,9 @@ def take(options: argparse.Namespace) -> list[Figure]:
     with scratch() as folder:
         names = [folder / f"sleepers-{number}" for number in range(options.repeat)]
         live, again = iter(names), iter(names)
-        ways: dict[str, Callable[[], Found]] = {
+        ways: dict[str, Callable[[], float | Found]] = {
+            "W2, headrace": lambda: on_asyncio(workflows(500 if quick else WORKFLOWS, folder)),
+            **on_dbos(quick=quick),
             "workflow alone": lambda: on_asyncio(alone(folder, 10 if quick else ALONE)),
             "fan-out": lambda: apart("fan-out", children, folder),
         }

@@ -18,8 +18,8 @@ from msgspec import Raw
 from tests.cli.command import Call
 
 from headrace import Emission
-from headrace.cli import cloudevents as ce
 from headrace.cli.log_import import LINE_BYTES_MAX
+from headrace.connectors import cloudevents as ce
 from headrace.engine.log import FileLog, LogReader
 from headrace.engine.offline import OfflineLog
 from headrace.engine.record import EventOffered, EventStored, decode, encode

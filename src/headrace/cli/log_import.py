@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.cli import cloudevents as ce
 from headrace.cli.door import Door, door
 from headrace.cli.errors import CORRUPT, OK, BadInput, Usage
 from headrace.cli.log_export import FOOTER, HEADER, PART, STDOUT
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.text import safe
+from headrace.connectors import cloudevents as ce
 from headrace.engine import record as r
 from headrace.engine.errors import EventRefused
 from headrace.engine.subject import is_reserved
