@@ -17,6 +17,8 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
+from headrace.engine.collector import seldom_collected
+
 R = TypeVar("R")
 
 SUBJECT: Final = "sensors.temp"
@@ -94,17 +96,12 @@ def fdatasync_ms(
 def on_asyncio(main: Coroutine[Any, Any, R], *, uvloop: bool = False) -> R:
     """Run *main* on asyncio, with the loop of uvloop if asked to.
 
-    What was there before is of no concern to the garbage collector: so it is for everything
-    that is measured.
+    The garbage collector does as in `headrace run`: so it is for everything that is measured.
     """
     factory: Any = import_module("uvloop").new_event_loop if uvloop else None
     gc.collect()
-    gc.freeze()
-    try:
-        with asyncio.Runner(loop_factory=factory) as runner:
-            return runner.run(main)
-    finally:
-        gc.unfreeze()
+    with seldom_collected(), asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
 
 
 def repeat(run: Callable[[], float], times: int) -> tuple[float, float, float]:

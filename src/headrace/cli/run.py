@@ -23,6 +23,7 @@ from headrace.cli.progress import shown
 from headrace.cli.summary import Counted, document_of, text_of
 from headrace.cli.watch import RulesWatch
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
+from headrace.engine.collector import seldom_collected
 from headrace.engine.errors import HeadraceError, LogMismatch
 from headrace.engine.log import FileLog
 
@@ -153,7 +154,8 @@ class Session:
                 if options.rules is not None:
                     watch = RulesWatch(self._app, engine, options.rules, self._logger)
                     group.start_soon(watch.run, name="headrace rules file")
-                await self._work(engine)
+                with seldom_collected():
+                    await self._work(engine)
         except LogMismatch as error:
             raise LogMismatch(f"{options.log}: {error}") from error
         self.counted = self._counted(engine, time.perf_counter() - began)
