@@ -282,23 +282,8 @@ def _from_line(body: bytes) -> tuple[Emission, int]:
 
 
 def _from_cloudevent(body: bytes) -> tuple[Emission, int]:
-    from headrace.engine.emission import Emission
-
     event = _decoded(body, ce.CloudEvent, "a CloudEvent with specversion, id, source and type")
-    if event.specversion != "1.0":
-        raise ValueError(f"specversion {event.specversion!r} instead of '1.0'")
-    for name in ("id", "source", "type"):
-        if not getattr(event, name):
-            raise ValueError(f"an empty {name}")
-    made = Emission(
-        ce.own_subject(event),
-        ce.data_of(event),
-        event.id,
-        ce.own_source(event),
-        key=event.partitionkey,
-        time_ns=None if event.time is None else _time_ns(event.time),
-    )
-    return made, int(event.headracerun is not None)
+    return ce.emission_of(event), int(event.headracerun is not None)
 
 
 def _time_ns(text: str) -> int:
