@@ -311,7 +311,7 @@ class RuleNotFound(HeadraceError):
 
 
 class Problem(Struct, frozen=True):
-    """One thing that is wrong in a rules file."""
+    """One thing that is wrong in a file."""
 
     line: int
     """From 1; 0 if it is no matter of a line, as with a file that is not there."""
@@ -327,8 +327,8 @@ class Problem(Struct, frozen=True):
         return f"{place}{self.path}{': ' * bool(self.path)}{self.message}"
 
 
-class RulesFileError(HeadraceError):
-    """A rules file cannot be used.  None of its rules was declared."""
+class FileProblems(HeadraceError):
+    """A file that a person has written cannot be used."""
 
     def __init__(self, path: str, problems: Iterable[Problem]) -> None:
         """Say all *problems* of the file at *path*, in the order of their places."""
@@ -340,3 +340,7 @@ class RulesFileError(HeadraceError):
     def lines(self) -> list[str]:
         """One line for each problem: ``rules.toml:12:8: rules.overheat.key: expected …``."""
         return [f"{self.path}:{' ' * (not one.line)}{one}" for one in self.problems]
+
+
+class RulesFileError(FileProblems):
+    """A rules file cannot be used.  None of its rules was declared."""

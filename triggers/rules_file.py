@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from msgspec import Struct
 
 from headrace.engine.decider import Queue, RunMode
-from headrace.engine.errors import Problem, RulesFileError
+from headrace.engine.errors import RulesFileError
 from headrace.engine.retry import Retry
 from headrace.triggers.modes import MODES, OnMissed, check_mode, fire_within
 from headrace.triggers.pattern import Pattern
@@ -30,11 +29,12 @@ from headrace.triggers.rules_parts import (
     from_steps,
     scheduled,
 )
-from headrace.triggers.rules_places import Places
 from headrace.triggers.rules_tables import Report, Table, one_of
 from headrace.triggers.ruleset import Rule
+from headrace.triggers.toml_file import toml_of
 
-FILE_BYTES_MAX: Final = 16 * 1024 * 1024
+# An editor may leave it so for a moment: it must not look like "no more rules".
+EMPTY: Final = "expected rules, found an empty file; write [rules] if there are none"
 
 TASK_KEYS: Final = ("task", "on_clear", "on_timeout")
 """Where a rule names tasks."""
@@ -43,7 +43,6 @@ Refuse = Callable[[str, dict[str, str]], Sequence[tuple[str, str]]]
 """Takes the name of a rule and those of its tasks, by key; gives what is wrong: a key, and why."""
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-_TOML_PLACE: Final = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)")
 _ACTION_KEYS: Final = (
     *TASK_KEYS,
     "mode",
@@ -131,15 +130,7 @@ def read_rules(path: str | os.PathLike[str], *, refuse: Refuse | None = None) ->
         RulesFileError: it cannot be read, or something in it is wrong; says all that is.
     """
     place = os.fspath(path)
-    text = _text_of(place)
-    try:
-        values = tomllib.loads(text)
-    except ValueError as error:  # also of a number with thousands of digits
-        raise RulesFileError(place, [_syntax(str(error), text)]) from None
-    except RecursionError:
-        problem = Problem(0, 0, "", "expected TOML, found lists nested too deeply")
-        raise RulesFileError(place, [problem]) from None
-    places = Places(text)
+    values, places = toml_of(place, RulesFileError, EMPTY)
     report = Report(places)
     found = _rules_in(Table(report, (), values, ("rules",)), refuse)
     if report.problems:
@@ -173,53 +164,6 @@ def changes(old: Sequence[RuleText], new: Sequence[RuleText]) -> Changes:
 
 def _action_of(rule: RuleText) -> tuple[dict[str, str], Retry | None, float | None]:
     return rule.tasks(), rule.retry, rule.timeout
-
-
-# ---------------------------------------------------------------- the file
-
-
-def _text_of(path: str) -> str:
-    """Return what is in the file, with a mere newline at the end of each line.
-
-    Raises:
-        RulesFileError: it cannot be read as text, or there is nothing in it.
-    """
-
-    def refused(message: str, line: int = 0, column: int = 0) -> RulesFileError:
-        return RulesFileError(path, [Problem(line, column, "", message)])
-
-    try:
-        with open(path, "rb") as file:  # noqa: PTH123 (its name is the user's, word for word)
-            stored = file.read(FILE_BYTES_MAX + 1)
-    except IsADirectoryError:
-        raise refused("expected a TOML file, found a folder") from None
-    except FileNotFoundError:
-        raise refused("expected a TOML file, found nothing there") from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise refused(f"expected a file that can be read, found: {why}") from None
-    if len(stored) > FILE_BYTES_MAX:
-        raise refused(f"expected at most {FILE_BYTES_MAX} bytes, found more; split it")
-    try:
-        text = stored.decode("utf-8-sig")  # some editors put a mark at the beginning
-    except UnicodeDecodeError as error:
-        before = stored[: error.start].decode("utf-8-sig", "replace")
-        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        found = f"byte {stored[error.start]:#04x}"
-        raise refused(f"expected UTF-8, found {found}; save it as UTF-8", line, column) from None
-    if not text.strip():
-        # An editor may leave it so for a moment: it must not look like "no more rules".
-        raise refused("expected rules, found an empty file; write [rules] if there are none")
-    return text.replace("\r\n", "\n")
-
-
-def _syntax(said: str, text: str) -> Problem:
-    found = _TOML_PLACE.fullmatch(said)
-    if found is None:
-        return Problem(0, 0, "", f"expected TOML: {said}")
-    lines = text.split("\n")
-    line, column = int(found[2] or len(lines)), int(found[3] or len(lines[-1]) + 1)
-    return Problem(line, column, "", f"expected TOML: {found[1]}")
 
 
 # ---------------------------------------------------------------- rules
