@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RULE_COLUMNS: Final = ("rule", "mode", "pattern")
 PROJECTION_COLUMNS: Final = ("projection", "pattern")
 SCHEDULE_COLUMNS: Final = ("schedule", "next_due", "catch_up")
-TASK_COLUMNS: Final = ("task", "runs_in", "retry", "timeout_s", "place")
+TASK_COLUMNS: Final = ("task", "version", "runs_in", "retry", "timeout_s", "place")
 
 
 def check(app: App, output: Output) -> int:
@@ -36,9 +36,7 @@ def check(app: App, output: Output) -> int:
         "app": app.name,
         "rules": rules,
         "projections": projections,
-        "tasks": [
-            _task(spec) for name, spec in (app.tasks | app.actions).items() if name not in app.rules
-        ],
+        "tasks": [_task(spec) for spec in _tasks(app)],
         "schedules": _schedules(app),
         "subjects": sorted({s for one in [*rules, *projections] for s in one["subjects"]}),
     }
@@ -144,15 +142,31 @@ def _mode(mode: RunMode) -> str:
     return mode if isinstance(mode, str) else f"queue({mode.max}, {mode.overflow})"
 
 
+def _tasks(app: App) -> list[TaskSpec]:
+    """Return tasks and actions, each behind the older versions that finish their own runs."""
+    found: list[TaskSpec] = []
+    for name, spec in (app.tasks | app.actions).items():
+        if name not in app.rules:
+            found += [older for older in app.older.values() if older.name == name]
+            found.append(spec)
+    return found
+
+
 def _task(spec: TaskSpec) -> dict[str, Any]:
     return {
         "task": spec.name,
-        "runs_in": "event loop" if spec.is_async else "thread",
+        "runs_in": _place(spec),
         "retry": _retry(spec.retry),
         "timeout_s": spec.timeout_s,
         "version": spec.version,
         "place": spec.place,
     }
+
+
+def _place(spec: TaskSpec) -> str:
+    if spec.process_path is not None:
+        return "process"
+    return "event loop" if spec.is_async else "thread"
 
 
 def _retry(policy: Any) -> str | None:
@@ -182,5 +196,7 @@ def _text(document: dict[str, Any]) -> str:
     if document["schedules"]:
         parts.append(table(document["schedules"], SCHEDULE_COLUMNS))
     if document["tasks"]:
-        parts.append(table(document["tasks"], TASK_COLUMNS))
+        has_versions = any(task["version"] for task in document["tasks"])
+        columns = [name for name in TASK_COLUMNS if has_versions or name != "version"]
+        parts.append(table(document["tasks"], columns))
     return "\n\n".join(parts)

@@ -14,7 +14,17 @@ from headrace.cli.text import rfc3339
 if TYPE_CHECKING:
     from headrace.engine.runs import RunView
 
-COLUMNS: Final = ("run", "task", "key", "status", "attempt", "parent", "created_at", "error")
+COLUMNS: Final = (
+    "run",
+    "task",
+    "version",
+    "key",
+    "status",
+    "attempt",
+    "parent",
+    "created_at",
+    "error",
+)
 
 
 def list_runs(
@@ -49,7 +59,9 @@ def list_runs(
     take(kernel.state.dead.views())  # also those that retention has removed from the log
     take(view_of(run) for run in kernel.state.runs.active.values())
     rows = [_row(view) for view in _newest(newest.values(), limit)]
-    write_rows(rows, output, COLUMNS, empty="no runs" if status is None else f"no {status} runs")
+    has_versions = any(row["version"] for row in rows)
+    columns = [name for name in COLUMNS if has_versions or name != "version"]
+    write_rows(rows, output, columns, empty="no runs" if status is None else f"no {status} runs")
     return OK
 
 
@@ -61,6 +73,7 @@ def _row(view: RunView) -> dict[str, Any]:
     return {
         "run": view.id,
         "task": view.task,
+        "version": view.version or None,
         "rule": view.rule or None,
         "key": view.key,
         "status": view.status,
