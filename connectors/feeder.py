@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import anyio
+
 from headrace.connectors.intake import Intake, SourceStatus
 from headrace.connectors.protocol import ConnectorError, Source
 from headrace.engine.engine import Engine
@@ -15,6 +17,8 @@ class Feeder:
         self.source = source
         self.status = status_of(source)
         """How the source does, since the engine was opened."""
+        self.ended = anyio.Event()
+        """Set once the source has said by itself that there is no more."""
 
     @property
     def name(self) -> str:
@@ -30,6 +34,7 @@ class Feeder:
             status.state, status.error = "failed", str(error)
             raise
         status.state = "ended"
+        self.ended.set()
         intake.logger.info("source_ended", stored=status.stored)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.connectors import package
 
 from headrace.connectors import registry
 from headrace.connectors.memory import Memory
@@ -27,14 +28,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Give a function that installs a package: entry points, and the code of its module."""
 
     def installed(points: dict[str, str], code: str) -> None:
-        folder = tmp_path / "mill_connectors-1.0.dist-info"
-        folder.mkdir()
-        (folder / "METADATA").write_text(
-            "Metadata-Version: 2.1\nName: mill-connectors\nVersion: 1.0\n"
-        )
-        lines = [f"{name} = {place}" for name, place in points.items()]
-        (folder / "entry_points.txt").write_text("\n".join(["[headrace.connectors]", *lines]))
-        (tmp_path / "mill_connectors.py").write_text(code)
+        package.install(tmp_path, points, code)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "mill_connectors", raising=False)
 
