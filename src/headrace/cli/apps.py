@@ -17,7 +17,10 @@ from headrace.engine.errors import AppNotFound, RulesFileError
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.config import Config
 
+OWN_APP: Final = "headrace"
+"""The name of an app that is made of files only."""
 _FORMS: Final = "module:attribute or plant.py:app"
 
 
@@ -41,12 +44,58 @@ def load(name: str, rules: Path | None = None) -> App:
     return app
 
 
-def unusable(path: str, lines: list[str], *, count: int, what_to_do: str = "correct them") -> Usage:
-    """Say what is wrong with a rules file: a line for each problem, of *count*, and what to do."""
+def load_with(
+    command: str, name: str | None, rules: Path | None, config: Path | None
+) -> tuple[App, Config]:
+    """Import an app, as `load`, and declare in it what the file *config* says, if there is one.
+
+    Without *name* the file names the app, or the app is nothing but what the files say.  *rules*
+    win over the rules file that it names.
+
+    Raises:
+        AppNotFound, AppBroken: see `load`.
+        Usage: also if the file cannot be used.
+    """
+    from headrace.app import App
+    from headrace.config import Config, ConfigError, read_config
+
+    if config is None:
+        if name is None:
+            raise Usage(
+                f"APP: expected {_FORMS}, found none; name one, or give --config; see "
+                f"`headrace {command} --help`"
+            )
+        return load(name, rules), Config("")
+    try:
+        said = read_config(config)
+        name = name or said.app
+        app = App(OWN_APP) if name is None else load(name)
+        said.declare(app)
+    except ConfigError as error:
+        raise unusable(
+            error.path, error.lines, count=len(error.lines), what="a configuration"
+        ) from error
+    try:
+        if (chosen := rules or said.rules) is not None:
+            app.load_rules(chosen)
+    except RulesFileError as error:
+        raise unusable(error.path, error.lines, count=len(error.lines)) from error
+    return app, said
+
+
+def unusable(
+    path: str,
+    lines: list[str],
+    *,
+    count: int,
+    what: str = "rules",
+    what_to_do: str = "correct them",
+) -> Usage:
+    """Say what is wrong with a file: a line for each problem, of *count*, and what to do."""
     if count == 1:
         return Usage(safe(lines[0]))
     usage = Usage(
-        f"{safe(path)}: expected rules that can be used, found {count} problems; {what_to_do}"
+        f"{safe(path)}: expected {what} that can be used, found {count} problems; {what_to_do}"
     )
     for line in lines:
         usage.add_note(safe(line))

@@ -20,6 +20,21 @@ Output = Annotated[
 AppName = Annotated[
     str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
 ]
+AppOrConfig = Annotated[
+    str | None,
+    Parameter(
+        name="APP",
+        help="module:attribute or plant.py:app. Its code is executed. May be left out with "
+        "--config: then it is the app that the file names, or just what the file says.",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    Parameter(
+        name="--config",
+        help="A TOML file such as headrace.toml with sources, sinks and what is forwarded.",
+    ),
+]
 Rules = Annotated[Path | None, Parameter(help="A TOML file with rules that start the app's tasks.")]
 SnapshotApp = Annotated[
     str | None,
@@ -52,7 +67,12 @@ Since = Annotated[
         "-15m.",
     ),
 ]
-LogOfRun = Annotated[Path, Parameter(help="Directory of the log; made if there is none.")]
+LogOfRun = Annotated[
+    Path | None,
+    Parameter(
+        help="Directory of the log; made if there is none. Without: the one that --config names."
+    ),
+]
 From = Annotated[
     list[str] | None,
     Parameter(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 RULE_COLUMNS: Final = ("rule", "mode", "pattern")
 PROJECTION_COLUMNS: Final = ("projection", "pattern")
 SCHEDULE_COLUMNS: Final = ("schedule", "next_due", "catch_up")
+SOURCE_COLUMNS: Final = ("source", "type", "promise")
+SINK_COLUMNS: Final = ("sink", "type", "retry")
 TASK_COLUMNS: Final = ("task", "version", "runs_in", "retry", "timeout_s", "place")
 
 
@@ -38,6 +40,18 @@ def check(app: App, output: Output) -> int:
         "projections": projections,
         "tasks": [_task(spec) for spec in _tasks(app)],
         "schedules": _schedules(app),
+        "sources": [
+            {"source": one.name, "type": type(one).__name__, "promise": one.promise}
+            for one in app.sources.values()
+        ],
+        "sinks": [
+            {
+                "sink": name,
+                "type": type(one.sink).__name__,
+                "retry": _retry(app.tasks[name].retry),
+            }
+            for name, one in app.sinks.items()
+        ],
         "subjects": sorted({s for one in [*rules, *projections] for s in one["subjects"]}),
     }
     write_document(document, output, lambda: _text(document))
@@ -170,10 +184,13 @@ def _place(spec: TaskSpec) -> str:
 
 
 def _retry(policy: Any) -> str | None:
+    from headrace.connecting import SinkRetry
     from headrace.engine.retry import Retry
 
     if policy is None:
         return None
+    if isinstance(policy, SinkRetry):
+        return f"{policy.attempts} attempts unless it is refused"
     if not isinstance(policy, Retry):
         return type(policy).__name__
     kinds = policy.on if isinstance(policy.on, tuple) else (policy.on,)
@@ -195,6 +212,10 @@ def _text(document: dict[str, Any]) -> str:
         parts.append(table(document["projections"], PROJECTION_COLUMNS))
     if document["schedules"]:
         parts.append(table(document["schedules"], SCHEDULE_COLUMNS))
+    if document["sources"]:
+        parts.append(table(document["sources"], SOURCE_COLUMNS))
+    if document["sinks"]:
+        parts.append(table(document["sinks"], SINK_COLUMNS))
     if document["tasks"]:
         has_versions = any(task["version"] for task in document["tasks"])
         columns = [name for name in TASK_COLUMNS if has_versions or name != "version"]

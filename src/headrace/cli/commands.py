@@ -13,10 +13,11 @@ from cyclopts import App
 
 from headrace.cli.arguments import (
     After,
-    AppName,
+    AppOrConfig,
     Before,
     ClockName,
     Compress,
+    ConfigFile,
     Crash,
     DemoLog,
     DryRun,
@@ -93,10 +94,11 @@ def _command(to: App, name: str) -> Callable[[F], F]:
 
 @_command(app, "run")
 def run_command(
-    name: AppName,
+    name: AppOrConfig = None,
     /,
     *,
-    log: LogOfRun,
+    log: LogOfRun = None,
+    config: ConfigFile = None,
     rules: Rules = None,
     from_: From = None,
     clock: ClockName = "system",
@@ -112,17 +114,19 @@ def run_command(
 ) -> int:
     """Run an app over a log: take events, fire rules, carry out tasks.
 
-    With --from it ends when the input has ended and nothing is left to do; a file that was
-    read in part goes on behind its last stored line. Without, it runs until a signal.
+    It takes events from the sources of the app and of --config. It ends when they and --from
+    have ended and nothing is left to do; a file that was read in part goes on behind its last
+    stored line. With a source that does not end, or without any, it runs until a signal.
 
     What changes in the file of --rules is put into force while it runs.
     """
-    from headrace.cli.apps import load
-    from headrace.cli.run import RunOptions, run
+    from headrace.cli.apps import load_with
+    from headrace.cli.run import RunOptions, log_of, rules_of, run
 
+    app, configured = load_with("run", name, rules, config)
     options = RunOptions(
-        log=log,
-        rules=rules,
+        log=log_of(log, configured),
+        rules=rules_of(rules, configured),
         paths=from_ or [],
         clock=clock,
         durability=durability,
@@ -135,16 +139,24 @@ def run_command(
         log_format=log_format,
         skip_bad_lines=skip_bad_lines,
     )
-    return run(load(name, rules), options)
+    return run(app, options)
 
 
 @_command(app, "check")
-def check_command(name: AppName, /, *, rules: Rules = None, output: Output = "table") -> int:
-    """Load an app and print its rules, tasks and subjects."""
-    from headrace.cli.apps import load
+def check_command(
+    name: AppOrConfig = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    rules: Rules = None,
+    output: Output = "table",
+) -> int:
+    """Load an app and print its rules, tasks, subjects, sources and sinks."""
+    from headrace.cli.apps import load_with
     from headrace.cli.check import check
 
-    return check(load(name, rules), output)
+    app, _ = load_with("check", name, rules, config)
+    return check(app, output)
 
 
 @_command(app, "demo")

@@ -21,7 +21,9 @@ from headrace.cli.errors import INTERRUPTED, OK, Usage
 from headrace.cli.output import Output, write_document
 from headrace.cli.progress import shown
 from headrace.cli.summary import Counted, document_of, text_of
+from headrace.cli.text import safe
 from headrace.cli.watch import RulesWatch
+from headrace.connectors.feeder import Feeder
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
 from headrace.engine.collector import seldom_collected
 from headrace.engine.errors import HeadraceError, LogMismatch
@@ -29,6 +31,7 @@ from headrace.engine.log import FileLog
 
 if TYPE_CHECKING:
     from headrace.app import App
+    from headrace.config import Config
     from headrace.engine.engine import Engine
     from headrace.engine.log import Durability
     from headrace.engine.views import StateView
@@ -54,6 +57,27 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     output: Output
     log_format: LogFormat
     skip_bad_lines: bool
+
+
+def log_of(log: Path | None, config: Config) -> Path:
+    """Return the directory of the log: what the command says wins over the file.
+
+    Raises:
+        Usage: neither says it.
+    """
+    if log is not None:
+        return log
+    if config.log is None:
+        where = f"log in the table [run] of {safe(config.path)}" if config.path else "--config"
+        raise Usage(f"run: expected --log DIR, or {where}, found neither; name a directory")
+    return Path(config.log)
+
+
+def rules_of(rules: Path | None, config: Config) -> Path | None:
+    """Return the rules file: what the command says wins over the file."""
+    if rules is None and config.rules is not None:
+        return Path(config.rules)
+    return rules
 
 
 def run(app: App, options: RunOptions) -> int:
@@ -168,6 +192,7 @@ class Session:
             engine.state(),
             lines=sum(source.lines for source in self._sources),
             duplicates=self._duplicates,
+            sources=[one.status for one in engine.companions if isinstance(one, Feeder)],
             bad_lines=sum(source.bad_lines for source in self._sources),
             seconds=seconds,
         )
@@ -184,13 +209,16 @@ class Session:
                     source.resume(cursor, wants_time=new_by_input)
                     if cursor:
                         self._logger.info("resumed", source=source.path, at_byte=cursor)
-                if not self._sources:
+                feeders = [one for one in engine.companions if isinstance(one, Feeder)]
+                if not self._sources and not feeders:
                     await anyio.sleep_forever()
                 size = sum(source.size_bytes for source in self._sources)
                 if not all(source.resumable for source in self._sources):
                     size = 0
                 with shown("reading", size, in_bytes=True) as self._advance:
                     await self._feed(engine)
+                    for feeder in feeders:
+                        await feeder.ended.wait()
                     await engine.drain()
             except (BadLine, SourceUnusable) as error:
                 self.failure = error

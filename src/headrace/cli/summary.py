@@ -10,6 +10,7 @@ from msgspec import Struct
 from headrace.cli.output import counts, facts
 
 if TYPE_CHECKING:
+    from headrace.connectors.intake import SourceStatus
     from headrace.engine.views import ProjectionView, RuleView, StateView
 
 
@@ -24,11 +25,18 @@ class Counted(Struct, frozen=True):
     """Events whose id was stored before, and which therefore were not stored again."""
     bad_lines: int
     seconds: float
+    sources: list[SourceStatus] = []
+    """How those of the app did."""
 
 
 def document_of(counted: Counted) -> dict[str, Any]:
     """Return the totals of the log, and below ``this_time`` what was added."""
     before, after = counted.before, counted.after
+    sources = [
+        {"source": one.name, "state": one.state, "stored": one.stored, "refused": one.refused}
+        | {"duplicates": one.duplicates, "connections": one.connections}
+        for one in counted.sources
+    ]
     ended = _added(after.runs_ended, before.runs_ended)
     return {
         "log": counted.log,
@@ -36,6 +44,7 @@ def document_of(counted: Counted) -> dict[str, Any]:
         **_totals(after),
         "duplicates": counted.duplicates,
         "bad_lines": counted.bad_lines,
+        **({"sources": sources} if sources else {}),
         "this_time": {
             "lines": counted.lines,
             "events": after.events - before.events,
@@ -86,9 +95,16 @@ def text_of(document: dict[str, Any]) -> str:
             ("runs", counts(document["runs"])),
             ("retries", document["retries"]),
             ("dead letters", f"{dead}{see}"),
+            *(("source", _source(one)) for one in document.get("sources", ())),
             ("skipped", f"{document['duplicates']} duplicates, {document['bad_lines']} bad lines"),
         ]
     )
+
+
+def _source(row: Mapping[str, Any]) -> str:
+    refused = f", {row['refused']} of them refused" if row["refused"] else ""
+    again = f", {row['duplicates']} came again" if row["duplicates"] else ""
+    return f"{row['source']}: {row['stored']} stored{refused}{again}; {row['state']}"
 
 
 def _if_any(by_name: Mapping[str, int]) -> str | None:
