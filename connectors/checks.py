@@ -1,0 +1,76 @@
+"""Settings that are looked at when a connector is made, and the errors that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import blake2b
+from typing import Any, Final, TypeVar
+
+from headrace.connectors.protocol import ConnectorError
+
+SHOWN_CHARS_MAX: Final = 80
+LABEL_CHARS_MAX: Final = 150
+N = TypeVar("N", int, float)
+
+
+def check_text(place: str, name: str, value: Any, *, what: str = "a text") -> str:
+    """Return *value*, which is a text that is not empty.
+
+    Raises:
+        TypeError, ValueError: it is not; *place* and *name* say which setting it is.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{place}, {name}: expected {what}, found {_shown(value)}")
+    if not value or "\0" in value:
+        raise ValueError(f"{place}, {name}: expected {what}, found {_shown(value)}")
+    return value
+
+
+def check_number(place: str, name: str, value: N, least: N, most: N) -> N:
+    """Return *value*, a number of the kind of *least*, from that to *most*.
+
+    Raises:
+        TypeError, ValueError: it is not; *place* and *name* say which setting it is.
+    """
+    whole = isinstance(least, int)
+    what = f"{'a whole number' if whole else 'a number'} from {least:,} to {most:,}"
+    what = what.replace(",", " ")
+    found: Any = value
+    if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)):
+        raise TypeError(f"{place}, {name}: expected {what}, found {_shown(value)}")
+    if not least <= found <= most:
+        raise ValueError(f"{place}, {name}: expected {what}, found {_shown(value)}")
+    return value
+
+
+def needs_asyncio(place: str, library: str) -> None:
+    """Refuse to work where the loop is not asyncio's.
+
+    Raises:
+        ConnectorError: it is not; *place* says whose *library* needs it.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise ConnectorError(
+            f"{place}: expected asyncio, which {library} is made for, found another event loop; "
+            f"run the app on asyncio"
+        ) from None
+
+
+def label(text: str) -> str:
+    """Return *text* as an id or a name of a cursor, which have bounds: a long one by its digest."""
+    if len(text) <= LABEL_CHARS_MAX:
+        return text
+    return f"{text[: LABEL_CHARS_MAX - 33]}~{blake2b(text.encode(), digest_size=16).hexdigest()}"
+
+
+def one_line(error: BaseException) -> str:
+    """Return what *error* says as one line, its kind included if that is all there is."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _shown(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= SHOWN_CHARS_MAX else text[:SHOWN_CHARS_MAX] + "…"

@@ -1,0 +1,138 @@
+"""How the source and the sink of Redis connect, and what its errors mean.
+
+The only file that knows how the library is set up: it tries nothing again by itself, since a
+source and a run each do that in their own way, and every wait for an answer has an end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+from headrace.connectors.addresses import address, masked
+from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
+from headrace.connectors.protocol import ConnectorError, ExtraMissing
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
+
+CONNECT_S: Final = 5.0
+LATER: Final = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM",
+                "NOREPLICAS", "MISCONF", "UNKILLABLE")  # fmt: skip
+"""How answers begin that say nothing about what was asked, but how the server is just now."""
+
+
+class Connection:
+    """Where a server is and how it is spoken to: the settings that source and sink share."""
+
+    def __init__(
+        self,
+        url: str,
+        place: str,
+        *,
+        username: str | None,
+        password: str | None,
+        ca_file: str | None,
+        cert_file: str | None,
+        key_file: str | None,
+        timeout_s: float,
+    ) -> None:
+        """Check the settings; nothing is connected yet.  *place* is how errors call the user."""
+        check_text(place, "url", url, what="an address such as redis://localhost:6379/0")
+        parts = address(url, place, ("redis", "rediss"))
+        database = parts.path.strip("/")
+        if database and not (database.isascii() and database.isdigit()):
+            raise ConnectorError(
+                f"{place}: expected the number of a database behind the port, "
+                f"found {masked(url)!r}; write redis://{parts.hostname}:{parts.port or 6379}/0"
+            )
+        self.place = place
+        self.shown = masked(url)
+        self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
+        for name, value in (("username", username), ("password", password), ("ca_file", ca_file),
+                            ("cert_file", cert_file), ("key_file", key_file)):  # fmt: skip
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
+        self._settings: dict[str, Any] = {
+            "host": parts.hostname,
+            "port": parts.port or 6379,
+            "db": int(database or 0),
+            "username": username or (unquote(parts.username) if parts.username else None),
+            "password": password or (unquote(parts.password) if parts.password else None),
+        }
+        if parts.scheme == "rediss":
+            self._settings |= {
+                "ssl": True,
+                "ssl_ca_certs": ca_file,
+                "ssl_certfile": cert_file,
+                "ssl_keyfile": key_file,
+            }
+
+    def client(self) -> Redis:
+        """Return a client, which connects when it is first used.
+
+        Raises:
+            ConnectorError: the library is missing, or the loop is not asyncio's.
+        """
+        try:
+            from redis.asyncio import Redis
+            from redis.asyncio.retry import Retry
+            from redis.backoff import NoBackoff
+        except ModuleNotFoundError as error:
+            raise ExtraMissing(self.place, "redis", error.name) from error
+        needs_asyncio(self.place, "redis")
+        return Redis(
+            **self._settings,
+            socket_timeout=self.timeout_s,
+            socket_connect_timeout=min(CONNECT_S, self.timeout_s),
+            socket_keepalive=True,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+        )
+
+    def refusal(self, error: Exception) -> ConnectorError | None:
+        """Return what trying again cannot mend about *error*; ``None``: it may."""
+        from redis.exceptions import (
+            AuthenticationError,
+            AuthorizationError,
+            BusyLoadingError,
+            InvalidResponse,
+            NoPermissionError,
+            ResponseError,
+        )
+
+        said = masked(one_line(error))
+        if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
+            return ConnectorError(
+                f"{self.place}: expected to be let in at {self.shown}, found {said!r}; "
+                f"check username and password, and what they may do"
+            )
+        if isinstance(error, InvalidResponse):
+            return ConnectorError(
+                f"{self.place}: expected a Redis server at {self.shown}, found one that answers "
+                f"{said!r}; check the port"
+            )
+        if isinstance(error, BusyLoadingError) or said.startswith(LATER):
+            return None
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            return ConnectorError(
+                f"{self.place}: expected a certificate that ca_file vouches for at {self.shown}, "
+                f"found {said!r}; check ca_file and the name of the server"
+            )
+        if "NOAUTH" in said or "AUTH <password>" in said:
+            return ConnectorError(
+                f"{self.place}: expected to be let in at {self.shown}, found {said!r}; "
+                f"check username and password"
+            )
+        if isinstance(error, ResponseError):
+            return ConnectorError(
+                f"{self.place}: expected {self.shown} to do what it was asked, found {said!r}"
+            )
+        return None
+
+
+def gone() -> tuple[type[Exception], ...]:
+    """Return the errors of a server that is not there, or does not do what it was asked."""
+    from redis.exceptions import RedisError
+
+    return RedisError, OSError
