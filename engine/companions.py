@@ -37,16 +37,17 @@ class Company:
     def __init__(self, companions: Sequence[Companion[Any]] = ()) -> None:
         """Take them; nothing runs yet."""
         self.companions = tuple(companions)
-        self._scope = anyio.CancelScope()
+        self._scope: anyio.CancelScope | None = None
         self._left: anyio.Event | None = None
 
     def start(self, group: TaskGroup, engine: object) -> None:
         """Let all of them work, as tasks of *group*."""
         if self.companions:
-            self._left = anyio.Event()
+            self._scope, self._left = anyio.CancelScope(), anyio.Event()
             group.start_soon(self._run, engine, name="headrace companions")
 
     async def _run(self, engine: object) -> None:
+        assert self._scope is not None
         assert self._left is not None
         try:
             with self._scope:
@@ -58,6 +59,6 @@ class Company:
 
     async def leave(self) -> None:
         """Tell all of them to end, and wait until they have."""
-        self._scope.cancel()
-        if self._left is not None:
+        if self._scope is not None and self._left is not None:
+            self._scope.cancel()
             await self._left.wait()
