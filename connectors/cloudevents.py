@@ -91,15 +91,32 @@ def data_of(event: CloudEvent) -> Any:
     if event.data is not None:
         raise ValueError("both data and data_base64")
     data = b64decode(event.data_base64, validate=True)
-    kind = (event.datacontenttype or "").partition(";")[0].strip().lower()
-    if kind in _MSGPACKS:
+    return content_of(data, event.datacontenttype or "", "data_base64")
+
+
+def content_of(data: bytes, content_type: str, where: str) -> Any:
+    """Return what *data* says, ready to be emitted, if it is JSON or msgpack; else itself.
+
+    Raises:
+        ValueError: it is not what *content_type* says; *where* says what it is.
+    """
+    if _kind(content_type) in _MSGPACKS:
         return checked_msgpack(data)
-    if not _JSON.fullmatch(kind):
+    if not is_json(content_type):
         return data
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"data_base64 that is no JSON: {error}") from error
+        raise ValueError(f"{where} that is no JSON: {error}") from error
+
+
+def is_json(content_type: str) -> bool:
+    """Say whether data of *content_type* is JSON."""
+    return _JSON.fullmatch(_kind(content_type)) is not None
+
+
+def _kind(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def checked_msgpack(data: bytes) -> Raw:

@@ -68,6 +68,10 @@ class SourceStatus(Struct):
     """Messages that wait at the server, where it says so."""
     last_at_ns: int | None = None
     """Log time of the last event that was durable."""
+    commits: int = 0
+    """How often events were handed in and became durable."""
+    commit_ns: int = 0
+    """How long that took in all: how long its messages waited for the log."""
 
 
 class Intake:
@@ -104,6 +108,8 @@ class Intake:
         status = self.status
         status.in_flight += len(todo)
         sequences: list[int] = []
+        pipeline = self.engine.opened().pipeline
+        begun_ns = pipeline.monotonic_ns()
         try:
             while len(sequences) < len(todo):
                 before = self.engine.kernel.sequence
@@ -112,6 +118,8 @@ class Intake:
                 self._count(stored, before)
         finally:
             status.in_flight -= len(todo)
+        status.commits += 1
+        status.commit_ns += pipeline.monotonic_ns() - begun_ns
         return sequences
 
     async def _stored(self, todo: list[Emission], start: int) -> list[int]:

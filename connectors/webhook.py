@@ -77,6 +77,10 @@ def checked_secrets(scheme: str, secrets: Secrets, place: str = "webhook") -> tu
         raise ValueError(
             f"{place}, scheme: expected {', '.join(get_args(Scheme))}; found {scheme!r}"
         )
+    if not isinstance(secrets, Sequence):
+        raise TypeError(
+            f"{place}, secrets: expected text, or a list of texts, found {type(secrets).__name__}"
+        )
     given = [secrets] if isinstance(secrets, str | bytes) else list(secrets)
     if not given:
         raise ValueError(f"{place}, secrets: expected at least one, found none")

@@ -315,6 +315,8 @@ def test_body_is_bytes() -> None:
         verify("github", SECRET, {}, "{}", NOW)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="text or bytes, found int"):
         verify("github", [3], {}, b"", NOW)  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="a list of texts, found int"):
+        verify("github", 3, {}, b"", NOW)  # type: ignore[arg-type]
 
 
 @schemes
