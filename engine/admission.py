@@ -96,6 +96,10 @@ class Admission:
         for gate in self._gates.values():
             gate.look_at_failures()
 
+    def has_gate(self, task: str) -> bool:
+        """Say whether all runs of *task* have to come this way."""
+        return bool(self._gates) and task in self._gates
+
     def holds(self, state: RunState) -> bool:
         """Say whether *state* has to come this way, and not to be executed by its caller."""
         return (bool(self._gates) and state.task in self._gates) or (

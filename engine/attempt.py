@@ -77,6 +77,8 @@ class Attempt:
     """What comes before its code begins; raises what it fails of at once instead."""
     on_begin: Callable[[Attempt], None] | None = None
     """Called when the code begins: not while it waits for a thread or a process."""
+    begun: Watched | None = None
+    """Its code, if the first step of that was executed before the attempt was there."""
     thread_left: bool = False
     """Its thread did not end within the grace period and was disowned."""
 
@@ -183,6 +185,9 @@ class Attempt:
     ) -> Awaitable[Any]:
         """Call the function; return what waits for its result."""
         spec = self.spec
+        if self.begun is not None:
+            self.begun.tell = self._tell_of_step
+            return self.begun
         if spec.process_path is not None:
             return self.run._executor.processes.call(spec, self.state.args, self.begin)
         args: list[Any]
@@ -212,12 +217,16 @@ class Attempt:
             ) from error
 
     def _tell_of_step(self, took_ns: int) -> None:
-        """Warn of code that kept all else from its turn."""
-        self.run.logger.warning(
-            "loop_blocked",
-            ms=took_ns // 1_000_000,
-            hint="await something, or let a thread or a process do it: see docs/execution.md",
-        )
+        tell_of_step(self.run.logger, took_ns)
+
+
+def tell_of_step(logger: Any, took_ns: int) -> None:
+    """Warn of code that kept all else from its turn."""
+    logger.warning(
+        "loop_blocked",
+        ms=took_ns // 1_000_000,
+        hint="await something, or let a thread or a process do it: see docs/execution.md",
+    )
 
 
 def _ending_in(error: BaseException) -> BaseException | None:

@@ -16,7 +16,7 @@ import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
-from headrace.engine.attempt import Attempt, Outcome
+from headrace.engine.attempt import Attempt
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.endings import Endings
@@ -87,36 +87,6 @@ class Attempts(Endings):
         if spec.timeout_s is not None or spec.limits is not None:
             attempt.on_begin = self._let_time_count
         return attempt
-
-    async def _execute_child(
-        self, state: RunState, spec: TaskSpec, depth: int, caller: Attempt | None
-    ) -> int:
-        """Carry out an attempt in the code of its parent; return the sequence of its record.
-
-        *caller* waits for it from when it is there: so the engine never seems to be settled.
-        """
-        backend = self.pipeline.backend
-        attempt = self._begin(state, spec, backend.current_task(), backend.scope(), depth)
-        if caller is not None and not self._lend(caller):
-            self._park(caller, +1)
-        succeeded: bool | None = None
-        try:
-            with attempt.scope:
-                await attempt.execute(self._load_firing, self.threads.call)
-            if sequence := self._settle_at_once(attempt):
-                succeeded = True
-                return sequence
-            outcome = attempt.outcome()
-            succeeded = outcome.succeeded
-            return await self._settle(attempt, outcome)
-        except BaseException:
-            # At an end of everything (Ctrl-C in a task) it stays open, for the next start.
-            if caller is not None and self._is_left():
-                with CancelScope(shield=True):
-                    await self._settle(attempt, Outcome(stopped="cancel"))
-            raise
-        finally:
-            self._forget(attempt, succeeded=succeeded)
 
     def _is_left(self) -> bool:
         """Whether what is cancelled here is so by its caller: by that one's end, or its code."""

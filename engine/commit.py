@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from headrace.engine.backend import Backend, Event
 from headrace.engine.clock import Clock, LogTime
@@ -31,7 +31,9 @@ from headrace.engine.record import (
     ClockStepped,
     EventStored,
     Input,
+    RunCompleted,
     SourceOpened,
+    StepRequested,
     TimerFired,
     encode,
     encode_fields,
@@ -186,6 +188,29 @@ class Pipeline:
         if state.lifecycle.owed:
             self._pay()
         return sequence
+
+    def put_step(self, asked: StepRequested, result: Raw) -> int:
+        """Put the request of a step, and its completion; return the sequence of that.
+
+        As `put` of each.  *asked* has been stamped by `tick`.
+        """
+        if self.failure is not None:
+            raise self.failure
+        kernel = self.kernel
+        if not self._has_turn_begun:
+            self._begin_turn()
+        ended = None
+        try:
+            ended = kernel.submit_step(asked, result)
+            if ended is not None:
+                self.log.append_each((encode(asked), encode(ended)))
+        except BaseException as error:
+            self._break(StepRequested, error)
+            raise
+        if ended is None:
+            ended = RunCompleted(asked.at_ns, self.put(asked), result)
+            return self.put(ended)
+        return kernel.sequence
 
     def put_events(self, at_ns: int, events: Sequence[Checked], sequences: list[int]) -> None:
         """Put events of which only subject and data are known; add theirs to *sequences*.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
+from msgspec import Raw
+
 from headrace.engine.commit import Pipeline
 from headrace.engine.processes import Processes
 from headrace.engine.stopwatch import Stopwatch
@@ -55,6 +57,14 @@ class Executor(Protocol):
 
     def start(self, run_id: int) -> None:
         """Let a worker execute the run, if nothing does so yet."""
+        ...
+
+    def may_begin(self, parent: object, spec: TaskSpec) -> bool:
+        """Say whether a step of *parent* may begin before its request is recorded."""
+        ...
+
+    async def begin_step(self, parent: object, spec: TaskSpec, raw: Raw, ordinal: int) -> None:
+        """Execute a step, and record it as soon as that has to wait, or is done; then `finish`."""
         ...
 
     async def finish(self, parent: object, run_id: int) -> None:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from headrace.engine import record as r
 from headrace.engine.decider import Decider, Verdict
@@ -98,6 +98,24 @@ class Kernel:
             return count, None
         subject, data, _ = events[start + count - 1]
         return count, self._decided(r.EventStored(at_ns, subject, data), verdicts)
+
+    def submit_step(self, asked: r.StepRequested, result: Raw) -> r.RunCompleted | None:
+        """As `submit` of *asked*, and of the completion of what that makes, which is returned.
+
+        ``None``: somebody wants to know of one of them, so each has to be submitted by itself.
+        """
+        state = self.state
+        if self._tap is not None or state.wants_own:
+            return None
+        parent = state.runs.touch(asked.parent)
+        if parent is None or parent.crashes:
+            return None
+        sequence = self.sequence + 1
+        ended = r.RunCompleted(asked.at_ns, sequence, result)
+        state.at_ns = asked.at_ns
+        state.runs.add_step_done(sequence, asked, parent, result)
+        self.sequence = sequence + 1
+        return ended
 
     def _decided(self, record: r.Input, verdicts: Sequence[Verdict | r.Decision]) -> list[r.Record]:
         state = self.state

@@ -51,12 +51,20 @@ class Run(Completions, RunWaits):
             StepCancelled: it was cancelled.
             Diverged: the log holds another call at this place.
         """
-        spec = self._executor.spec_of(task)
-        step = self._request("call", spec, args, kwargs, self._next_ordinal())
-        if step.status == "pending":
+        executor = self._executor
+        spec = executor.spec_of(task)
+        ordinal, raw = self._next_ordinal(), spec.encode_args(args, kwargs)
+        step = self._recorded(ordinal, "call", spec.name, raw)
+        if step is None and not executor.may_begin(self, spec):
+            step = self._put_request("call", spec, raw, ordinal)
+        if step is None or step.status == "pending":
             self._is_barred = True
             try:
-                await self._executor.finish(self, step.sequence)
+                if step is None:
+                    await executor.begin_step(self, spec, raw, ordinal)
+                    step = self._state.steps[ordinal]
+                else:
+                    await executor.finish(self, step.sequence)
             except get_cancelled_exc_class():
                 self._leave()
                 raise

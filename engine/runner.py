@@ -18,7 +18,6 @@ from anyio.abc import TaskGroup
 
 from headrace.engine.admission import Admission
 from headrace.engine.attempt import Attempt, Outcome
-from headrace.engine.attempts import Attempts
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.deadlock import check_wait
@@ -32,6 +31,7 @@ from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
 from headrace.engine.runs import Progress
 from headrace.engine.state import Effect
+from headrace.engine.stepping import Stepping
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
 from headrace.engine.versions import spec_for
@@ -39,15 +39,13 @@ from headrace.engine.workers import STRAIGHT_MAX, Workers
 
 ACTIVE_MAX: Final = 1000
 """Runs whose code executes at once; those that wait for children or timers do not count."""
-DEPTH_MAX: Final = 16
-"""Calls below this are executed by a worker of their own: each needs some of the stack."""
 
 
 def _no_code() -> None:
     raise AssertionError("what is only to be ended is not executed")
 
 
-class Runner(Attempts):
+class Runner(Stepping):
     """Executes runs.  All methods belong to the event loop's thread."""
 
     def __init__(
@@ -270,51 +268,6 @@ class Runner(Attempts):
         self._by_function[spec.function] = spec
         if is_new:  # runs of before that nobody could go on with
             self.resume(spec.name)
-
-    def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
-        """See `Executor`."""
-        spec = self._by_function.get(task)
-        if spec is None:
-            name = getattr(task, "__qualname__", repr(task))
-            raise TypeError(f"{name} is no task of this app; declare it with @app.task")
-        return spec
-
-    async def finish(self, parent: object, run_id: int) -> None:
-        """See `Executor`."""
-        runs = self._runs
-        state = runs.get(run_id)
-        assert state is not None, run_id
-        sequence = 0
-        assert isinstance(parent, Run)
-        caller = self._attempts.get(parent._state.id)
-        depth = 1 if caller is None else caller.depth + 1
-        spec = spec_for(self._specs, state)
-        if spec is not None and spec.limits is not None:
-            self._watch.watch(state, spec)
-        if state.is_startable and (spec is None or depth > DEPTH_MAX or self._queue.holds(state)):
-            self.start(run_id)
-        elif (
-            spec is not None
-            and state.is_startable
-            and run_id not in self._attempts
-            and not state.is_asleep
-        ):
-            if run_id in self._queued:
-                self._queue.discard(state)
-                self._queued.discard(run_id)
-            try:
-                sequence = await self._execute_child(state, spec, depth, caller)
-            finally:
-                if caller is not None:
-                    self._give_back(caller)
-            if parent._again is not None:
-                await parent._go_on()
-        if run_id in runs:
-            parking = parent._parking()
-            self.when_ended(run_id, parking.wake)
-            await parking.wait()
-        else:
-            await self.pipeline.committed(sequence)
 
     def park(self, run: object, change: int) -> None:
         """See `Executor`."""

@@ -231,6 +231,39 @@ class RunTable:
         )
         return run
 
+    def add_step_done(
+        self, run_id: int, asked: StepRequested, parent: RunState, result: Raw
+    ) -> None:
+        """Let what `make_from_step` makes, and `end` ends, have been there."""
+        at_ns, args = asked.at_ns, asked.args
+        parent.steps[asked.ordinal] = Step(
+            "call",
+            asked.task,
+            digest_of(args),
+            run_id,
+            "done",
+            at_ns,
+            result.copy(),
+            ended=run_id + 1,
+        )
+        by_status = self.counts.get(asked.task)
+        if by_status is None:
+            by_status = self.counts[asked.task] = {}
+        by_status["completed"] = by_status.get("completed", 0) + 1
+        self.ended.append(
+            RunView(
+                run_id,
+                asked.task,
+                "completed",
+                1,
+                at_ns,
+                at_ns,
+                key=parent.key,
+                parent=parent.id,
+                version=self.versions.get(asked.task, ""),
+            )
+        )
+
     def make_from_launch(self, run_id: int, asked: RunLaunched) -> RunState:
         """Add the independent run that *asked* makes."""
         parent = self.active.get(asked.run) if asked.run else None

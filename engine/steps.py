@@ -260,13 +260,15 @@ class Steps:
         self, kind: StepKind, spec: TaskSpec, args: Any, kwargs: Any, ordinal: int
     ) -> Step:
         raw = spec.encode_args(args, kwargs)
-        step = self._recorded(ordinal, kind, spec.name, raw)
-        if step is None:
-            at_ns = self._pipeline.tick()
-            record = StepRequested(at_ns, self.id, ordinal, kind, spec.name, raw)
-            self._pipeline.put(record)
-            step = self._state.steps[ordinal]
-        return step
+        return self._recorded(ordinal, kind, spec.name, raw) or self._put_request(
+            kind, spec, raw, ordinal
+        )
+
+    def _put_request(self, kind: StepKind, spec: TaskSpec, raw: Raw, ordinal: int) -> Step:
+        at_ns = self._pipeline.tick()
+        record = StepRequested(at_ns, self.id, ordinal, kind, spec.name, raw)
+        self._pipeline.put(record)
+        return self._state.steps[ordinal]
 
     def _outcome(self, step: Step, spec: TaskSpec) -> Any:
         self._now_ns = max(self._now_ns, step.at_ns)

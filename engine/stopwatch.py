@@ -28,9 +28,10 @@ class Stopwatch:
 
 
 class Watched:
-    """Awaits a coroutine; calls *tell* with the nanoseconds of each step that is too long."""
+    """Awaits a coroutine; calls `tell` with the nanoseconds of each step that is too long."""
 
-    __slots__ = ("_coroutine", "_stopwatch", "_tell")
+    __slots__ = ("_asked", "_coroutine", "_error", "_has_begun", "_stopwatch", "is_over", "late_ns",
+                 "tell", "value")  # fmt: skip
 
     def __init__(
         self,
@@ -40,28 +41,78 @@ class Watched:
     ) -> None:
         self._stopwatch = stopwatch
         self._coroutine = coroutine
-        self._tell = tell
+        self.tell = tell
+        self._has_begun = False
+
+    def begin(self) -> None:
+        """Execute the first step, before this is awaited.
+
+        If that was all, `is_over` says so, and `value` is what the coroutine returned.  What it
+        raised, or awaits, comes out once this is awaited; in `late_ns` is how long it took, if
+        that was too long.
+        """
+        self._has_begun, self.is_over = True, False
+        self.value: Any = None
+        self._asked: Any = None
+        self._error: BaseException | None = None
+        self.late_ns = 0
+        stopwatch = self._stopwatch
+        blamed_ns, begun_ns = stopwatch.blamed_ns, stopwatch._clock()
+        try:
+            self._asked = self._coroutine.send(None)
+        except StopIteration as stop:
+            self.is_over, self.value = True, stop.value
+        except BaseException as error:  # noqa: BLE001 (it comes out when this is awaited)
+            self._error = error
+        took_ns = stopwatch._clock() - begun_ns
+        if took_ns > stopwatch._limit_ns:
+            own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)
+            if own_ns > stopwatch._limit_ns:
+                stopwatch.blamed_ns += own_ns
+                self.late_ns = own_ns
+
+    def fail(self, error: BaseException) -> None:
+        """Let *error* come out when this is awaited, in place of the value."""
+        self.is_over, self._error = False, error
+
+    def close(self) -> None:
+        """End the coroutine, which is not to be awaited after all."""
+        self._coroutine.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         stopwatch, coroutine = self._stopwatch, self._coroutine
         clock, limit_ns = stopwatch._clock, stopwatch._limit_ns
         take: Callable[[Any], Any] = coroutine.send
         argument: Any = None
+        asked: Any = None
+        has_begun = self._has_begun
+        if has_begun:
+            if self.late_ns:
+                self.tell(self.late_ns)
+            if self.is_over:
+                return self.value
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            asked, self._asked = self._asked, None
         while True:
-            blamed_ns = stopwatch.blamed_ns
-            begun_ns = clock()
-            try:
-                asked = take(argument)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                argument = None  # an error would hold this frame, and so itself
-                took_ns = clock() - begun_ns
-                if took_ns > limit_ns:
-                    own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)
-                    if own_ns > limit_ns:
-                        stopwatch.blamed_ns += own_ns
-                        self._tell(own_ns)
+            if has_begun:
+                has_begun = False
+            else:
+                blamed_ns = stopwatch.blamed_ns
+                begun_ns = clock()
+                try:
+                    asked = take(argument)
+                except StopIteration as stop:
+                    return stop.value
+                finally:
+                    argument = None  # an error would hold this frame, and so itself
+                    took_ns = clock() - begun_ns
+                    if took_ns > limit_ns:
+                        own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)
+                        if own_ns > limit_ns:
+                            stopwatch.blamed_ns += own_ns
+                            self.tell(own_ns)
             try:
                 argument = yield asked
                 take = coroutine.send

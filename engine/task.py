@@ -69,6 +69,7 @@ class TaskSpec:
         self._read_parameters(hints, run_type, resources or {})
         self.process_path: FunctionPath | None = path_of(name, function) if process else None
         """Where a worker process finds the function, if it is for one."""
+        self.is_light = self._knows_no_run()
         if process:
             self._check_process()
         if replayable and (process or self.resources):
@@ -118,6 +119,16 @@ class TaskSpec:
         """Those that the function takes by name."""
         if self.run_name is not None and not self._run_is_first and self._is_variadic:
             raise TypeError(f"task {name!r} takes *args; it must take its Run first")
+
+    def _knows_no_run(self) -> bool:
+        """Say whether an attempt is nothing but its code, which knows nothing of its run."""
+        return (
+            self.is_async
+            and self.run_name is None
+            and self.timeout_s is None
+            and self.limits is None
+            and not self.is_action
+        )
 
     def _check_process(self) -> None:
         found = (

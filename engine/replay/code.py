@@ -240,6 +240,10 @@ class _Recorded:
         """See `Executor`: a child that has not ended has no answer."""
         self._wait()
 
+    def may_begin(self, parent: object, spec: TaskSpec) -> bool:
+        """See `Executor`: nothing begins that is not recorded."""
+        return False
+
     async def finish(self, parent: object, run_id: int) -> None:
         """See `Executor`."""
         self._wait()
