@@ -63,6 +63,7 @@ MAY_EXCEPT_BROADLY = {
     "triggers/ruleset.py": "a type's __post_init__ that raises is a recorded RuleMismatch",
     "triggers/stage.py": "a user's condition or key function that raises is a recorded RuleError",
     "triggers/stages.py": "as triggers/stage.py, for what folds the events of a window",
+    "src/headrace/cli/doctor_links.py": "what anybody's connector raises is what was found",
     "src/headrace/cli/apps.py": "importing an app executes it: whatever it raises becomes one line",
 }
 """Files at the boundary to foreign code, and why an exception of any kind ends there."""

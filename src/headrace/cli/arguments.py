@@ -112,6 +112,12 @@ LogFormatName = Annotated[
 DemoLog = Annotated[
     Path | None, Parameter(help="Directory of the log that it leaves; without, a new one here.")
 ]
+DoctorLog = Annotated[
+    Path | None,
+    Parameter(
+        help="Directory of a log that is or will be there. Without: the one that --config names."
+    ),
+]
 Crash = Annotated[
     bool,
     Parameter(

@@ -20,6 +20,7 @@ from headrace.cli.arguments import (
     ConfigFile,
     Crash,
     DemoLog,
+    DoctorLog,
     DryRun,
     DurabilityName,
     FailedOnly,
@@ -157,6 +158,26 @@ def check_command(
 
     app, _ = load_with("check", name, rules, config)
     return check(app, output)
+
+
+@_command(app, "doctor")
+def doctor_command(
+    name: AppOrConfig = None,
+    /,
+    *,
+    config: ConfigFile = None,
+    rules: Rules = None,
+    log: DoctorLog = None,
+    output: Output = "table",
+) -> int:
+    """Check this machine, the log's disk and the servers, and say what to mend.
+
+    It connects to the sources and sinks of the app and of --config, and takes nothing from
+    them. Exit code 1 if something does not work, 5 if that is only servers that do not answer.
+    """
+    from headrace.cli.doctor import doctor
+
+    return doctor(name, log=log, config=config, rules=rules, output=output)
 
 
 @_command(app, "demo")

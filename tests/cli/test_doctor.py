@@ -1,0 +1,251 @@
+"""``headrace doctor``: what it finds, what it says to mend, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tests.cli.command import Call
+from tests.connectors import package
+
+from headrace.cli import doctor_disk, doctor_links, doctor_machine
+from headrace.cli.findings import Finding
+
+CONFIG = """
+[run]
+log = "mill.log"
+
+[sources.line]
+type = "mill"
+url = "${MILL_URL}"
+
+[sinks.notes]
+type = "mill-sink"
+path = "%s"
+"""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Where somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def nobody() -> str:
+    """Where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def here(headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Call the command in a folder with a configuration."""
+    package.install(tmp_path / "packages")
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setenv("MILL_URL", "mill://here")
+    (tmp_path / "headrace.toml").write_text(CONFIG % "notes.txt")
+    return headrace
+
+
+def checks(call: Call, *arguments: object) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = call("doctor", *arguments, "-o", "json")
+    document = json.loads(done.out)
+    rows: list[dict[str, Any]] = document["checks"]
+    assert document["ok"] == (done.code == 0)
+    assert done.err == ""
+    return done.code, {row["check"]: row for row in rows}
+
+
+@pytest.mark.slow
+def test_machine_that_is_well(here: Call, tmp_path: Path) -> None:
+    """Each thing that was looked at is a line; nothing is left behind on the disk."""
+    (tmp_path / "mill.log").mkdir()
+    code, found = checks(here, "--config", "headrace.toml")
+
+    assert code == 0
+    wanted = ["python", "libraries", "extras", "connectors", "clock", "time zones", "open files"]
+    wanted += ["settings", "disk", "sync", "source line", "sink notes"]
+    assert [name for name in wanted if name not in found] == []
+    assert found["settings"]["found"] == "app headrace: 0 rules, 1 tasks, 1 sources, 1 sinks"
+    assert found["source line"]["found"] == "a mill with 0 topics"
+    assert found["sink notes"]["found"] == "it keeps no address that could be connected to"
+    assert "mill, mill-sink" in found["connectors"]["found"]
+    assert list((tmp_path / "mill.log").iterdir()) == []
+    text = here("doctor", "--config", "headrace.toml").out
+    assert "ok    source line   a mill with 0 topics\n" in text
+    lines = here("doctor", "--config", "headrace.toml", "-o", "jsonl").out.splitlines()
+    assert [json.loads(line)["check"] for line in lines] == list(found)
+
+
+def test_server_that_does_not_answer_is_exit_code_5(
+    here: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the connector itself says is what is to be mended."""
+    monkeypatch.setenv("MILL_URL", "gone://here")
+    code, found = checks(here, "--config", "headrace.toml")
+    assert code == 5
+    assert found["source line"]["found"] == "line: expected a mill, found none; build one"
+
+
+def test_address_without_a_probe_is_connected_to(
+    here: Call, tmp_path: Path, address: str, nobody: str
+) -> None:
+    """A connector need not know of this command; no password is shown."""
+    (tmp_path / "headrace.toml").write_text(CONFIG % f"mqtt://me:geheim@{address}/x")
+    code, found = checks(here, "--config", "headrace.toml")
+    assert (code, found["sink notes"]["found"]) == (0, f"{address} can be connected to")
+    (tmp_path / "headrace.toml").write_text(CONFIG % f"mqtt://me:geheim@{nobody}/x")
+    done = here("doctor", "--config", "headrace.toml")
+    assert done.code == 5
+    assert f"fail  sink notes    {nobody}: " in done.out
+    assert "; start the server, or correct its address\n" in done.out
+    assert "geheim" not in done.out
+
+
+def test_settings_that_are_wrong_do_not_hide_the_rest(
+    here: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All problems of the file are lines of their own, and exit code 1 says that it is not well."""
+    monkeypatch.delenv("MILL_URL")
+    done = here("doctor", "--config", "headrace.toml")
+    assert done.code == 1
+    assert (
+        "fail  settings      headrace.toml:7:7: sources.line.url: expected MILL_URL in" in done.out
+    )
+    assert "ok    open files" in done.out
+    code, found = checks(here, "no.py")
+    assert code == 1
+    assert found["settings"]["found"].startswith("no.py: expected a Python file, found nothing")
+    assert found["disk"]["state"] == "warn"
+    assert "--log DIR" in found["disk"]["mend"]
+
+
+def test_probe_that_hangs_or_raises_is_a_finding(
+    here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else's code does not end the command."""
+    monkeypatch.setattr(doctor_links, "PROBE_S", 0.05)
+    code = package.MILL.replace(
+        'if "gone" in self.url:', 'if "gone" in self.url: 1 / 0\n        if False:'
+    )
+    code = code.replace("    async def __aenter__", HANGS + "    async def __aenter__")
+    (tmp_path / "packages" / "mill_connectors.py").write_text(code)
+    monkeypatch.setenv("MILL_URL", "gone://here")
+    exit_code, found = checks(here, "--config", "headrace.toml")
+    assert exit_code == 5
+    assert found["source line"]["found"] == "division by zero"
+    assert found["sink notes"]["found"] == "expected an answer within 0.05 s, found none"
+
+
+HANGS = """    async def probe(self) -> str:
+        import anyio
+        await anyio.sleep_forever()
+
+"""
+
+
+def only(found: Iterator[Finding], check: str) -> Finding:
+    (one,) = [one for one in found if one.check == check]
+    return one
+
+
+def test_disk_that_cannot_be_written_or_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each says what is the matter with it."""
+    usage = SimpleNamespace(free=10 << 20)
+    monkeypatch.setattr(doctor_disk.shutil, "disk_usage", lambda _: usage)
+    assert only(doctor_disk.disk(tmp_path / "a" / "b"), "disk").state == "fail"
+    usage.free = 500 << 20
+    low = only(doctor_disk.disk(tmp_path), "disk")
+    assert (low.state, low.found) == ("warn", f"{tmp_path} has 0.5 GiB free")
+    usage.free = 1 << 40
+
+    def refuse(**_: object) -> object:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(doctor_disk.tempfile, "NamedTemporaryFile", refuse)
+        *_, denied = doctor_disk.disk(tmp_path)
+    assert (denied.state, denied.found) == ("fail", f"{tmp_path}: Permission denied")
+    monkeypatch.setattr(doctor_disk, "SYNC_S_SLOW", 0)
+    assert only(doctor_disk.disk(tmp_path), "sync").state == "warn"
+    (tmp_path / "file").write_text("")
+    (no_folder,) = doctor_disk.disk(tmp_path / "file")
+    assert (no_folder.state, no_folder.found) == ("fail", f"{tmp_path / 'file'} is no folder")
+
+
+@pytest.mark.parametrize(("kind", "said"), [("tmpfs", "in memory"), ("nfs4", "on a network")])
+def test_disk_that_is_none(tmp_path: Path, kind: str, said: str) -> None:
+    """What is in memory, or far away, does not keep what it has been given."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path} {kind} rw 0 0\n")
+    found = [one for one in doctor_disk.disk(tmp_path / "log", mounts) if one.state == "warn"]
+    assert said in found[0].found
+    mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path}2 {kind} rw 0 0\n")
+    assert all(said not in one.found for one in doctor_disk.disk(tmp_path / "log", mounts))
+
+
+def test_clock_that_jumps_or_was_never_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Log time goes by it."""
+    walls = iter([10**18 * 2, 10**18 * 2 + 10**9])
+    monkeypatch.setattr(time, "time_ns", lambda: next(walls))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    jumped = only(doctor_machine.clocks(), "clock")
+    assert jumped.state == "warn"
+    assert jumped.found.startswith("it was put on or back by +1.00")
+    walls = iter([0, 0])
+    never = only(doctor_machine.clocks(), "clock")
+    assert (never.state, never.found) == ("fail", "it is the year 1970")
+    walls = iter([10**18 * 2, 10**18 * 2])
+    monkeypatch.setattr(doctor_machine, "ZONE", "Middle/Earth")
+    zones = only(doctor_machine.clocks(), "time zones")
+    assert (zones.state, "tzdata" in zones.mend) == ("warn", True)
+
+
+def test_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each connection and each segment is one."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 4096))
+    found = doctor_machine.open_files()
+    assert (found.state, found.found) == ("warn", "at most 256")
+    assert found.mend.startswith("ulimit -n 4096")
+
+
+def test_library_that_is_old_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what the package says that it needs."""
+    for name, version, needs in (
+        ("sail", "1.0", ["cloth>=2.10", "rope", 'pole>=1; extra == "mast"', 'a; extra == "dev"']),
+        ("cloth", "2.9", []),
+    ):
+        info = tmp_path / f"{name}-{version}.dist-info"
+        info.mkdir()
+        requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+        )
+    monkeypatch.syspath_prepend(tmp_path)
+    old, missing, extras = doctor_machine.libraries("sail")
+    assert (old.state, old.found) == ("warn", "expected cloth 2.10 or newer, found 2.9")
+    assert (missing.state, missing.found) == ("fail", "missing: rope")
+    assert (extras.state, extras.found) == ("ok", "none; not there: mast")
+    (gone,) = doctor_machine.libraries("no-such-package")
+    assert gone.state == "warn"
+
+
+def test_broken_connector_is_a_line(here: Call, tmp_path: Path) -> None:
+    """Somebody's package that cannot be imported."""
+    (tmp_path / "packages" / "mill_connectors.py").write_text("import no_such_library\n")
+    done = here("doctor")
+    assert done.code == 0
+    assert (
+        "warn  connectors    mill: mill_connectors:Mill: expected a class that can be" in done.out
+    )
