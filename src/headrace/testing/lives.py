@@ -18,6 +18,7 @@ from msgspec import Struct, msgpack
 from headrace.app import App
 from headrace.connectors.feeder import status_of
 from headrace.connectors.intake import REFUSED, Intake, SourceStatus
+from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import Source
 from headrace.engine.emission import Emission
 from headrace.engine.engine import Engine
@@ -127,12 +128,15 @@ class Lives:
         self.log = log
         self.count = 0
         """How many there were."""
+        self.promise: Promise = "at least once"
+        """That of the source, once it has lived."""
 
     @asynccontextmanager
     async def life(self, stop: Stop | None = None) -> AsyncGenerator[Life, None]:
         """Let the source be at work while the block lasts."""
         self.count += 1
         source = self._source()
+        self.promise = source.promise
         async with App("contract").open(self.log) as engine:
             intake = GatedIntake(engine, status_of(source), stop)
             async with anyio.create_task_group() as group:
