@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import Struct
 
 from headrace.connecting import SinkRetry
-from headrace.connectors.protocol import Sink, Source
+from headrace.connectors.protocol import Sink, SinkUnavailable, Source
 from headrace.engine.errors import FileProblems
 from headrace.settings import Made, Settings
 from headrace.tasks import NAME
@@ -52,6 +53,41 @@ class DeclaredSink(Struct, frozen=True):
 
     sink: Sink[Any, Any]
     options: dict[str, Any]
+
+
+class NamedSink:
+    """Stands for a sink where nothing is sent."""
+
+    message_type: Any = Any
+    result_type: Any = Any
+
+    def __init__(self, name: str) -> None:
+        """Have the name of the sink."""
+        self.name = name
+
+    def message_of(self, subject: str, data: Any) -> Any:
+        """Return the event's data."""
+        return data
+
+    async def __aenter__(self) -> Self:
+        """Do nothing."""
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Do nothing."""
+
+    async def send(self, message: Any, *, key: str) -> Any:
+        """Send nothing.
+
+        Raises:
+            SinkUnavailable: always.
+        """
+        raise SinkUnavailable(f"{self.name}: expected to look back only, found a message to send")
 
 
 class Config(Struct, frozen=True):
@@ -98,8 +134,16 @@ class Config(Struct, frozen=True):
             raise ConfigError(self.path, report.problems)
 
 
-def read_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> Config:
+def read_config(
+    path: str | os.PathLike[str],
+    environ: Mapping[str, str] | None = None,
+    *,
+    connectors: bool = True,
+) -> Config:
     """Return what the file at *path* says; *environ* has what ``${NAME}`` stands for.
+
+    Without *connectors* there are no sources, and sinks only have names: enough to look back,
+    where neither a secret nor a library is needed.
 
     Raises:
         ConfigError: it cannot be read, or something in it is wrong: says all that is.
@@ -112,11 +156,13 @@ def read_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None 
     said = _run_in(table)
     sources: dict[str, Source] = {}
     for name, own in _named(table, "sources"):
-        if (made := settings.made(("sources", name), own, "source")) is not None:
+        if connectors and (made := settings.made(("sources", name), own, "source")) is not None:
             sources[name] = made.connector
     sinks: dict[str, DeclaredSink] = {}
     for name, own in _named(table, "sinks"):
-        if (made := settings.made(("sinks", name), own, "sink", SINK_KEYS)) is not None:
+        if not connectors:
+            sinks[name] = DeclaredSink(NamedSink(name), {})
+        elif (made := settings.made(("sinks", name), own, "sink", SINK_KEYS)) is not None:
             sinks[name] = DeclaredSink(made.connector, _options(made))
     forwards = _forwards(table)
     if report.problems:

@@ -156,6 +156,28 @@ def test_source_that_cannot_work_ends_the_run(
     assert done.last_error == "line: expected a mill, found none; build one"
 
 
+def test_what_a_file_made_can_be_looked_at(
+    here: Call, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is an app for all commands; to look back they need neither secrets nor libraries."""
+    (folder / "headrace.toml").write_text(CONFIG.replace("[run]", '[run]\nrules = "rules.toml"'))
+    assert here("run", "headrace.toml").code == 0
+    monkeypatch.delenv("MILL_URL")
+    (folder / "packages" / "mill_connectors.py").write_text("import no_such_library")
+    for command in (
+        ("replay", "headrace.toml", "mill.log"),
+        ("state", "headrace.toml", "mill.log"),
+        ("whatif", "headrace.toml", "mill.log"),
+    ):
+        done = here(*command)
+        assert done.code == 0, done.err
+    fires = here("why", "headrace.toml", "mill.log", "forward_notes", "-o", "json")
+    assert fires.code == 0, fires.err
+    both = here("run", "headrace.toml", "--config", "headrace.toml")
+    assert both.code == 2
+    assert "expected an app beside --config, found another configuration" in both.last_error
+
+
 @pytest.mark.slow
 def test_source_without_an_end_runs_until_a_signal(start: Start, folder: Path) -> None:
     """What it brought is done, and the summary says how it was."""

@@ -25,16 +25,19 @@ _FORMS: Final = "module:attribute or plant.py:app"
 
 
 def load(name: str, rules: Path | None = None) -> App:
-    """Import the app that *name* names; it is run code, so only name what you trust.
+    """Import the app that *name* names, to look back; it is run code, so only name what you trust.
 
-    The attribute may be left out if there is exactly one `App`.  The rules of the file
-    *rules* are declared behind its own.
+    The attribute may be left out if there is exactly one `App`.  *name* may also be a
+    configuration: then it is the app that this names, with the rules of what it forwards, and
+    without sources.  The rules of the file *rules* are declared behind its own.
 
     Raises:
         AppNotFound: the file, the module or the attribute is not there, or is no app.
         AppBroken: it raised, and that is the cause of this.
-        Usage: the name does not say which app, or a rules file cannot be used.
+        Usage: the name does not say which app, or a file cannot be used.
     """
+    if _is_config(name):
+        return _configured(Path(name), None, rules, connectors=False)[0]
     try:
         app = _load(name)
         if rules is not None:
@@ -47,37 +50,54 @@ def load(name: str, rules: Path | None = None) -> App:
 def load_with(
     command: str, name: str | None, rules: Path | None, config: Path | None
 ) -> tuple[App, Config]:
-    """Import an app, as `load`, and declare in it what the file *config* says, if there is one.
+    """Import an app, to run it, and declare in it what the file *config* says, if there is one.
 
     Without *name* the file names the app, or the app is nothing but what the files say.  *rules*
     win over the rules file that it names.
 
     Raises:
-        AppNotFound, AppBroken: see `load`.
-        Usage: also if the file cannot be used.
+        AppNotFound, AppBroken, Usage: see `load`.
     """
-    from headrace.app import App
-    from headrace.config import Config, ConfigError, read_config
+    from headrace.config import Config
 
-    if config is None:
-        if name is None:
+    if name is not None and _is_config(name):
+        if config is not None:
             raise Usage(
-                f"APP: expected {_FORMS}, found none; name one, or give --config; see "
-                f"`headrace {command} --help`"
+                f"{safe(name)}: expected an app beside --config, found another configuration; "
+                f"name one of them"
             )
-        return load(name, rules), Config("")
+        name, config = None, Path(name)
+    if config is not None:
+        return _configured(config, name, rules)
+    if name is None:
+        raise Usage(
+            f"APP: expected {_FORMS}, found none; name one, or give --config; see "
+            f"`headrace {command} --help`"
+        )
+    return load(name, rules), Config("")
+
+
+def _is_config(name: str) -> bool:
+    return name.endswith(".toml")
+
+
+def _configured(
+    config: Path, name: str | None, rules: Path | None, *, connectors: bool = True
+) -> tuple[App, Config]:
+    from headrace.app import App
+    from headrace.config import ConfigError, read_config
+
     try:
-        said = read_config(config)
+        said = read_config(config, connectors=connectors)
         name = name or said.app
-        app = App(OWN_APP) if name is None else load(name)
+        app = App(OWN_APP) if name is None else _load(name)
         said.declare(app)
+        if (chosen := rules or said.rules) is not None:
+            app.load_rules(chosen)
     except ConfigError as error:
         raise unusable(
             error.path, error.lines, count=len(error.lines), what="a configuration"
         ) from error
-    try:
-        if (chosen := rules or said.rules) is not None:
-            app.load_rules(chosen)
     except RulesFileError as error:
         raise unusable(error.path, error.lines, count=len(error.lines)) from error
     return app, said

@@ -18,7 +18,11 @@ Output = Annotated[
     Parameter(name=["--output", "-o"], help="For people, or for programs."),
 ]
 AppName = Annotated[
-    str, Parameter(name="APP", help="module:attribute or plant.py:app. Its code is executed.")
+    str,
+    Parameter(
+        name="APP",
+        help="module:attribute or plant.py:app; its code is executed. Or headrace.toml.",
+    ),
 ]
 AppOrConfig = Annotated[
     str | None,
