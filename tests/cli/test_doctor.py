@@ -111,6 +111,14 @@ def test_address_without_a_probe_is_connected_to(
     assert "geheim" not in done.out
 
 
+def test_address_of_our_own_connectors_is_found(here: Call, tmp_path: Path, address: str) -> None:
+    """They keep it in a part of theirs, without the password."""
+    text = f'[sources.jobs]\ntype = "redis-stream"\nurl = "redis://:geheim@{address}"\nstream = "a"'
+    (tmp_path / "headrace.toml").write_text(text)
+    code, found = checks(here, "headrace.toml")
+    assert (code, found["source jobs"]["found"]) == (0, f"{address} can be connected to")
+
+
 def test_settings_that_are_wrong_do_not_hide_the_rest(
     here: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,14 +88,24 @@ async def _reached(connector: Any) -> str:
 
 
 def _places(connector: Any) -> Iterator[tuple[str, int]]:
-    for value in vars(connector).values():
+    for text in _texts(connector):
+        if "://" not in text:
+            continue
+        try:
+            parts = urlsplit(text)
+            port = parts.port or PORTS.get(parts.scheme)
+        except ValueError:
+            continue
+        if parts.hostname and port:
+            yield parts.hostname, port
+
+
+def _texts(connector: Any) -> Iterator[str]:
+    """Yield what it keeps as text, also in a part of it that keeps its address."""
+    kept = list(vars(connector).values())
+    for value in list(kept):
+        kept += vars(value).values() if hasattr(value, "__dict__") and not callable(value) else ()
+    for value in kept:
         for text in value if isinstance(value, (list, tuple)) else (value,):
-            if not isinstance(text, str) or "://" not in text:
-                continue
-            try:
-                parts = urlsplit(text)
-                port = parts.port or PORTS.get(parts.scheme)
-            except ValueError:
-                continue
-            if parts.hostname and port:
-                yield parts.hostname, port
+            if isinstance(text, str):
+                yield text
