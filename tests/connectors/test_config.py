@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.connectors import package
 
 from headrace import App, MemoryLog
@@ -47,12 +50,20 @@ sink = "notes"
 """
 
 
-@pytest.fixture(autouse=True)
-def _installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package.install(tmp_path / "packages")
-    monkeypatch.syspath_prepend(tmp_path / "packages")
-    monkeypatch.delitem(sys.modules, "mill_connectors", raising=False)
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True, scope="module")
+def _installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("packages")
+    package.install(folder)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(folder)
+        patched.delitem(sys.modules, "mill_connectors", raising=False)
+        patched.chdir(tmp_path_factory.mktemp("here"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch") / "headrace.toml"
 
 
 def read(text: str, environ: dict[str, str] | None = None) -> Config:
@@ -87,12 +98,12 @@ def test_what_a_file_says_is_what_the_connectors_get() -> None:
 async def test_app_of_a_file_takes_events_in_and_out() -> None:
     """No Python says that they go from here to there."""
     app = App("plant")
-    load_config_of(app, GOOD)
+    load_config_of(app, GOOD.replace("notes.txt", f"{id(app)}.txt"))
     async with app.open(MemoryLog()) as engine:
         feeder: Any = engine.companions[0]
         await feeder.ended.wait()
         await engine.drain()
-    assert sorted(lines_of("notes.txt")) == [
+    assert sorted(lines_of(f"{id(app)}.txt")) == [
         "alert.8080 {'n': 1}",
         "alert.t1 {'n': 0}",
         "other.t2 {'n': 2}",
@@ -227,3 +238,26 @@ def load_config_of(app: App, text: str) -> None:
 
 def lines_of(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
+
+
+INK = ["", "1", '"x"', "[", "]", "{", "}", "=", "\n", "true", "${", "1e999", "[[a]]\n", "[run]\n"]
+INK += ['type = "memory"\n', "\x00", "é", "9" * 5000, "-1", "inf", "[[]]"]
+SLIPS = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(INK))
+
+
+@given(edits=st.lists(SLIPS, min_size=1, max_size=4))
+@settings(max_examples=150)
+def test_whatever_is_written_is_used_or_refused(
+    edits: list[tuple[int, int, str]], scratch: Path
+) -> None:
+    """A slip of the pen ends in problems with their places, never in a traceback."""
+    text = GOOD
+    for place, cut, put in edits:
+        text = text[:place] + put + text[place + cut :]
+    scratch.write_text(text, encoding="utf-8")
+    said = ""
+    try:
+        read_config(scratch, ENVIRON).declare(App("plant"))
+    except ConfigError as error:
+        said = str(error)
+    assert "geheim" not in said
