@@ -241,8 +241,8 @@ def lines_of(path: str) -> list[str]:
 
 
 INK = ["", "1", '"x"', "[", "]", "{", "}", "=", "\n", "true", "${", "1e999", "[[a]]\n", "[run]\n"]
-INK += ['type = "memory"\n', "\x00", "é", "9" * 5000, "-1", "inf", "[[]]"]
-SLIPS = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from(INK))
+MORE_INK = ['type = "memory"\n', "\x00", "é", "9" * 5000, "-1", "inf", "[[]]"]
+SLIPS = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from([*INK, *MORE_INK]))
 
 
 @given(edits=st.lists(SLIPS, min_size=1, max_size=4))
