@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,7 +173,7 @@ def test_disk_that_cannot_be_written_or_is_full(
 ) -> None:
     """Each says what is the matter with it."""
     usage = SimpleNamespace(free=10 << 20)
-    monkeypatch.setattr(doctor_disk.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     assert only(doctor_disk.disk(tmp_path / "a" / "b"), "disk").state == "fail"
     usage.free = 500 << 20
     low = only(doctor_disk.disk(tmp_path), "disk")
@@ -182,7 +184,7 @@ def test_disk_that_cannot_be_written_or_is_full(
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(doctor_disk.tempfile, "NamedTemporaryFile", refuse)
+        patched.setattr(tempfile, "NamedTemporaryFile", refuse)
         *_, denied = doctor_disk.disk(tmp_path)
     assert (denied.state, denied.found) == ("fail", f"{tmp_path}: Permission denied")
     monkeypatch.setattr(doctor_disk, "SYNC_S_SLOW", 0)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from headrace import HeadraceError, RulesFileError
 from headrace.engine.errors import Problem
-from headrace.triggers.rules_file import FILE_BYTES_MAX, read_rules
+from headrace.triggers.rules_file import read_rules
 from headrace.triggers.rules_places import Places
+from headrace.triggers.toml_file import FILE_BYTES_MAX
 
 
 def problems_of(stored: str | bytes, folder: Path) -> list[Problem]:

@@ -66,7 +66,7 @@ def load_with(
                 f"{safe(name)}: expected an app beside --config, found another configuration; "
                 f"name one of them"
             )
-        name, config = None, Path(name)
+        config, name = Path(name), None
     if config is not None:
         return _configured(config, name, rules)
     if name is None:
