@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from random import shuffle
 from typing import Final
 
 import redis
@@ -17,11 +18,21 @@ START_S: Final = 20.0
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Return a loopback port that was free a moment ago.
+
+    Not one that the system gives to those who connect: while a server is down, who tries to
+    reach it again and again might be given its port.
+    """
+    ports = list(range(20_000, 30_000))
+    shuffle(ports)
+    for port in ports:
+        with socket.socket() as found:
+            try:
+                found.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no port is free")
 
 
 class RedisServer:
