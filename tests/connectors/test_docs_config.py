@@ -11,6 +11,7 @@ import pytest
 from tests.connectors import package
 
 from headrace.config import read_config
+from headrace.connectors.registry import connector
 
 DOCS = Path(__file__).parents[2] / "docs" / "connectors"
 TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
@@ -23,6 +24,7 @@ VALUES = {
     "DATABASE_URL": "postgresql://localhost/db",
 }
 OWN = "write-your-own"
+ROW = re.compile(r"^\| `([a-z-]+)` \| (`[a-z_]+\.[A-Z].*) \|$", re.MULTILINE)
 
 
 def configurations() -> list[tuple[str, str]]:
@@ -63,3 +65,24 @@ def test_each_configuration_can_be_used(
 def test_pages_have_configurations() -> None:
     """What finds them finds them."""
     assert {"config", OWN} <= {page for page, _ in configurations()}
+
+
+def test_the_list_of_connectors_is_whole() -> None:
+    """Each that is announced is a row, with its class and what it promises."""
+    announced = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]
+    points: dict[str, str] = announced["entry-points"]["headrace.connectors"]
+    rows = dict(ROW.findall((DOCS / "README.md").read_text()))
+
+    assert list(rows) == sorted(points, key=lambda name: (name.endswith("-sink"), name))
+    for name, place in points.items():
+        module, _, own = place.removeprefix("headrace.connectors.").partition(":")
+        assert f"`{module}.{own}`" in rows[name]
+        promise = getattr(connector(name), "promise", None)
+        assert not isinstance(promise, str) or promise in rows[name]
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_links_lead_to_pages(page: Path) -> None:
+    """Also from one folder of pages to another."""
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
