@@ -99,6 +99,12 @@ class Database:
                 raise
             raise refusal from None
 
+    async def probe(self) -> str:
+        """Say what answers there, as `headrace doctor` asks; raises as `connected`."""
+        async with self.connected() as connection:
+            version = connection.get_server_version()
+        return f"PostgreSQL {version.major}.{version.minor} at {self.shown}"
+
     def refusal(self, error: Exception) -> ConnectorError | None:
         """Return what trying again cannot mend about *error*; ``None``: it may."""
         import asyncpg

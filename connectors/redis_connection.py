@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
+import anyio
+
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
 
 CONNECT_S: Final = 5.0
+CLOSE_S: Final = 2.0
 LATER: Final = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM",
                 "NOREPLICAS", "MISCONF", "UNKILLABLE")  # fmt: skip
 """How answers begin that say nothing about what was asked, but how the server is just now."""
@@ -89,6 +92,22 @@ class Connection:
             retry=Retry(NoBackoff(), 0),
             protocol=2,
         )
+
+    async def probe(self) -> str:
+        """Say what answers there, as `headrace doctor` asks.
+
+        Raises:
+            ConnectorError, RedisError, OSError: nothing does as it should.
+        """
+        client = self.client()
+        try:
+            info = await client.info("server")
+        except gone() as error:
+            raise self.refusal(error) or error from None
+        finally:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await client.aclose()
+        return f"Redis {info['redis_version']} at {self.shown}"
 
     def refusal(self, error: Exception) -> ConnectorError | None:
         """Return what trying again cannot mend about *error*; ``None``: it may."""

@@ -113,12 +113,17 @@ def test_address_without_a_probe_is_connected_to(
     assert "geheim" not in done.out
 
 
-def test_address_of_our_own_connectors_is_found(here: Call, tmp_path: Path, address: str) -> None:
-    """They keep it in a part of theirs, without the password."""
-    text = f'[sources.jobs]\ntype = "redis-stream"\nurl = "redis://:geheim@{address}"\nstream = "a"'
-    (tmp_path / "headrace.toml").write_text(text)
+def test_address_in_a_part_of_a_connector_is_found(
+    here: Call, tmp_path: Path, address: str
+) -> None:
+    """As those that share a server's settings keep it."""
+    keeps = "self.path, self.name, self.timeout = path, name, timeout"
+    part = "self.name, self.part = name, __import__('types').SimpleNamespace(shown=path)"
+    assert keeps in package.MILL
+    (tmp_path / "packages" / "mill_connectors.py").write_text(package.MILL.replace(keeps, part))
+    (tmp_path / "headrace.toml").write_text(CONFIG % f"mqtt://***@{address}/x")
     code, found = checks(here, "headrace.toml")
-    assert (code, found["source jobs"]["found"]) == (0, f"{address} can be connected to")
+    assert (code, found["sink notes"]["found"]) == (0, f"{address} can be connected to")
 
 
 def test_settings_that_are_wrong_do_not_hide_the_rest(

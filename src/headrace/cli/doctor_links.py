@@ -1,7 +1,7 @@
 """What ``headrace doctor`` looks at of sources and sinks: whether their servers answer.
 
-A connector that has ``async def probe(self) -> str`` says itself what it found.  Of another the
-addresses are taken that it keeps as ``…://host``, and are connected to.
+A connector that has ``async def probe(self) -> str``, or a part of it that has, says itself what
+it found.  Of another the addresses are taken that it keeps as ``…://host``, and are connected to.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ async def _look_at_all(connectors: dict[str, Any], found: dict[str, Finding]) ->
 
 
 async def _look_at(name: str, connector: Any, found: dict[str, Finding]) -> None:
-    probe = getattr(connector, "probe", None)
+    parts = [connector, *vars(connector).values()]
+    probe = next((one.probe for one in parts if hasattr(one, "probe")), None)
     try:
         with anyio.fail_after(PROBE_S):
             said = await (_reached(connector) if probe is None else probe())
