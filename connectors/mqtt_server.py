@@ -1,0 +1,265 @@
+"""`MqttServer`: where an MQTT server is and how it is greeted, for source and sink alike.
+
+All is checked when it is made; what is secret is in no representation of it.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+import anyio
+from anyio.abc import ByteStream
+from msgspec import Struct, json
+
+from headrace.connectors.addresses import address, masked
+from headrace.connectors.mqtt_topics import check_topic
+from headrace.engine.errors import HeadraceError
+
+PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+QOS: Final = (0, 1, 2)
+CLIENT_ID_BYTES_MAX: Final = 65_535
+
+
+class Will(Struct, frozen=True):
+    """What the server publishes when a connection ends without a farewell."""
+
+    topic: str
+    payload: bytes = b""
+    qos: int = 0
+    retain: bool = False
+
+
+class LinkLost(HeadraceError):
+    """There is no connection, or no longer."""
+
+
+class LinkRefused(LinkLost):
+    """There is none, and the reason is one that trying again will hardly mend."""
+
+
+class MqttServer:
+    """An address, and what is said there first."""
+
+    def __init__(
+        self,
+        place: str,
+        url: str,
+        *,
+        version: int = 5,
+        user: str | None = None,
+        password: str | None = None,
+        ca: str | None = None,
+        cert: str | None = None,
+        key: str | None = None,
+        keepalive_s: float = 15.0,
+        timeout_s: float = 5.0,
+        will: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take the settings; *place* says in errors whose they are.
+
+        Raises:
+            ConnectorError: *url* is no address.
+            TypeError, ValueError: another setting is none.
+        """
+        if not isinstance(url, str):
+            raise TypeError(f"{place}: expected an address as text, found {type(url).__name__}")
+        parts = address(url, place, tuple(PORTS))
+        self.place = place
+        self.shown = masked(url)
+        self.host = parts.hostname or ""
+        self.port = parts.port or PORTS[parts.scheme]
+        self.version = one_of(place, "version", version, (4, 5), "3.1.1 is 4")
+        self.user = unquote(parts.username) if parts.username else None
+        self.password = unquote(parts.password) if parts.password else None
+        self.user = text(place, "user", user) or self.user
+        self.password = text(place, "password", password, secret=True) or self.password
+        if self.password and self.user is None and self.version == 4:
+            raise ValueError(f"{place}, user: expected one beside a password, found none")
+        self.keepalive_s = round(number(place, "keepalive_s", keepalive_s, 1, 65_535))
+        """Whole seconds: a server that says nothing for twice as long counts as gone."""
+        self.timeout_s = number(place, "timeout_s", timeout_s, 0.1, 3600)
+        self.will = None if will is None else _will_of(place, will)
+        self._tls = {
+            "ca": text(place, "ca", ca),
+            "cert": text(place, "cert", cert),
+            "key": text(place, "key", key),
+        }
+        self.is_tls = parts.scheme == "mqtts"
+        if not self.is_tls and any(self._tls.values()):
+            given = next(name for name, value in self._tls.items() if value)
+            raise ValueError(
+                f"{place}, {given}: expected an address mqtts:// beside it, found {self.shown!r}"
+            )
+        if self.is_tls:
+            self.context()  # a file that is not there is found now
+
+    def __repr__(self) -> str:
+        """Name it, without its secrets."""
+        return f"<MqttServer {self.shown}>"
+
+    def context(self) -> ssl.SSLContext:
+        """Return how TLS is spoken, from the files as they are now: they may be replaced.
+
+        Raises:
+            ValueError: a file cannot be read, or is none of its kind.
+        """
+        ca, cert, key = self._tls["ca"], self._tls["cert"], self._tls["key"]
+        try:
+            context = ssl.create_default_context(cafile=ca)
+        except OSError as error:
+            raise ValueError(
+                f"{self.place}, ca: expected a PEM file of certificates, found {ca!r} ({error})"
+            ) from None
+        if cert is not None:
+            try:
+                # An empty password: a key that has one is an error, not a question at a terminal.
+                context.load_cert_chain(cert, key, password="")
+            except OSError as error:
+                raise ValueError(
+                    f"{self.place}, cert: expected PEM files of a certificate and its key without "
+                    f"a password, found {cert!r} and {key!r} ({error})"
+                ) from None
+        elif key is not None:
+            raise ValueError(f"{self.place}, key: expected a cert beside it, found none")
+        return context
+
+    async def dial(self) -> ByteStream:
+        """Connect.
+
+        Raises:
+            LinkLost: nobody is there.
+            LinkRefused: who is there does not speak TLS, or is not who it should be.
+        """
+        try:
+            with anyio.fail_after(self.timeout_s):
+                if not self.is_tls:
+                    return await anyio.connect_tcp(self.host, self.port)
+                return await anyio.connect_tcp(
+                    self.host, self.port, ssl_context=self.context(), tls_standard_compatible=False
+                )
+        except ssl.SSLCertVerificationError as error:
+            raise LinkRefused(
+                f"{self.at()}: expected a certificate that is signed for this host by an authority "
+                f"that is trusted, found another ({error.verify_message}); see ca"
+            ) from None
+        except ssl.SSLError as error:
+            raise LinkRefused(
+                f"{self.at()}: expected TLS, found something else ({error.reason or error})"
+            ) from None
+        except TimeoutError:
+            raise LinkLost(
+                f"{self.at()}: expected an answer within {self.timeout_s:g} s, found none"
+            ) from None
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
+            raise LinkLost(f"{self.at()}: cannot connect: {_reason(error)}") from None
+
+    def at(self) -> str:
+        """Return whose it is and where, for errors."""
+        return f"{self.place}, {self.host}:{self.port}"
+
+
+def _reason(error: BaseException) -> str:
+    """Return what is behind the *error* of a connection: of several attempts the last."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[-1]
+    return str(error) or type(error).__name__
+
+
+def _will_of(place: str, will: Mapping[str, Any]) -> Will:
+    if not isinstance(will, Mapping):
+        raise TypeError(f"{place}, will: expected topic, payload, qos, retain; found {will!r:.80}")
+    unknown = sorted(map(str, will.keys() - set(Will.__struct_fields__)))
+    if unknown or "topic" not in will:
+        found = f"found {unknown[0]!r}" if unknown else "found no topic"
+        raise ValueError(f"{place}, will: expected topic, payload, qos, retain; {found}")
+    check_topic(will["topic"])
+    payload = will.get("payload", b"")
+    if isinstance(payload, str):
+        payload = payload.encode()
+    if not isinstance(payload, bytes):
+        payload = json.encode(payload)
+    qos = one_of(f"{place}, will", "qos", will.get("qos", 0), QOS)
+    retain = flag(f"{place}, will", "retain", will.get("retain", False))
+    return Will(will["topic"], payload, qos, retain)
+
+
+def client_id_of(place: str, given: object, otherwise: str) -> str:
+    """Return the name by which the server knows a client; an empty one: it chooses one.
+
+    Raises:
+        TypeError, ValueError: *given* is none.
+    """
+    if given is None:
+        return otherwise
+    found = text(place, "client_id", given) or ""
+    size = len(found.encode(errors="surrogatepass"))
+    if not found or size > CLIENT_ID_BYTES_MAX or "\0" in found:
+        raise ValueError(
+            f"{place}, client_id: expected 1 to {CLIENT_ID_BYTES_MAX} bytes without U+0000, "
+            f"found {found!r:.80}"
+        )
+    return found
+
+
+# ------------------------------------------------------------------ settings
+
+
+def text(place: str, name: str, value: object, *, secret: bool = False) -> str | None:
+    """Return *value*, a text or ``None``; what is *secret* is not shown.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if value is not None and not isinstance(value, str):
+        found = type(value).__name__ if secret else f"{value!r:.80}"
+        raise TypeError(f"{place}, {name}: expected text, found {found}")
+    return value
+
+
+def flag(place: str, name: str, value: object) -> bool:
+    """Return *value*, true or false.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{place}, {name}: expected true or false, found {value!r:.80}")
+    return value
+
+
+def number(place: str, name: str, value: object, least: float, most: float) -> float:
+    """Return *value*, a number from *least* to *most*.
+
+    Raises:
+        TypeError, ValueError: it is none of these.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{place}, {name}: expected a number, found {value!r:.80}")
+    if math.isnan(value) or not least <= value <= most:
+        raise ValueError(f"{place}, {name}: expected {least:g} to {most:g}, found {value!r}")
+    return value
+
+
+def whole(place: str, name: str, value: object, least: int, most: int) -> int:
+    """Return *value*, a whole number from *least* to *most*; raises as `number`."""
+    if not isinstance(value, int):
+        raise TypeError(f"{place}, {name}: expected a whole number, found {value!r:.80}")
+    return int(number(place, name, value, least, most))
+
+
+def one_of(place: str, name: str, value: object, known: tuple[Any, ...], hint: str = "") -> Any:
+    """Return *value*, one of *known*.
+
+    Raises:
+        ValueError: it is another.
+    """
+    if isinstance(value, bool) or value not in known:
+        wanted = " or ".join(map(repr, known)) + (f" ({hint})" if hint else "")
+        raise ValueError(f"{place}, {name}: expected {wanted}, found {value!r:.80}")
+    return value
