@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_a_file_is_enough_to_run(here: Call, folder: Path) -> None:
             "refused": 1,
             "duplicates": 0,
             "connections": 1,
+            "error": "",
         }
     ]
     lines = sorted((folder / "notes.txt").read_text().splitlines())
@@ -176,6 +178,27 @@ def test_what_a_file_made_can_be_looked_at(
     both = here("run", "headrace.toml", "--config", "headrace.toml")
     assert both.code == 2
     assert "expected an app beside --config, found another configuration" in both.last_error
+
+
+@pytest.mark.slow
+def test_server_that_is_gone_is_waited_for_and_named(start: Start, folder: Path) -> None:
+    """Until a signal; then the summary says what was the matter, without the password."""
+    text = (
+        '[sources.jobs]\ntype = "redis-stream"\nurl = "redis://:geheim@127.0.0.1:1"\nstream = "a"'
+    )
+    (folder / "headrace.toml").write_text(text)
+    process = start("run", "headrace.toml", "--log", "a.log", "--log-format", "json")
+    assert process.stderr is not None
+    said = ""
+    for line in process.stderr:
+        said += line
+        if "source_lost" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    out, rest = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search(r"source +jobs: 0 stored; lost: .*127\.0\.0\.1:1", out)
+    assert "geheim" not in out + said + rest
 
 
 @pytest.mark.slow

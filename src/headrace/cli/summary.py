@@ -34,7 +34,7 @@ def document_of(counted: Counted) -> dict[str, Any]:
     before, after = counted.before, counted.after
     sources = [
         {"source": one.name, "state": one.state, "stored": one.stored, "refused": one.refused}
-        | {"duplicates": one.duplicates, "connections": one.connections}
+        | {"duplicates": one.duplicates, "connections": one.connections, "error": one.error}
         for one in counted.sources
     ]
     ended = _added(after.runs_ended, before.runs_ended)
@@ -104,7 +104,8 @@ def text_of(document: dict[str, Any]) -> str:
 def _source(row: Mapping[str, Any]) -> str:
     refused = f", {row['refused']} of them refused" if row["refused"] else ""
     again = f", {row['duplicates']} came again" if row["duplicates"] else ""
-    return f"{row['source']}: {row['stored']} stored{refused}{again}; {row['state']}"
+    why = f": {row['error']}" if row["state"] in {"lost", "failed"} else ""
+    return f"{row['source']}: {row['stored']} stored{refused}{again}; {row['state']}{why}"
 
 
 def _if_any(by_name: Mapping[str, int]) -> str | None:
