@@ -14,6 +14,7 @@ from headrace.config import read_config
 from headrace.connectors.registry import connector
 
 DOCS = Path(__file__).parents[2] / "docs" / "connectors"
+README = DOCS.parents[1] / "README.md"
 TOML = re.compile(r"```toml\n(.*?)```", re.DOTALL)
 VARIABLE = re.compile(r"\$\{(\w+)\}")
 VALUES = {
@@ -31,7 +32,7 @@ def configurations() -> list[tuple[str, str]]:
     """Return each block of a page that is a configuration, with the page's name."""
     return [
         (page.stem, text)
-        for page in sorted(DOCS.glob("*.md"))
+        for page in [README, *sorted(DOCS.glob("*.md"))]
         for text in TOML.findall(page.read_text())
         if {"sources", "sinks"} & tomllib.loads(text).keys()
     ]
