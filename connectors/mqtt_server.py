@@ -157,6 +157,11 @@ class MqttServer:
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
             raise LinkLost(f"{self.at()}: cannot connect: {_reason(error)}") from None
 
+    async def probe(self) -> str:
+        """Say what answers there, as `headrace doctor` asks; raises as `dial`."""
+        await anyio.aclose_forcefully(await self.dial())
+        return f"{self.shown} can be connected to{', by TLS' if self.is_tls else ''}"
+
     def at(self) -> str:
         """Return whose it is and where, for errors."""
         return f"{self.place}, {self.host}:{self.port}"

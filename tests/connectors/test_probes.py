@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.connectors.mosquitto import Mosquitto
 from tests.connectors.postgres_server import PostgresServer
 from tests.connectors.redis_server import RedisServer
 
 from headrace import App
 from headrace.cli.doctor_links import links
 from headrace.cli.findings import Finding
+from headrace.connectors.mqtt import Mqtt
 from headrace.connectors.postgres import PostgresOutbox
 from headrace.connectors.postgres_sink import PostgresSink
 from headrace.connectors.protocol import Source
@@ -66,3 +68,17 @@ def test_postgres_says_what_it_is(postgres_url: str, redis_url: str) -> None:
     assert (outbox.state, sink.state, other.state) == ("ok", "ok", "fail")
     assert outbox.found.startswith("PostgreSQL ")
     assert sink.found == outbox.found
+
+
+def test_mqtt_is_connected_to_and_a_missing_one_is_named(tmp_path: Path) -> None:
+    """With TLS its certificate is looked at, too."""
+    with Mosquitto(tmp_path) as server:
+        url = server.url.replace("://", "://me:planted-secret@")
+        (there,) = found(Mqtt(url, topics="a/#"))
+        (no_tls,) = found(Mqtt(url.replace("mqtt:", "mqtts:"), topics="a/#"))
+    (gone,) = found(Mqtt(url, topics="a/#"))
+    port = server.port
+    assert (there.state, there.found) == ("ok", f"mqtt://***@127.0.0.1:{port} can be connected to")
+    assert (no_tls.state, f"127.0.0.1:{port}" in no_tls.found) == ("fail", True)
+    assert (gone.state, f"127.0.0.1:{port}: cannot connect" in gone.found) == ("fail", True)
+    assert "planted-secret" not in no_tls.found + gone.found
