@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from types import ModuleType
 import anyio
 import pytest
 from starlette.testclient import TestClient
+from tests.needs import program
 
 from headrace import MemoryLog
 from headrace.demo import plant
@@ -153,3 +155,30 @@ def test_restarting_the_service_goes_on_with_its_log(tmp_path: Path) -> None:
         after = second.post("/events/orders.placed", json={"order": 2, "euros": 1}).json()
 
     assert after["sequence"] > stored["sequence"]
+
+
+# redis_postgres.py
+
+
+@pytest.mark.slow
+def test_orders_go_from_redis_to_postgres_once(tmp_path: Path) -> None:
+    """One command shows it, with a server that is killed; nothing is left behind."""
+    program("redis-server", package="redis-server", need="redis")
+    program("initdb", package="postgresql", need="postgres")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "redis_postgres.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    *_, counts, verdict = done.stdout.splitlines()
+    assert counts.startswith("60 events in the log, ")
+    assert counts.endswith(" 60 shipments")
+    assert verdict == "each order was shipped once"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_example_without_its_server_says_what_to_install() -> None:
+    """In one line."""
+    with pytest.raises(SystemExit, match="skipped: expected no-such-server, found none; on Debian"):
+        load("servers").program("no-such-server", "no-such-package")
