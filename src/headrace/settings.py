@@ -23,6 +23,8 @@ from headrace.plain_types import Mismatch, plain, said, taken
 from headrace.triggers.rules_places import Path
 from headrace.triggers.rules_tables import Report, Table, shown
 
+SECRET_WORDS: Final = ("password", "passwd", "secret", "token", "key", "credential")
+"""A setting that has one in its name is not shown."""
 SECRET_CHARS_MIN: Final = 3
 """A value of the environment that is shorter may be part of anything."""
 
@@ -127,9 +129,9 @@ class Settings:
             found = written
             for step in wrong.path:
                 found = found[step]
-            self._report.at_value(
-                (*path, *wrong.path), f"expected {said(hint)}, found {shown(found)}"
-            )
+            is_secret = any(word in key.lower() for word in SECRET_WORDS)
+            what = "something else" if is_secret else shown(found)
+            self._report.at_value((*path, *wrong.path), f"expected {said(hint)}, found {what}")
 
     def _expanded(self, path: Path, value: Any) -> Any:
         """Return *value* with what each ``${NAME}`` in its texts stands for."""

@@ -201,6 +201,10 @@ def test_secret_is_not_in_what_is_said() -> None:
     text = '[sources.a]\ntype = "mill"\nurl = "bad://u:${TOKEN}@h?x=${TOKEN}"\nport = "${TOKEN}"\n'
     (wrong_type,) = problems(text)
     assert wrong_type == "4:8: sources.a.port: expected a whole number, found '${TOKEN}'"
+    written = (
+        '[sources.a]\ntype = "redis-stream"\nurl = "redis://h"\nstream = "s"\npassword = 4711\n'
+    )
+    assert problems(written) == ["5:12: sources.a.password: expected a text, found something else"]
     (own,) = problems(text.replace('port = "${TOKEN}"', ""))
     assert "geheim" not in own
     assert own.startswith("1:10: sources.a: Mill, url: expected another address, found 'bad://***@")
