@@ -1,0 +1,189 @@
+"""`NotifySink`: messages to people, by any of the services that Apprise knows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+from anyio import to_thread
+from msgspec import Struct
+
+from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
+
+TITLE: Final = "{subject}"
+BODY: Final = "{data}"
+CHARS_MAX: Final = 32_768
+TIMEOUT_S: Final = 60.0
+
+
+class Notification(Struct, frozen=True):
+    """What people are told."""
+
+    body: str
+    title: str = ""
+
+
+class NotifySink:
+    """Tells everybody that *urls* name, as Apprise writes them: ``slack://…``, ``mailto://…``.
+
+    *title* and *body* are templates for events that are forwarded: ``{subject}``, ``{data}``, and
+    ``{data.field}`` for a field of it.  The addresses are secrets: they are never shown.
+
+    At least once: Apprise says only whether all have taken a message, so it is sent to all again.
+    """
+
+    message_type: Any = Notification
+    result_type: Any = None
+
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        *,
+        name: str = "notify",
+        title: str = TITLE,
+        body: str = BODY,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """Check the settings.
+
+        Raises:
+            ValueError, TypeError: they cannot work.
+        """
+        self.name = name
+        place = f"sink {name!r}"
+        given = [urls] if isinstance(urls, str) else list(urls)
+        if not given or not all(isinstance(url, str) and "://" in url for url in given):
+            # Not the addresses: they are secrets.
+            raise ValueError(
+                f"{place}, urls: expected addresses such as 'slack://…' as Apprise writes them, "
+                f"found {len(given)}, not all of which are"
+            )
+        if isinstance(timeout_s, bool) or not timeout_s > 0:
+            raise ValueError(f"{place}, timeout_s: expected seconds above 0, found {timeout_s!r}")
+        self._urls = given
+        self._title = _parts(title, f"{place}, title")
+        self._body = _parts(body, f"{place}, body")
+        self._timeout_s = timeout_s
+        self._notifier: Any = None
+
+    def __repr__(self) -> str:
+        return f"NotifySink({len(self._urls)} addresses, name={self.name!r})"
+
+    def message_of(self, subject: str, data: Any) -> Notification:
+        """Return what tells of an event, by the templates."""
+        values = {"subject": subject, "data": data}
+        return Notification(_filled(self._body, values), _filled(self._title, values))
+
+    async def __aenter__(self) -> Self:
+        """Take the addresses.
+
+        Raises:
+            ExtraMissing: Apprise is not installed.
+            ValueError: it does not know one of the addresses.
+        """
+        # It reads all its plugins at the first address: that takes a second.
+        self._notifier = await to_thread.run_sync(self._opened)
+        return self
+
+    def _opened(self) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                import apprise
+            except ModuleNotFoundError as error:
+                raise ExtraMissing(f"sink {self.name!r}", "notify", error.name) from None
+            notifier = apprise.Apprise()
+            for number, url in enumerate(self._urls, 1):
+                if not notifier.add(url):
+                    scheme = url.partition("://")[0]
+                    raise ValueError(
+                        f"sink {self.name!r}, urls, number {number}: expected an address that "
+                        f"Apprise knows, found another one ({scheme}://…)"
+                    )
+        return notifier
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Forget the addresses."""
+        self._notifier = None
+
+    async def send(self, message: Notification, *, key: str) -> None:
+        """Tell everybody.
+
+        Raises:
+            SinkRefused: there is nothing to tell.
+            SinkUnavailable: not all have taken it.
+        """
+        if not message.body and not message.title:
+            raise SinkRefused(f"sink {self.name!r}: expected a body or a title, found neither")
+        notify = partial(
+            self._notifier.notify, body=message.body or message.title, title=message.title
+        )
+        # A thread cannot be stopped: it is left to its end, which nobody waits for.
+        with anyio.move_on_after(self._timeout_s):
+            if await to_thread.run_sync(notify, abandon_on_cancel=True):
+                return
+            raise SinkUnavailable(
+                f"sink {self.name!r}: expected all of {len(self._urls)} to take the message, "
+                "found that not all did"
+            )
+        raise SinkUnavailable(
+            f"sink {self.name!r}: expected an answer within {self._timeout_s:g} s, found none"
+        )
+
+
+def _parts(template: str, place: str) -> list[str | list[str]]:
+    """Take a template apart: texts, and the paths of what is put between them.
+
+    No format strings: those would reach into any object.
+    """
+    if not isinstance(template, str):
+        raise TypeError(f"{place}: expected text, found {type(template).__name__}")
+    parts: list[str | list[str]] = []
+    rest = template
+    while rest:
+        text, brace, rest = rest.partition("{")
+        if text:
+            parts.append(text)
+        if not brace:
+            break
+        path, brace, rest = rest.partition("}")
+        names = path.split(".")
+        is_place = names == ["subject"] or (names[0] == "data" and "" not in names)
+        if not brace or not is_place:
+            raise ValueError(
+                f"{place}: expected {{subject}}, {{data}} or {{data.field}}, found {{{path}}}"
+            )
+        parts.append(names)
+    return parts
+
+
+def _filled(parts: list[str | list[str]], values: dict[str, Any]) -> str:
+    made = ""
+    for part in parts:
+        if isinstance(part, str):
+            made += part
+            continue
+        value: Any = values
+        for name in part:
+            value = value.get(name) if isinstance(value, dict) else None
+        made += _text(value)
+    return made[:CHARS_MAX]
+
+
+def _text(value: Any) -> str:
+    import msgspec
+
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,150 @@
+"""`NotifySink`: what people are told, by Apprise to a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anyio
+import pytest
+from tests.connectors.asking import SECRET
+
+from headrace import App, MemoryLog, ResourceFailed, on
+from headrace.connecting import SinkRetry
+from headrace.connectors.notify import Notification, NotifySink
+from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
+
+pytest.importorskip("apprise")
+# Apprise loads all its plugins when the first URL is added.
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"), pytest.mark.slow]
+
+
+class People:
+    """What they were told, and what they answer."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.answers: list[int] = []
+        self.wait_s = 0.0
+        self.url = ""
+
+
+@pytest.fixture
+def people() -> Iterator[People]:
+    made = People()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            made.told.append(json.loads(body))
+            time.sleep(made.wait_s)
+            self.send_response(made.answers.pop(0) if made.answers else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        made.url = f"json://user:{SECRET}@127.0.0.1:{server.server_address[1]}/{SECRET}"
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
+async def test_events_are_told_by_the_templates(people: People) -> None:
+    """A rule forwards what it sees; one that is not taken is told again."""
+    app = App("plant")
+    sink = NotifySink(people.url, title="{subject} is hot", body="{data.c} °C in {data.at.room}")
+    sent = app.sink(sink, retry=SinkRetry(wait_first=0.01))
+    app.rule(on("alert.*"))(sent.forward)
+    people.answers = [503]
+    async with app.open(MemoryLog()) as engine:
+        await engine.emit("alert.t1", {"c": 93.5, "at": {"room": "hall"}})
+        await engine.drain()
+        assert [run.status for run in engine.runs() if run.rule] == ["completed"]
+    first, again = people.told
+
+    assert (first["title"], first["message"]) == ("alert.t1 is hot", "93.5 °C in hall")
+    assert (again["title"], again["message"]) == (first["title"], first["message"])
+
+
+async def test_what_is_not_taken_is_said(people: People) -> None:
+    """By all of them, or it counts as not taken; without the addresses."""
+    async with NotifySink([people.url, people.url]) as sink:
+        await sink.send(Notification("a"), key="k")
+        people.answers = [200, 500]
+        with pytest.raises(SinkUnavailable, match="all of 2") as caught:
+            await sink.send(Notification("b", "t"), key="k")
+        with pytest.raises(SinkRefused, match="found neither"):
+            await sink.send(Notification(""), key="k")
+        assert SECRET not in str(caught.value) + repr(sink)
+    assert len(people.told) == 4
+
+
+async def test_slow_service_is_not_waited_for(people: People) -> None:
+    """The loop goes on meanwhile, and after the deadline so does the run."""
+    people.wait_s = 0.5
+    async with NotifySink(people.url, timeout_s=0.05) as sink:
+        with anyio.fail_after(5), pytest.raises(SinkUnavailable, match=r"within 0.05 s"):
+            await sink.send(Notification("a"), key="k")
+    await anyio.sleep(0.6)  # its thread has an answer to wait for
+
+
+async def test_address_that_apprise_does_not_know_ends_the_start() -> None:
+    """Not the first message; the address is not shown."""
+    app = App("plant")
+    app.sink(NotifySink(f"nothing://{SECRET}@host"))
+    with pytest.raises(
+        ResourceFailed, match="number 1: expected an address that Apprise"
+    ) as caught:
+        async with app.open(MemoryLog()):
+            pytest.fail("it is open")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "data", "text"),
+    [
+        ("{subject}: {data}", {"a": [1, "ä"]}, 'a.b: {"a":[1,"ä"]}'),
+        ("{data.a}", {"a": "x"}, "x"),
+        ("{data.a.b}", {"a": 3}, ""),
+        ("{data.__class__}", {"a": 3}, ""),
+        ("plain", None, "plain"),
+        ("", 1, ""),
+    ],
+)
+def test_templates_are_filled(template: str, data: Any, text: str) -> None:
+    """From the data alone: what is not there is empty, and nothing is called."""
+    assert NotifySink("json://a", body=template).message_of("a.b", data).body == text
+
+
+@pytest.mark.parametrize("template", ["{", "{x}", "{data.}", "{subject.x}", "{data[0]}", "{0}"])
+def test_templates_that_cannot_work_are_refused(template: str) -> None:
+    """At once, with what may stand there."""
+    with pytest.raises(ValueError, match=r"body: expected \{subject\}"):
+        NotifySink("json://a", body=template)
+
+
+@pytest.mark.parametrize("urls", ["", [], ["json://a", ""], [SECRET]])
+def test_no_address_is_a_mistake(urls: Any) -> None:
+    """The addresses are not shown."""
+    with pytest.raises(ValueError, match="urls: expected addresses") as caught:
+        NotifySink(urls)
+    assert SECRET not in str(caught.value)
+
+
+async def test_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(ExtraMissing, match=r"headrace\[notify\]"):
+        async with NotifySink("json://a"):
+            pytest.fail("it is open")
