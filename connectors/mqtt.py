@@ -144,8 +144,7 @@ class Mqtt:
                 try:
                     await ended.wait()
                 finally:
-                    inbox.is_stopping = True
-                    scope.deadline = anyio.current_time() + (STOP_S if inbox.storing else 0)
+                    scope.deadline = anyio.current_time() + (STOP_S if inbox.stop() else 0)
         except BaseExceptionGroup as several:
             raise sole(several) from None
 

@@ -63,6 +63,12 @@ class Inbox:
                 )
             self._unreleased.clear()
 
+    def stop(self) -> bool:
+        """Store no more; say whether there is a server to tell of what is stored."""
+        self.is_stopping = True
+        self._more.set()
+        return self._link is not None and self._link.error is None
+
     async def work(self, link: Link) -> None:
         """Store what comes, and acknowledge it then.
 
@@ -70,11 +76,12 @@ class Inbox:
             LinkLost: the connection is; what had come over it is stored.
         """
         while not self.is_stopping:
-            while not self._messages:
+            if not self._messages:
                 if link.error is not None:
                     raise link.error
                 self._more = anyio.Event()
                 await self._more.wait()
+                continue
             batch = [*self._messages]
             self._messages.clear()
             await self._store(batch, link)

@@ -208,8 +208,12 @@ class Link:
         except LinkLost as error:
             self.fail(error)
         except anyio.EndOfStream:
-            when = "" if self._greeted.is_set() else " before it answered; does it speak MQTT?"
-            self.fail(LinkLost(f"{self.server.at()}: the server closed the connection{when}"))
+            hint = (
+                "without a reason; it stops, or another client has the same client_id"
+                if self._greeted.is_set()
+                else "before it answered; does it speak MQTT?"
+            )
+            self.fail(LinkLost(f"{self.server.at()}: the server closed the connection {hint}"))
         except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             why = str(error.__cause__ or error) or type(error).__name__
             self.fail(LinkLost(f"{self.server.at()}: the connection broke: {why}"))
@@ -238,7 +242,7 @@ class Link:
 
     def _check_first(self, data: bytes) -> None:
         """Look at the first bytes before paho does: it waits for the rest of whatever it is."""
-        if data[0] & 0xF0 != CONNACK:
+        if data[0] != CONNACK:
             raise LinkRefused(
                 f"{self.server.at()}: expected an MQTT server, found one that says {shown(data)}"
             )
@@ -286,7 +290,16 @@ class Link:
                 if self.error is None and not self._is_sending:
                     self.client.disconnect()
                     await self._stream.send(self._wire.take())
-            except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                    # A socket that is closed with something unread makes the server forget what
+                    # it has not read: these last acknowledgements.
+                    while True:
+                        await self._stream.receive(CHUNK_BYTES)
+            except (
+                OSError,
+                anyio.EndOfStream,
+                anyio.BrokenResourceError,
+                anyio.ClosedResourceError,
+            ):
                 pass  # it is gone already
         await close(self._stream)
 
@@ -340,6 +353,8 @@ async def linked(
             try:
                 await link.greeted()
                 yield link
+                with anyio.move_on_after(FAREWELL_S):
+                    await link.flushed()
             except LinkLost as error:
                 failure = error
             finally:

@@ -173,3 +173,63 @@ class Publisher:
             assert time.monotonic() < deadline, "it does not answer"
             self._answered.wait(0.1)
             self._answered.clear()
+
+
+class Listener:
+    """A subscriber with a session: it hears all that is published, also while it is gone."""
+
+    def __init__(self, server: Mosquitto, topic: str, **auth: str) -> None:
+        from paho.mqtt.client import Client
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+        self.heard: list[tuple[str, bytes, str]] = []
+        """Topic, payload and idempotency key."""
+        self._client: Any = Client(
+            CallbackAPIVersion.VERSION2, "listener", protocol=MQTTProtocolVersion.MQTTv5
+        )
+        if auth:
+            self._client.username_pw_set(**auth)
+        self._ready = threading.Event()
+        self._last = ""
+        self._client.on_message = self._on_message
+        self._client.on_connect = lambda *_: self._client.subscribe([(topic, 2), ("last/#", 2)])
+        self._client.on_subscribe = lambda *_: self._ready.set()
+        self._client.reconnect_delay_set(1, 1)
+        self._client.connect("127.0.0.1", server.port, clean_start=False, properties=_for_an_hour())
+        self._client.loop_start()
+        assert self._ready.wait(WAIT_S)
+
+    def _on_message(self, _: Any, __: Any, message: Any) -> None:
+        if message.topic.startswith("last/"):
+            self._last = message.topic
+            self._ready.set()
+            return
+        properties = dict(getattr(message.properties, "UserProperty", ()))
+        key = properties.get("idempotency-key", "")
+        self.heard.append((message.topic, bytes(message.payload), key))
+
+    def all(self) -> list[tuple[str, bytes, str]]:
+        """What was published until now: a message of its own comes behind it."""
+        deadline, wanted = time.monotonic() + WAIT_S, f"last/{time.monotonic_ns()}"
+        while not self._client.is_connected():
+            assert time.monotonic() < deadline, "it does not connect"
+            time.sleep(0.01)
+        self._client.publish(wanted, qos=2)
+        while self._last != wanted:
+            assert time.monotonic() < deadline, "it does not hear itself"
+            self._ready.wait(0.05)
+            self._ready.clear()
+        return list(self.heard)
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+def _for_an_hour() -> Any:
+    from paho.mqtt.packettypes import PacketTypes
+    from paho.mqtt.properties import Properties
+
+    properties = Properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = 3600
+    return properties

@@ -1,4 +1,4 @@
-"""What each source keeps, by `Mqtt` and a real mosquitto."""
+"""What each source and each sink keeps, by `Mqtt`, `MqttSink` and a real mosquitto."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 import anyio
 import pytest
-from tests.connectors.mosquitto import Mosquitto, Publisher
+from tests.connectors.mosquitto import Listener, Mosquitto, Publisher
 
-from headrace.connectors.mqtt import Mqtt
+from headrace.connectors.mqtt import Mqtt, MqttMessage, MqttSink
 from headrace.connectors.protocol import Source
+from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,7 @@ class TestQos1(SourceContract):
 class OnAsyncio:
     """Trio has shown with `TestQos1` what it does otherwise."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def anyio_backend(self) -> str:
         return "asyncio"
 
@@ -109,3 +110,46 @@ class TestQos0(OnAsyncio, SourceContract):
     @pytest.fixture
     def harness(self, server: Mosquitto) -> SourceHarness:
         return Harness(server, 0, 5)
+
+
+class SinkToTopics(SinkHarness):
+    """A listener with a session of its own has what the server took."""
+
+    def __init__(self, server: Mosquitto) -> None:
+        self.server = server
+        self.listener = Listener(server, "out/#")
+
+    def sink(self) -> MqttSink:
+        return MqttSink(self.server.url, send_timeout_s=3)
+
+    def message(self, number: int) -> MqttMessage:
+        return MqttMessage("out/a", {"number": number})
+
+    async def taken(self) -> list[int]:
+        return [json.loads(payload)["number"] for _, payload, _ in await self._heard()]
+
+    async def keys(self) -> list[str] | None:
+        return [key for _, _, key in await self._heard()]
+
+    async def _heard(self) -> list[tuple[str, bytes, str]]:
+        return await anyio.to_thread.run_sync(self.listener.all)
+
+    def refused(self) -> MqttMessage:
+        return MqttMessage("a/+", 1)
+
+    async def kill(self) -> None:
+        await anyio.to_thread.run_sync(self.server.save)
+        self.server.kill()
+
+    async def start(self) -> None:
+        await anyio.to_thread.run_sync(self.server.start)
+
+
+class TestSink(SinkContract):
+    """MQTT 5, QoS 1."""
+
+    @pytest.fixture
+    def harness(self, server: Mosquitto) -> Iterator[SinkHarness]:
+        made = SinkToTopics(server)
+        yield made
+        made.listener.close()
