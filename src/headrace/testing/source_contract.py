@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import anyio
-import pytest
 from anyio.lowlevel import checkpoint
 
 from headrace.connectors.protocol import ConnectorError, Source
 from headrace.engine.log import MemoryLog
-from headrace.testing.lives import Kept, Life, Lives, until
+from headrace.testing.lives import Kept, Life, Lives, skip, until
 
 SETTLED_S: Final = 20.0
 """Seconds within which what was published is in the log."""
@@ -88,7 +87,13 @@ class SourceHarness(ABC):
 class SourceContract:
     """What each source keeps; each test says it in a sentence."""
 
-    pytestmark = pytest.mark.anyio
+    def __init_subclass__(cls) -> None:
+        """Let anyio's plugin run the tests, also where it is told to run marked ones only."""
+        import pytest
+
+        own = cls.__dict__.get("pytestmark", [])
+        marks = own if isinstance(own, list) else [own]
+        cls.pytestmark = [pytest.mark.anyio, *marks]  # type: ignore[attr-defined]
 
     async def test_what_the_server_has_acknowledged_comes_in(self, harness: SourceHarness) -> None:
         """Also what was published while nobody was there, if the source does not promise less."""
@@ -150,7 +155,7 @@ class SourceContract:
             await harness.publish(range(3))
             await self._all(harness, lives, range(3))
             if not await harness.republish(1):
-                pytest.skip("the protocol gives messages no identity")
+                skip("the protocol gives messages no identity")
             await harness.publish([3])
             await self._all(harness, lives, range(4))
         assert lives.counted(harness.number)[1] == 1
@@ -162,7 +167,7 @@ class SourceContract:
             await self._connected(life)
             await harness.publish([0])
             if not await harness.poison():
-                pytest.skip("every message is an event")
+                skip("every message is an event")
             await harness.publish([1])
             await self._all(harness, lives, range(2))
             await until(lambda: life.status.refused == 1, "a refusal", within_s=SETTLED_S)
@@ -204,7 +209,7 @@ class SourceContract:
     async def test_server_that_is_gone_and_comes_back(self, harness: SourceHarness) -> None:
         """The source says so once, waits, and is there within five seconds."""
         if not harness.can_be_gone:
-            pytest.skip("there is no server")
+            skip("there is no server")
         lives = Lives(harness.source, MemoryLog())
         async with lives.life() as life:
             await self._connected(life)
@@ -227,7 +232,7 @@ class SourceContract:
     async def test_server_that_is_not_there_yet(self, harness: SourceHarness) -> None:
         """It is waited for, also at the first time."""
         if not harness.can_be_gone:
-            pytest.skip("there is no server")
+            skip("there is no server")
         lives = Lives(harness.source, MemoryLog())
         await harness.kill()
         async with lives.life() as life:
@@ -270,7 +275,7 @@ class SourceContract:
         """What trying again cannot mend ends it, with one line that says what to do."""
         sources = harness.unusable()
         if not sources:
-            pytest.skip("there is nothing to set up wrongly")
+            skip("there is nothing to set up wrongly")
         for source in sources:
             with anyio.fail_after(SETTLED_S):
                 error = await _failure(source)
@@ -291,7 +296,7 @@ class SourceContract:
 
     def _keeps_at_the_server(self, harness: SourceHarness) -> None:
         if not harness.keeps:
-            pytest.skip("what is published while no source is there goes nowhere")
+            skip("what is published while no source is there goes nowhere")
 
     async def _connected(self, life: Life) -> None:
         await until(
