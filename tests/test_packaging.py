@@ -19,7 +19,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-INSTALLED_BYTES_MAX = 29 * 1000 * 1000
+INSTALLED_BYTES_MAX = 30 * 1000 * 1000
 
 IMPORT_ALL = """
 import importlib, importlib.resources, json, pkgutil, sys
@@ -149,7 +149,7 @@ def test_the_command_line_starts(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_core_is_small(installed: Path) -> None:
-    """The core with all that it needs, compiled, takes 29 MB at most beside Python."""
+    """The core with all that it needs, compiled, takes 30 MB at most beside Python."""
     (packages,) = installed.parents[1].glob("lib/python*/site-packages")
     bytes_by_package = {
         entry.name: sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
