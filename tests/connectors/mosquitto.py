@@ -67,8 +67,7 @@ class Mosquitto:
             f"user {pwd.getpwuid(os.getuid()).pw_name}",
             "persistence true",
             f"persistence_location {self.folder}/",
-            "autosave_on_changes true",
-            "autosave_interval 1",
+            *([] if "autosave" in text else ["autosave_on_changes true", "autosave_interval 1"]),
             "" if "max_queued_messages" in text else "max_queued_messages 0",
             *self.settings,
         ]
