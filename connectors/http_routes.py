@@ -174,7 +174,8 @@ def events_of(
             _id_of(route, headers, delivery, fields),
             route.source,
         )
-        checked(event)
+        # Encoded once: what is looked at here is what is stored.
+        event = msgspec.structs.replace(event, data=checked(event)[1])
     except BadPayload as error:
         raise HttpRefused(400, f"body: {error}") from None
     except (ValueError, TypeError, OverflowError, EventRefused) as error:
@@ -273,9 +274,7 @@ def _cloudevents(route: Route, headers: Mapping[bytes, bytes], body: bytes) -> l
     made = [ce.emission_of(one) for one in found]
     if route.subject:
         made = [msgspec.structs.replace(e, subject=f"{route.subject}.{e.subject}") for e in made]
-    for event in made:
-        checked(event)
-    return made
+    return [msgspec.structs.replace(event, data=checked(event)[1]) for event in made]
 
 
 def _structured(value: Any) -> ce.CloudEvent:

@@ -93,16 +93,19 @@ def shown(raw: bytes) -> str:
 
 
 def _check_depth(data: Any, raw: bytes) -> None:
-    level, depth = [data], 0
-    while level := [value for value in level if isinstance(value, (dict, list, tuple))]:
+    # Written out: most of what is in a message is no container, and is looked at once.
+    level, depth = [data] if type(data) is dict or type(data) is list else [], 0
+    while level:
         depth += 1
         if depth > DEPTH_MAX:
             raise BadPayload(f"expected at most {DEPTH_MAX} levels of nesting, found {shown(raw)}")
-        level = [
-            inner
-            for value in level
-            for inner in (value.values() if isinstance(value, dict) else value)
-        ]
+        below: list[Any] = []
+        for value in level:
+            for inner in value.values() if type(value) is dict else value:
+                kind = type(inner)
+                if kind is dict or kind is list:
+                    below.append(inner)
+        level = below
 
 
 def _bad(expected: str, raw: bytes, error: Exception) -> BadPayload:
