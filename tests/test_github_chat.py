@@ -1,0 +1,47 @@
+"""examples/github_chat.py: webhooks of GitHub become messages, each once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_webhooks_become_messages_by_one_command() -> None:
+    """What comes twice is told once, and what somebody else has signed is not told."""
+    done = subprocess.run(
+        [sys.executable, "examples/github_chat.py"],
+        check=False, cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    said = done.stdout.splitlines()
+    repository = "Codertocat/Hello-World: Codertocat"
+
+    assert done.returncode == 0, done.stderr
+    assert [line for line in said if line.startswith(("chat", "Coder"))] == [
+        "chat is down",
+        f"{repository} opened issue 1: Spelling error in the README file",
+        f"{repository} closed pull request 2: Update the README with new information.",
+        f"{repository} released 0.0.1",
+    ]
+    assert [line for line in said if line[-3:].isdigit() and not line.startswith("Coder")] == [
+        "issues: 202",
+        "pull_request: 202",
+        "release: 202",
+        "push: 202",
+        "issues: 202",
+        "issues, signed by somebody else: 401",
+    ]
+
+
+def test_what_is_shipped_says_whose_it_is() -> None:
+    """The webhooks are others' work: their licence comes with them."""
+    notice = (ROOT / "examples" / "github_webhooks.NOTICE").read_text()
+
+    assert "octokit/webhooks" in notice
+    assert "MIT License" in notice
+    assert "Copyright" in notice
