@@ -1,0 +1,467 @@
+"""Kafka: `Kafka` brings in the records of topics, `KafkaSink` sends them.
+
+The log has a cursor for each partition, named after cluster, topic and partition: the offset
+behind the last record that is stored.  Reading goes on
+there, whatever was committed; the offsets that are committed behind the log are for those who
+look at lag, and for an engine whose log knows nothing of the partition.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Self
+
+import anyio
+import msgspec
+from msgspec import Struct
+
+from headrace.connectors.checks import check_number, check_text, label, one_line
+from headrace.connectors.intake import Intake
+from headrace.connectors.kafka_connection import CLOSE_S, Brokers, gone
+from headrace.connectors.payloads import BadPayload, Payload, read_text, reader
+from headrace.connectors.promises import Promise
+from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
+from headrace.connectors.sessions import keep_up
+from headrace.connectors.tokens import token_of
+from headrace.engine.emission import Emission
+from headrace.engine.subject import check_emit
+
+KEY_HEADER: Final = "idempotency-key"
+SUBJECT_HEADER: Final = "subject"
+POLL_MS: Final = 500
+LOOK_S: Final = 2.0
+"""How often an idle source asks whether there is a broker."""
+
+
+class Kafka:
+    """Brings in the records of topics.
+
+    Promise: exactly once.  The offset is the position of its event in a cursor for each
+    partition, which is where reading goes on; it is committed behind the log.
+    """
+
+    promise: Promise = "exactly once"
+
+    def __init__(
+        self,
+        servers: str,
+        topics: list[str],
+        *,
+        name: str = "kafka",
+        group: str = "headrace",
+        subject: str | None = None,
+        payload: Payload = "json",
+        id_header: str | None = KEY_HEADER,
+        start: str = "earliest",
+        shared: bool = False,
+        batch_max: int = 1000,
+        security: str = "PLAINTEXT",
+        mechanism: str = "PLAIN",
+        username: str | None = None,
+        password: str | None = None,
+        ca_file: str | None = None,
+        session_s: float = 10.0,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Name brokers, topics and group; nothing is connected yet.
+
+        *subject* is that of all events; without it each record's header ``subject``, or else
+        ``kafka.<topic>``.  Records with the same header *id_header* are one event.  *start* is
+        for partitions of which neither log nor group knows: ``earliest`` or ``latest``.  The
+        source takes all partitions, unless it is to be one *shared* member of the group: then
+        what others have committed is not read again.
+
+        Raises:
+            TypeError, ValueError, ConnectorError: a setting cannot work.
+        """
+        self.name = name
+        place = f"Kafka {name!r}"
+        self._place = place
+        self._brokers = Brokers(
+            servers,
+            place,
+            security=security,
+            mechanism=mechanism,
+            username=username,
+            password=password,
+            ca_file=ca_file,
+            timeout_s=timeout_s,
+        )
+        wanted: Any = topics
+        if not isinstance(wanted, list) or not wanted:
+            raise TypeError(f"{place}, topics: expected a list of topics, found {topics!r:.80}")
+        self._topics = [check_text(place, "topics", topic) for topic in topics]
+        self._group = check_text(place, "group", group)
+        if subject is not None:
+            check_emit(subject)
+        self._subject = subject
+        self._read = reader(payload, place)
+        self._id_header = id_header
+        if start not in ("earliest", "latest"):
+            raise ValueError(f"{place}, start: expected earliest or latest, found {start!r:.80}")
+        self._start = start
+        self._shared = shared
+        self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
+        self._session_s = check_number(place, "session_s", session_s, 1.0, 3600.0)
+
+    async def run(self, intake: Intake) -> None:
+        """Bring records in until cancelled.
+
+        Raises:
+            ConnectorError: at the first connection, what trying again cannot mend.
+        """
+        self._brokers.settings()
+        await keep_up(intake, lambda: self._session(intake), gone())
+
+    async def _session(self, intake: Intake) -> None:
+        await self._brokers.ask()
+        from aiokafka import AIOKafkaConsumer
+
+        consumer: Any = AIOKafkaConsumer(
+            bootstrap_servers=self._brokers.servers,
+            group_id=self._group,
+            # Who comes back under it takes its partitions over at once.
+            group_instance_id=(
+                f"{self.name}-{intake.engine.log.log_id.hex()}" if self._shared else None
+            ),
+            client_id=f"headrace-{self.name}",
+            enable_auto_commit=False,
+            auto_offset_reset=self._start,
+            session_timeout_ms=round(self._session_s * 1000),
+            heartbeat_interval_ms=round(self._session_s * 1000 / 4),
+            max_poll_records=self._batch_max,
+            **self._brokers.settings(),
+        )
+        try:
+            with anyio.fail_after(3 * self._brokers.timeout_s):
+                await consumer.start()
+                taker = _Taker(self, intake, consumer)
+                await taker.look()
+            if self._shared:
+                consumer.subscribe(self._topics, listener=_listener(taker))
+            intake.connected(servers=self._brokers.shown, topics=self._topics, group=self._group)
+            await taker.take()
+        finally:
+            with anyio.move_on_after(CLOSE_S, shield=True):
+                await consumer.stop()
+
+    def event(self, record: Any, source: str, intake: Intake) -> Emission:
+        """Return the event that *record* is, or the one that keeps it if it is none."""
+        raw: bytes = record.value or b""
+        event_id = f"{record.partition}-{record.offset}-{record.timestamp}"
+        headers = dict(record.headers)
+        try:
+            if self._id_header in headers:
+                event_id = label(read_text(headers[self._id_header])) or event_id
+            return Emission(
+                self._subject_of(record.topic, headers),
+                None if record.value is None else self._read(raw),
+                id=event_id,
+                source=source,
+                position=record.offset + 1,
+                time_ns=record.timestamp * 1_000_000 if record.timestamp > 0 else None,
+            )
+        except BadPayload as error:
+            return intake.refusal(
+                raw,
+                str(error),
+                place=f"{record.topic} {record.partition}:{record.offset}",
+                id=event_id,
+                position=record.offset + 1,
+                source=source,
+            )
+
+    def _subject_of(self, topic: str, headers: dict[str, bytes]) -> str:
+        if self._subject is not None:
+            return self._subject
+        written = headers.get(SUBJECT_HEADER)
+        if written is None:
+            return f"kafka.{token_of(topic)}"
+        subject = read_text(written)
+        try:
+            check_emit(subject)
+        except ValueError as error:
+            raise BadPayload(f"header {SUBJECT_HEADER!r}: {error}") from None
+        return subject
+
+
+class _Taker:
+    """One consumer, from its first partition to its end."""
+
+    def __init__(self, source: Kafka, intake: Intake, consumer: Any) -> None:
+        self._source = source
+        self._intake = intake
+        self._consumer = consumer
+        self._cluster = ""
+        self._next: dict[Any, int] = {}
+        """The first offset of each partition that is not stored."""
+
+    def _cursor_name(self, partition: Any) -> str:
+        place = label(f"{self._cluster}:{partition.topic}")
+        return f"{self._source.name}:{place}:{partition.partition}"
+
+    async def assigned(self, partitions: Any) -> None:
+        """Go on in each of *partitions* where the log ends."""
+        consumer = self._consumer
+        for partition in partitions:
+            cursor = self._intake.cursor(self._cursor_name(partition))
+            if cursor is None:
+                self._next[partition] = 0
+                continue
+            if self._source._shared:
+                cursor = max(cursor, await consumer.committed(partition) or 0)
+            last = (await consumer.end_offsets([partition]))[partition]
+            if cursor > last:
+                # Made anew, or cut: what it holds may be what is not stored.
+                self._intake.logger.warning(
+                    "partition_begins_again", topic=partition.topic, cursor=cursor, end=last
+                )
+                cursor = 0
+            first = (await consumer.beginning_offsets([partition]))[partition]
+            if cursor < first:
+                self._intake.logger.warning(
+                    "records_expired", topic=partition.topic, cursor=cursor, first=first
+                )
+            self._next[partition] = max(cursor, first)
+            consumer.seek(partition, self._next[partition])
+
+    async def take(self) -> None:
+        """Bring in what comes, until something fails."""
+        look_at_s = anyio.current_time() + LOOK_S
+        while True:
+            found = await self._consumer.getmany(
+                timeout_ms=POLL_MS, max_records=self._source._batch_max
+            )
+            if found:
+                await self._put(found)
+            if anyio.current_time() >= look_at_s:
+                with anyio.fail_after(self._source._brokers.timeout_s):
+                    await self.look()
+                look_at_s = anyio.current_time() + LOOK_S
+
+    async def look(self) -> None:
+        """Find out whether a broker answers, and which partitions there are.
+
+        The library would try again for ever, and say nothing.
+
+        Raises:
+            ConnectorError: a topic is not there.
+        """
+        from aiokafka import TopicPartition
+        from aiokafka.protocol.metadata import MetadataRequest
+
+        source, client = self._source, self._consumer._client
+        # Of all topics: to ask for one may make it.
+        answer = await client.send(client.get_random_node(), MetadataRequest(None))
+        self._cluster = getattr(answer, "cluster_id", None) or ""
+        there = {topic[1]: topic[-1] for topic in answer.topics}
+        for topic in source._topics:
+            if topic not in there:
+                raise ConnectorError(
+                    f"{source._place}: expected a topic {topic!r} at {source._brokers.shown}, "
+                    f"found none; make it, or check the name"
+                )
+        if not source._shared:
+            mine = {
+                TopicPartition(topic, partition[1])
+                for topic in source._topics
+                for partition in there[topic]
+            }
+            if new := mine - self._next.keys():
+                self._consumer.assign(mine | self._next.keys())
+                await self.assigned(sorted(new))
+
+    async def _put(self, found: dict[Any, list[Any]]) -> None:
+        """Store what is not stored yet, then commit."""
+        events, ends = list[Emission](), dict[Any, int]()
+        for partition, records in found.items():
+            name, first = self._cursor_name(partition), self._next.get(partition, 0)
+            # After a partition was taken away and given back some may come again.
+            new = [record for record in records if record.offset >= first]
+            events += [self._source.event(record, name, self._intake) for record in new]
+            ends[partition] = records[-1].offset + 1
+        if events:
+            await self._intake.put(events)
+        for partition, end in ends.items():
+            self._next[partition] = max(end, self._next.get(partition, 0))
+        await self._commit(ends)
+        self._intake.status.lag = sum(
+            max(0, (self._consumer.highwater(partition) or 0) - self._next[partition])
+            for partition in self._consumer.assignment()
+            if partition in self._next
+        )
+
+    async def _commit(self, ends: dict[Any, int]) -> None:
+        from aiokafka.errors import CommitFailedError, IllegalStateError
+
+        mine = {p: end for p, end in ends.items() if p in self._consumer.assignment()}
+        try:
+            if mine:
+                # The library would try for ever.
+                with anyio.fail_after(self._source._brokers.timeout_s):
+                    await self._consumer.commit(mine)
+        except (CommitFailedError, IllegalStateError) as error:
+            # The partition is somebody else's by now; the log knows what is stored.
+            self._intake.logger.info("offsets_not_committed", error=one_line(error))
+
+
+def _listener(taker: _Taker) -> Any:
+    from aiokafka import ConsumerRebalanceListener as Base
+
+    class Listener(Base):  # type: ignore[misc]
+        async def on_partitions_revoked(self, revoked: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """What is under way is stored all the same."""
+
+        async def on_partitions_assigned(self, assigned: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+            """Go on where the log ends."""
+            await taker.assigned(assigned)
+
+    return Listener()
+
+
+# -------------------------------------------------------------------- out
+
+
+class KafkaMessage(Struct, frozen=True):
+    """What `KafkaSink` sends: a record with a subject and data."""
+
+    subject: str = ""
+    data: Any = None
+    key: str | None = None
+    """Records with the same key go to the same partition."""
+    topic: str = ""
+    """Another topic than that of the sink."""
+
+
+class KafkaSink:
+    """Sends records: data as JSON, with the headers ``subject`` and ``idempotency-key``.
+
+    A record is sent once all replicas have it (``acks=all``), and what the library sends again
+    is taken once.  A run that sends again after a crash sends another record, with the same
+    ``idempotency-key``: `Kafka` takes it once.
+    """
+
+    message_type: Any = KafkaMessage
+    result_type: Any = list[int]
+
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        *,
+        name: str = "kafka",
+        security: str = "PLAINTEXT",
+        mechanism: str = "PLAIN",
+        username: str | None = None,
+        password: str | None = None,
+        ca_file: str | None = None,
+        timeout_s: float = 10.0,
+    ) -> None:
+        """Name brokers and topic; nothing is connected yet.
+
+        Raises:
+            TypeError, ValueError, ConnectorError: a setting cannot work.
+        """
+        self.name = name
+        self._place = f"KafkaSink {name!r}"
+        self._brokers = Brokers(
+            servers,
+            self._place,
+            security=security,
+            mechanism=mechanism,
+            username=username,
+            password=password,
+            ca_file=ca_file,
+            timeout_s=timeout_s,
+        )
+        self._topic = check_text(self._place, "topic", topic)
+        self._producer: Any = None
+        self._starting = anyio.Lock()
+
+    async def __aenter__(self) -> Self:
+        """Get ready; the connection is made when something is sent."""
+        self._brokers.settings()
+        self._starting = anyio.Lock()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections at once."""
+        await self._drop()
+
+    def message_of(self, subject: str, data: Any) -> KafkaMessage:
+        """Return the message that forwards an event."""
+        return KafkaMessage(subject, data)
+
+    async def send(self, message: KafkaMessage, *, key: str) -> list[int]:
+        """Send a record; return its partition and offset."""
+        from aiokafka import errors
+
+        failures: tuple[type[Exception], ...] = (*gone(), ConnectorError)
+        headers = [(KEY_HEADER, key.encode())]
+        if message.subject:
+            headers.append((SUBJECT_HEADER, message.subject.encode()))
+        try:
+            with anyio.fail_after(2 * self._brokers.timeout_s):
+                producer = await self._started()
+                record = await producer.send_and_wait(
+                    message.topic or self._topic,
+                    msgspec.json.encode(message.data),
+                    key=None if message.key is None else message.key.encode(),
+                    headers=headers,
+                )
+        except (
+            errors.MessageSizeTooLargeError,
+            errors.InvalidTopicError,
+            ValueError,
+        ) as error:
+            raise SinkRefused(f"{self._place}: {one_line(error)}") from error
+        except failures as error:
+            await self._drop()
+            text = (
+                str(error)
+                if isinstance(error, ConnectorError)
+                else f"{self._place}: {self._brokers.shown}: {type(error).__name__}: "
+                f"{one_line(error)}"
+            )
+            raise SinkUnavailable(text) from error
+        return [record.partition, record.offset]
+
+    async def _started(self) -> Any:
+        async with self._starting:
+            if self._producer is None:
+                await self._brokers.ask()
+                from aiokafka import AIOKafkaProducer
+
+                producer = AIOKafkaProducer(
+                    bootstrap_servers=self._brokers.servers,
+                    client_id=f"headrace-{self.name}",
+                    acks="all",
+                    enable_idempotence=True,
+                    **self._brokers.settings(),
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    await _stopped(producer)
+                    raise
+                self._producer = producer
+            return self._producer
+
+    async def _drop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stopped(producer)
+
+
+async def _stopped(producer: Any) -> None:
+    """Stop a producer without waiting for what it could not send, as its own `stop` would."""
+    producer._closed = True
+    with anyio.move_on_after(CLOSE_S, shield=True):
+        if producer._sender is not None and producer._sender.sender_task is not None:
+            await producer._sender.close()
+        await producer.client.close()
