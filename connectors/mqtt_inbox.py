@@ -19,6 +19,8 @@ from headrace.connectors.mqtt_server import LinkLost, LinkRefused
 
 HELD_BYTES_MAX: Final = 16 * 1024 * 1024
 """How many bytes wait to be stored before no more is read."""
+BATCHES: Final = 4
+"""Into how many batches what may be in flight is divided, at least."""
 
 Retained = Literal["take", "skip"]
 
@@ -82,8 +84,9 @@ class Inbox:
                 self._more = anyio.Event()
                 await self._more.wait()
                 continue
-            batch = [*self._messages]
-            self._messages.clear()
+            # A part of what may be in flight: the server sends more while this is being stored.
+            most = min(len(self._messages), max(1, self._wanted.in_flight_max // BATCHES))
+            batch = [self._messages.popleft() for _ in range(most)]
             await self._store(batch, link)
 
     async def _store(self, batch: list[Any], link: Link) -> None:

@@ -433,7 +433,7 @@ def _class() -> type[Client]:
         raise ExtraMissing("MQTT", "mqtt", error.name) from None
 
     class CarefulClient(Client):
-        """Paho's client; `tests/connectors/test_mqtt_qos2.py` shows what goes wrong without."""
+        """Paho's client; `tests/connectors/test_mqtt_contract.py` fails for QoS 2 without."""
 
         owner: Owner
         wire: Wire

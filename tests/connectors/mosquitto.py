@@ -143,8 +143,7 @@ class Publisher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        _leave(self._client)
 
     def _on_publish(self, _: Any, __: Any, mid: int, reason: Any, ___: Any) -> None:
         self._answers.append((mid, reason.is_failure))
@@ -221,8 +220,13 @@ class Listener:
         return list(self.heard)
 
     def close(self) -> None:
-        self._client.disconnect()
-        self._client.loop_stop()
+        _leave(self._client)
+
+
+def _leave(client: Any) -> None:
+    client.disconnect()
+    client.loop_stop()
+    client._sock_close()  # its thread may have ended before it has
 
 
 def _for_an_hour() -> Any:

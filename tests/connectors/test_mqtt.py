@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from tests.connectors.mosquitto import Listener, Mosquitto, Publisher, free_port
 from tests.needs import program
 
 from headrace import App, Engine, Firing, MemoryLog, on
+from headrace.cli.apps import load
 from headrace.connectors.feeder import Feeder
 from headrace.connectors.intake import SourceStatus
 from headrace.connectors.mqtt import Mqtt, MqttMessage, MqttSink
@@ -482,3 +484,35 @@ def test_settings_that_cannot_work_are_found_at_once(options: dict[str, Any], sa
 def test_promise_goes_by_the_settings(options: dict[str, Any], promise: str) -> None:
     """Without a session the server keeps nothing for a source that is away."""
     assert Mqtt("mqtt://localhost", topics=["a"], **options).promise == promise
+
+
+# ------------------------------------------------------------------ the page
+
+
+async def test_example_of_the_page_works(tmp_path: Path) -> None:
+    """As it stands, but for the port of the server."""
+    page = Path(__file__).parents[2] / "docs" / "connectors" / "mqtt.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    with Mosquitto(tmp_path) as server:
+        listener = Listener(server, "plant/+/fan")
+        (tmp_path / "page.py").write_text(code.replace("mqtt://localhost:1883", server.url))
+        app = load(str(tmp_path / "page.py:app"))
+        try:
+            async with app.open(MemoryLog()) as engine:
+                status = app_status(engine)
+                await until(lambda: status.state == "connected", "a connection", within_s=10)
+                await publish(server, ("plant/t1/temperature", '{"celsius": 93}'))
+                await until(lambda: status.stored == 1, "an event", within_s=10)
+                await engine.drain()
+            heard = await anyio.to_thread.run_sync(listener.all)
+        finally:
+            listener.close()
+    assert [(topic, payload) for topic, payload, _ in heard] == [("plant/t1/fan", b'{"on":true}')]
+
+
+def test_page_names_all_settings() -> None:
+    """Of the source and of the sink, with the defaults that they have."""
+    page = (Path(__file__).parents[2] / "docs" / "connectors" / "mqtt.md").read_text()
+    for made in (Mqtt, MqttSink):
+        for name in list(inspect.signature(made).parameters):
+            assert f"`{name}`" in page, name
