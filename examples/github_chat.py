@@ -79,15 +79,17 @@ if "GITHUB_SECRET" in os.environ:
 
 
 @contextmanager
-def a_chat() -> Generator[str]:
-    """Give the address of a chat that prints what it is told, and takes nothing at first."""
-    down = [True]
+def a_chat() -> Generator[tuple[str, list[str]]]:
+    """Give the address of a chat that takes nothing at first, and what it was told."""
+    told: list[str] = []
+    calls: list[object] = []
 
     class Room(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            is_down, down[:] = bool(down), []
-            print("chat is down" if is_down else f"{said['title']}: {said['message']}", flush=True)
+            is_down = not calls
+            calls.append(said)
+            told.append("chat is down" if is_down else f"{said['title']}: {said['message']}")
             self.send_response(503 if is_down else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -100,7 +102,7 @@ def a_chat() -> Generator[str]:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield f"json://127.0.0.1:{server.server_address[1]}"
+            yield f"json://127.0.0.1:{server.server_address[1]}", told
         finally:
             server.shutdown()
             thread.join()
@@ -123,7 +125,7 @@ async def play() -> None:
     """Deliver four webhooks, one of them twice, and one with another secret."""
     secret = secrets.token_hex()
     sent = [json.loads(line) for line in gzip.decompress(WEBHOOKS.read_bytes()).splitlines()]
-    with a_chat() as chat_url:
+    with a_chat() as (chat_url, told):
         app = chat(secret, chat_url, "127.0.0.1:0")
         hook = app.sources["webhook"]
         assert isinstance(hook, Webhook)
@@ -136,6 +138,8 @@ async def play() -> None:
                 status = await deliver(url, secret, one["event"], delivery, one["payload"])
                 print(f"{one['event']}: {status}")
                 await engine.drain()
+                while told:
+                    print(f"  {told.pop(0)}")
             status = await deliver(url, "guessed", "issues", "delivery-9", sent[0]["payload"])
             print(f"issues, signed by somebody else: {status}")
 
