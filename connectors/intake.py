@@ -148,12 +148,13 @@ class Intake:
         except (EventRefused, TypeError, ValueError) as error:
             raw = event.data if isinstance(event.data, bytes) else repr(event.data).encode()
             refused = self.refusal(raw, str(error), place=event.subject[:200])
-            return replace(
-                refused,
-                id=event.id,
-                source=event.source,
-                position=event.position,
-            )
+            refused = replace(refused, source=event.source, position=event.position)
+            try:
+                named = replace(refused, id=event.id)
+                checked(named)
+            except (EventRefused, TypeError, ValueError):
+                return refused  # it is the id that cannot be stored
+            return named
         return event
 
     def refusal(

@@ -156,8 +156,8 @@ class MqttSink:
         except LinkLost as error:
             raise SinkUnavailable(str(error)) from None
         except TimeoutError:
-            error = self._outbox.error
-            found = "none" if error is None else str(error)
+            last = self._outbox.error
+            found = "none" if last is None else str(last)
             raise SinkUnavailable(
                 f"{self.server.at()}: expected an answer within {self.send_timeout_s:g} s, "
                 f"found {found}"
@@ -299,7 +299,7 @@ class _Outbox:
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties
 
-        properties = Properties(PacketTypes.PUBLISH)
+        properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         properties.UserProperty = (self._sink.id_property, key)
         return properties
 

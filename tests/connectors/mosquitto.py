@@ -190,12 +190,16 @@ class Listener:
         self._ready = threading.Event()
         self._last = ""
         self._client.on_message = self._on_message
-        self._client.on_connect = lambda *_: self._client.subscribe([(topic, 2), ("last/#", 2)])
+        self._topics = [(topic, 2), ("last/#", 2)]
+        self._client.on_connect = self._on_connect
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.reconnect_delay_set(1, 1)
         self._client.connect("127.0.0.1", server.port, clean_start=False, properties=_for_an_hour())
         self._client.loop_start()
         assert self._ready.wait(WAIT_S)
+
+    def _on_connect(self, *_: Any) -> None:
+        self._client.subscribe(self._topics)
 
     def _on_message(self, _: Any, __: Any, message: Any) -> None:
         if message.topic.startswith("last/"):
@@ -233,6 +237,6 @@ def _for_an_hour() -> Any:
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    properties = Properties(PacketTypes.CONNECT)
+    properties: Any = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = 3600
     return properties

@@ -92,6 +92,16 @@ async def test_message_that_is_no_event_is_kept_and_the_next_goes_on() -> None:
     assert "wildcard" in refusal["reason"]
 
 
+async def test_message_whose_identity_cannot_be_stored_is_refused() -> None:
+    """Without it: asked again and again, the refusal would not be stored either."""
+    topic = Topic()
+    async with an_app(topic).open(MemoryLog(), sources=False) as engine:
+        intake = Intake(engine, status_of(Memory(topic, name="line")))
+        with anyio.fail_after(10):
+            await intake.put([Emission("a.b", 1, id="x" * 700)])
+        assert intake.status.refused == 1
+
+
 async def test_nothing_is_acknowledged_before_it_is_stored() -> None:
     """An engine that stops leaves in flight what it has not stored, for the next one."""
     topic = Topic()

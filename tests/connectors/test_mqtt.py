@@ -127,7 +127,7 @@ async def test_envelope_has_all_that_mqtt_says(server: Mosquitto, topic: str) ->
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    properties = Properties(PacketTypes.PUBLISH)
+    properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.UserProperty = [("unit", "C"), ("unit", "K")]
     properties.ContentType = "application/json"
     properties.ResponseTopic = "answers"
@@ -355,7 +355,7 @@ def certificates(folder: Path) -> tuple[Path, Path, Path]:
         ["x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-out",
          cert, "-days", "2", "-extfile", names],
     ):  # fmt: skip
-        subprocess.run([openssl, *command], check=True, capture_output=True)
+        subprocess.run([openssl, *map(str, command)], check=True, capture_output=True)
     return ca, cert, key
 
 

@@ -87,9 +87,10 @@ def publish(publisher: Publisher, numbers: range, qos: int, pause_s: float = 0.0
             time.sleep(pause_s)
 
 
-def check(counted: Counter[int], acknowledged: list[int], *, twice_max: int) -> None:
+def check(counted: Counter[int], acknowledged: list[int], *, twice_max: int | None = None) -> None:
     assert not set(acknowledged) - set(counted), "acknowledged, and not in the log"
-    assert sum(counted.values()) - len(counted) <= twice_max
+    if twice_max is not None:
+        assert sum(counted.values()) - len(counted) <= twice_max
 
 
 @pytest.mark.parametrize("cycles", CYCLES)
@@ -125,8 +126,9 @@ async def test_server_that_is_killed_under_load(
             "all in the log",
             within_s=20,
         )
-        # What it has forgotten of what we have acknowledged since it has saved comes again, too.
-        check(lives.counted(number), acknowledged, twice_max=cycles * PER_CYCLE)
+        # How much comes twice is up to it: all acknowledgements of ours that it has not read, or
+        # has not saved, when it is killed.
+        check(lives.counted(number), acknowledged)
 
 
 @pytest.mark.parametrize("cycles", CYCLES)
