@@ -87,3 +87,26 @@ async def test_people_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
             await engine.emit("alert.t1", {"degrees": 93, "at": "hall"})
             await engine.drain()
     assert b"93 \\u00b0C at hall" in server.requests[0]
+
+
+async def test_streams_come_in() -> None:
+    """As the page on streams has it: server-sent events, and messages behind a subscription."""
+    from websockets.asyncio.server import serve
+
+    async def talk(connection: Any) -> None:
+        assert await connection.recv() == '{"subscribe": "trades"}'
+        await connection.send('{"price": 7}')
+        await connection.wait_closed()
+
+    stream = b"content-type: text/event-stream\r\n\r\nevent: edit\nid: 1\ndata: 3\n\n"
+    async with serving() as server, serve(talk, "127.0.0.1", 0) as websocket:
+        server.answers = [b"HTTP/1.1 200 OK\r\n" + stream]
+        port = websocket.sockets[0].getsockname()[1]
+        changes = {":8001/": f":{server.port}/", ":8002/": f":{port}/"}
+        app: App = program("streams", "streams.py", changes).app
+        async with app.open(MemoryLog()) as engine:
+            with anyio.fail_after(10):
+                while engine.state().events < 2:
+                    await anyio.sleep(0.005)
+            await engine.drain()
+            assert [run.status for run in engine.runs() if run.rule] == ["completed"]
