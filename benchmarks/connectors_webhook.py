@@ -15,13 +15,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 from common import on_asyncio, scratch, unused
-from figures import Figure, Row, at_least, measured, script
+from figures import Figure, Row, Ways, at_least, measured, script
 
 SECRET: Final = "a secret of the benchmark"
 REQUESTS: Final = 10_000
@@ -157,7 +156,7 @@ ROWS: Final = [
 ]
 
 
-def ways(count: int) -> dict[str, Callable[[], float]]:
+def ways(count: int) -> Ways:
     """Return what is measured, for this script and for one that includes it with `ROWS`."""
     small = {kind: partial(rate, kind, SMALL, count) for kind in (BARE, SIGNED, PLAIN)}
     large = {kind + LARGER: partial(rate, kind, LARGE, count) for kind in (BARE, SIGNED)}

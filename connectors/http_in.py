@@ -329,7 +329,7 @@ class _Body:
             raise self._too_large()
         message = await self._next()
         whole: bytes = message.get("body", b"")
-        if not self.is_read:
+        if message.get("more_body", False):
             parts, size = [whole], len(whole)
             while not self.is_read and size <= self._bytes_max:
                 message = await self._next()
@@ -402,7 +402,7 @@ def listening(name: str, listen: str) -> tuple[str, int]:
     Raises:
         ValueError: it has none.
     """
-    host, _, port = listen.rpartition(":") if isinstance(listen, str) else ("", "", "")
+    host, _, port = str(listen).rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(

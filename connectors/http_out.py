@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.connectors.addresses import address, masked
+from headrace.connectors.checks import check_number, check_text
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import (
     ConnectorError,
@@ -108,26 +109,23 @@ class HttpSink:
             parts = address(url, f"{place}, url", ("http", "https"))
         except ConnectorError as error:
             raise ValueError(str(error)) from None
-        if not _METHOD.fullmatch(method):
+        if not _METHOD.fullmatch(check_text(place, "method", method)):
             raise ValueError(f"{place}, method: expected one such as 'POST', found {method!r:.40}")
-        if not _NAME.fullmatch(key_header):
+        if not _NAME.fullmatch(check_text(place, "key_header", key_header)):
             raise ValueError(f"{place}, key_header: expected a header's name, found {key_header!r}")
-        numbers = {
-            "timeout_s": timeout_s, "connect_timeout_s": connect_timeout_s,
-            "response_bytes_max": response_bytes_max, "redirects_max": redirects_max + 1,
-        }  # fmt: skip
-        for what, value in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{place}, {what}: expected a number above 0, found {value!r}")
         self._url = url
         self._method = method
         self._headers = _checked(place, {} if headers is None else headers)
         self._key_header = key_header
-        self._timeout_s = timeout_s
-        self._connect_timeout_s = connect_timeout_s
-        self._response_bytes_max = response_bytes_max
-        self._redirects_max = redirects_max
-        self._ca = ca
+        self._timeout_s = check_number(place, "timeout_s", timeout_s, 0.001, 86_400.0)
+        self._connect_timeout_s = check_number(
+            place, "connect_timeout_s", connect_timeout_s, 0.001, 3600.0
+        )
+        self._response_bytes_max = check_number(
+            place, "response_bytes_max", response_bytes_max, 1, 512 * 1024
+        )
+        self._redirects_max = check_number(place, "redirects_max", redirects_max, 0, 20)
+        self._ca = None if ca is None else check_text(place, "ca", ca, what="a file's path")
         self._clock: Clock = clock or SystemClock()
         # Of an address the path may be as secret as a password: that of a chat's webhook is.
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -300,7 +298,7 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _checked(place: str, headers: Mapping[str, str]) -> dict[str, str]:
+def _checked(place: str, headers: Mapping[Any, Any]) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         raise TypeError(f"{place}, headers: expected a table, found {type(headers).__name__}")
     for name, value in headers.items():

@@ -81,7 +81,8 @@ def route_of(name: str, path: str, given: str | Mapping[str, Any]) -> Route:
         ValueError, TypeError: it cannot work; says what to mend.
     """
     place = f"{name}, route {path!r}"
-    if not isinstance(path, str) or not path.startswith("/") or set(path) & set("?# "):
+    found: object = path  # what stands in a file or a program may be anything
+    if not isinstance(found, str) or not path.startswith("/") or set(path) & set("?# "):
         raise ValueError(f"{name}, routes: expected paths such as '/github', found {path!r:.80}")
     if path in OWN_PATHS:
         raise ValueError(f"{place}: expected another path than {', '.join(OWN_PATHS)}")

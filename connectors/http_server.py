@@ -124,7 +124,7 @@ def _server(serving: Serving, stopped: asyncio.Event, opened: Callable[[], None]
 
     return Server(
         uvicorn.Config(
-            serving.asgi,  # type: ignore[arg-type]
+            serving.asgi,
             http=_protocol(serving),
             ws="none",
             lifespan="off",

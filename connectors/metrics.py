@@ -26,6 +26,8 @@ OTHERS: Final = "(others)"
 _STATES: Final = ("starting", "connected", "lost", "ended", "failed")
 
 Values = dict[tuple[str, ...], float]
+Family = tuple[str, str, tuple[str, ...], Values]
+"""Name, meaning, labels, and a value for each choice of labels."""
 
 
 def has_prometheus() -> bool:
@@ -44,7 +46,7 @@ def metrics_of(place: str, engine: Engine | None) -> bytes:
     except ModuleNotFoundError as error:
         raise ExtraMissing(f"{place}, metrics", "prometheus", error.name) from None
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(EngineCollector(lambda: engine))  # type: ignore[arg-type]
+    registry.register(EngineCollector(lambda: engine))
     return generate_latest(registry)
 
 
@@ -64,10 +66,10 @@ class EngineCollector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         engine = self._engine()
-        families = [
+        families: list[Family] = [
             ("headrace_up", "Whether an engine is open.", (), {(): float(engine is not None)})
         ]
-        counters: list[tuple[str, str, tuple[str, ...], Values]] = []
+        counters: list[Family] = []
         if engine is not None:
             state = engine.state()
             pipeline = engine.opened().pipeline
@@ -87,7 +89,7 @@ class EngineCollector:
                 yield family
 
 
-def _engine_gauges(state: StateView) -> Iterator[tuple[str, str, tuple[str, ...], Values]]:
+def _engine_gauges(state: StateView) -> Iterator[Family]:
     yield "headrace_ready", "Whether events are taken.", (), {(): float(state.ready)}
     yield "headrace_log_sequence", "The last record.", (), {(): state.sequence}
     yield "headrace_log_time_seconds", "Time of the last record.", (), {(): state.at_ns / NS}
@@ -117,7 +119,7 @@ def _engine_gauges(state: StateView) -> Iterator[tuple[str, str, tuple[str, ...]
     )
 
 
-def _engine_counters(state: StateView) -> Iterator[tuple[str, str, tuple[str, ...], Values]]:
+def _engine_counters(state: StateView) -> Iterator[Family]:
     yield "headrace_events", "Events in the log.", (), {(): state.events}
     yield "headrace_retries", "Attempts after the first.", (), {(): state.retries}
     yield (
@@ -143,7 +145,7 @@ def _engine_counters(state: StateView) -> Iterator[tuple[str, str, tuple[str, ..
 
 def _source_gauges(
     statuses: list[SourceStatus],
-) -> Iterator[tuple[str, str, tuple[str, ...], Values]]:
+) -> Iterator[Family]:
     yield (
         "headrace_source_state",
         "1 for the state that a source is in.",
@@ -172,7 +174,7 @@ def _source_gauges(
 
 def _source_counters(
     statuses: list[SourceStatus],
-) -> Iterator[tuple[str, str, tuple[str, ...], Values]]:
+) -> Iterator[Family]:
     for name, text in (
         ("stored", "Events stored, those that were refused included"),
         ("duplicates", "Events that came again and were not stored again"),

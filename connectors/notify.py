@@ -12,6 +12,7 @@ import anyio
 from anyio import to_thread
 from msgspec import Struct
 
+from headrace.connectors.checks import check_number
 from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
 
 TITLE: Final = "{subject}"
@@ -56,18 +57,17 @@ class NotifySink:
         self.name = name
         place = f"sink {name!r}"
         given = [urls] if isinstance(urls, str) else list(urls)
-        if not given or not all(isinstance(url, str) and "://" in url for url in given):
+        found: list[object] = [*given]
+        if not found or not all(isinstance(url, str) and "://" in url for url in found):
             # Not the addresses: they are secrets.
             raise ValueError(
                 f"{place}, urls: expected addresses such as 'slack://…' as Apprise writes them, "
                 f"found {len(given)}, not all of which are"
             )
-        if isinstance(timeout_s, bool) or not timeout_s > 0:
-            raise ValueError(f"{place}, timeout_s: expected seconds above 0, found {timeout_s!r}")
         self._urls = given
         self._title = _parts(title, f"{place}, title")
         self._body = _parts(body, f"{place}, body")
-        self._timeout_s = timeout_s
+        self._timeout_s = check_number(place, "timeout_s", timeout_s, 0.001, 86_400.0)
         self._notifier: Any = None
 
     def __repr__(self) -> str:

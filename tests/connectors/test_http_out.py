@@ -302,7 +302,7 @@ async def test_secrets_are_not_shown() -> None:
     [
         (lambda: HttpSink("ftp://a"), "http://"), (lambda: HttpSink(f"{SECRET}"), "http://"),
         (lambda: HttpSink("http://a", method="post"), "such as 'POST'"),
-        (lambda: HttpSink("http://a", timeout_s=0), "timeout_s: expected a number above 0"),
+        (lambda: HttpSink("http://a", timeout_s=0), "timeout_s: expected a number from"),
         (lambda: HttpSink("http://a", redirects_max=-1), "redirects_max"),
         (lambda: HttpSink("http://a", key_header="a b"), "key_header"),
         (lambda: HttpSink("http://a", headers={"a b": ""}), "names of headers"),

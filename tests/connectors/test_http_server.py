@@ -47,7 +47,7 @@ async def served(
 
 
 def webhook(**options: Any) -> Webhook:
-    routes = {"/plain": "plain.event", "/github": {
+    routes: dict[str, Any] = {"/plain": "plain.event", "/github": {
         "subject": "github.{event}", "scheme": "github", "secrets": SECRET,
     }}  # fmt: skip
     return Webhook(routes, listen=ANYWHERE, **options)
