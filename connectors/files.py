@@ -38,6 +38,8 @@ class JsonLinesFile(Followed):
     Promise: exactly once.  The position of an event is the byte behind its line.
     """
 
+    promise: Promise = "exactly once"
+
     def __init__(self, path: str, *, name: str = "lines", poll_s: float = 0.5) -> None:
         """Name the file, which need not be there yet; look at it every *poll_s* at the latest."""
         super().__init__(path, name=name, poll_s=poll_s)
@@ -72,6 +74,7 @@ class CsvFile(Followed):
     Promise: exactly once.  Each further line is an event: its data are the values by column.
     """
 
+    promise: Promise = "exactly once"
     head_lines = 2  # the first line is the same in each
 
     def __init__(

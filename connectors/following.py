@@ -115,7 +115,7 @@ class Lines:
 class Followed(ABC):
     """What sources that follow a file have in common: all but how a line becomes an event."""
 
-    promise: Promise = "exactly once"
+    promise: Promise
     head_lines = 1
     """How many lines a file is known by."""
 

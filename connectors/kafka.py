@@ -28,6 +28,7 @@ from headrace.engine.subject import check_emit
 
 KEY_HEADER: Final = "idempotency-key"
 SUBJECT_HEADER: Final = "subject"
+STARTS: Final = ("earliest", "latest")
 POLL_MS: Final = 500
 LOOK_S: Final = 2.0
 """How often an idle source asks whether there is a broker."""
@@ -87,18 +88,15 @@ class Kafka:
             ca_file=ca_file,
             timeout_s=timeout_s,
         )
-        wanted: Any = topics
-        if not isinstance(wanted, list) or not wanted:
-            raise TypeError(f"{place}, topics: expected a list of topics, found {topics!r:.80}")
-        self._topics = [check_text(place, "topics", topic) for topic in topics]
+        self._topics = _listed(place, topics)
         self._group = check_text(place, "group", group)
         if subject is not None:
             check_emit(subject)
         self._subject = subject
         self._read = reader(payload, place)
         self._id_header = id_header
-        if start not in ("earliest", "latest"):
-            raise ValueError(f"{place}, start: expected earliest or latest, found {start!r:.80}")
+        if start not in STARTS:
+            raise ValueError(f"{place}, start: expected {' or '.join(STARTS)}, found {start!r:.80}")
         self._start = start
         self._shared = shared
         self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
@@ -183,6 +181,12 @@ class Kafka:
         except ValueError as error:
             raise BadPayload(f"header {SUBJECT_HEADER!r}: {error}") from None
         return subject
+
+
+def _listed(place: str, topics: Any) -> list[str]:
+    if not isinstance(topics, list) or not topics:
+        raise TypeError(f"{place}, topics: expected a list of topics, found {topics!r:.80}")
+    return [check_text(place, "topics", topic) for topic in topics]
 
 
 class _Taker:
