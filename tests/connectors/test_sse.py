@@ -155,8 +155,9 @@ def stored(engine: Engine) -> list[EventStored]:
 
 
 async def until(engine: Engine, count: int) -> list[Any]:
+    # What is in the log: the state is ahead of it.
     with anyio.fail_after(10):
-        while engine.state().events < count:
+        while len(stored(engine)) < count:
             await anyio.sleep(0.005)
     return [msgspec.msgpack.decode(event.data) for event in stored(engine)]
 
