@@ -62,6 +62,8 @@ class SourceStatus(Struct):
     duplicates: int = 0
     """Events that were delivered again and not stored again."""
     refused: int = 0
+    dropped: int = 0
+    """Messages that came faster than they could be stored, where the server keeps none."""
     in_flight: int = 0
     """Events that are handed in and not durable yet."""
     lag: int | None = None
