@@ -36,6 +36,7 @@ SCRIPTS: Final = {
     "replay": "replay.py",
     "start-up": "import_cost.py",
     "pending": "pending.py",
+    "connectors": "connectors.py",
     "growth": "growth.py",
 }
 ONCE: Final = ("pending", "growth")

@@ -43,6 +43,11 @@ BARRED = {
         ("pending runs, drained", "pending runs, steady"),
         ("pending runs, resident, peak", ""),
     },
+    "connectors": {
+        ("JetStream source into a fsynced log", "bare nats-py, pull by callback"),
+        ("MQTT source, QoS 1 into a fsynced log", "bare paho client, QoS 1"),
+        ("webhook, signed, fsynced log", "bare Starlette app"),
+    },
     "growth": set(),
     "soak": {
         ("soak, resident slope", ""),
