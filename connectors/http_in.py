@@ -281,7 +281,7 @@ class Webhook:
         """Return the headers by name; those of one name as the standard joins them."""
         given: list[tuple[bytes, bytes]] = scope["headers"]
         headers: dict[bytes, bytes] = {}
-        size_bytes = 0
+        size_bytes = len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
         for raw_name, value in given:
             size_bytes += len(raw_name) + len(value) + 4
             name = raw_name.lower()

@@ -31,6 +31,15 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(params=["httptools", "h11"])
+def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What reads requests: each has to keep the limits."""
+    if request.param == "h11":
+        monkeypatch.setitem(sys.modules, "uvicorn.protocols.http.httptools_impl", None)
+    else:
+        pytest.importorskip("httptools")
+
+
 @asynccontextmanager
 async def served(
     webhook: Webhook, log: EventLog | None = None, app: App | None = None
@@ -70,6 +79,7 @@ async def raw(webhook: Webhook, data: bytes, *, ends: bool = False) -> bytes:
         return answer
 
 
+@pytest.mark.usefixtures("parser")
 async def test_requests_over_one_connection_are_stored() -> None:
     """Signed ones, one after the other; with what the answers say."""
     hook = webhook()
@@ -90,6 +100,7 @@ async def test_requests_over_one_connection_are_stored() -> None:
         await anyio.connect_tcp(*address)
 
 
+@pytest.mark.usefixtures("parser")
 async def test_sender_of_too_much_reads_why() -> None:
     """It is let to send for a while, instead of being cut off in the middle of it."""
     async with served(webhook()) as (_, client):
@@ -100,6 +111,7 @@ async def test_sender_of_too_much_reads_why() -> None:
         assert "1048576" in answer.json()["error"]
 
 
+@pytest.mark.usefixtures("parser")
 async def test_sender_of_slow_headers_gets_408() -> None:
     """Also one that says nothing at all, and one whose second request is slow."""
     hook = webhook(header_deadline_s=0.2)
@@ -112,6 +124,7 @@ async def test_sender_of_slow_headers_gets_408() -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.usefixtures("parser")
 async def test_sender_of_a_slow_body_gets_408() -> None:
     """After its own deadline, which begins with the headers."""
     hook = webhook(body_deadline_s=0.2)
@@ -123,6 +136,7 @@ async def test_sender_of_a_slow_body_gets_408() -> None:
         assert engine.state().events == 0
 
 
+@pytest.mark.usefixtures("parser")
 @pytest.mark.parametrize(
     ("data", "status"),
     [
@@ -131,7 +145,8 @@ async def test_sender_of_a_slow_body_gets_408() -> None:
         (b"GET / HTTP/1.1\r\nhost: a\r\n" + b"x: y\r\n" * 101 + b"\r\n", 431),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 tls\r\n\r\n", 400),
         (b"hello\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nhost: a\r\nno colon\r\n\r\n", 400),
+        (b"GET /a?" + b"x" * 17_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", 431),
         (b"POST /plain HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n", 400),
         (b"POST /plain HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", 400),
     ],
@@ -146,6 +161,7 @@ async def test_what_is_no_request_is_refused(data: bytes, status: int) -> None:
         assert (await client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.usefixtures("parser")
 async def test_connections_are_bounded() -> None:
     """One that is too many is told so at once, and takes nobody's place."""
     hook = webhook(connections_max=3)
@@ -165,6 +181,7 @@ async def test_connections_are_bounded() -> None:
     assert answer.startswith(b"HTTP/1.1 503 ")
 
 
+@pytest.mark.usefixtures("parser")
 async def test_requests_are_answered_while_it_ends() -> None:
     """The engine does not wait for who sends nothing more."""
     hook = webhook()
