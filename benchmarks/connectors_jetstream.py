@@ -80,7 +80,7 @@ async def filled(port: int, count: int) -> Any:
     return client
 
 
-async def by_callback(port: int, count: int, _: Path) -> float:
+async def by_callback(port: int, count: int, __: Path) -> float:
     """Return the messages per second that a callback takes, a batch asked for after the other."""
     client = await filled(port, count)
     stream = client.jetstream()
@@ -109,7 +109,7 @@ async def by_callback(port: int, count: int, _: Path) -> float:
     return count / took_s
 
 
-async def by_fetch(port: int, count: int, _: Path) -> float:
+async def by_fetch(port: int, count: int, __: Path) -> float:
     """Return the messages per second that `fetch` takes."""
     client = await filled(port, count)
     puller = await client.jetstream().pull_subscribe("", "bare", stream="BENCH")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import anyio
+from anyio.lowlevel import checkpoint
 
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
@@ -371,16 +372,20 @@ async def connect(server: NatsServer) -> Link:
 async def close(link: Link) -> None:
     """Let go of the connection, also if nobody listens."""
     client = link.client
-    with anyio.move_on_after(CLOSE_S, shield=True):
-        with suppress(OSError):
+    transport = getattr(client, "_transport", None)
+    if not client.is_connected and not client.is_closed:
+        # Of a greeting that failed the library would wait for an end that does not come.
+        client._transport = None
+    with anyio.CancelScope(shield=True):
+        with anyio.move_on_after(CLOSE_S), suppress(OSError):
             await client.close()
-    link.lose("closed")
-    # The library leaves a socket open whose other side reads nothing, or whose greeting failed.
-    writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
-    if writer is not None:
-        writer.transport.abort()
-        with anyio.move_on_after(CLOSE_S, shield=True), suppress(OSError):
-            await writer.wait_closed()
+        link.lose("closed")
+        # And it leaves a socket open whose other side reads nothing.
+        writer = getattr(transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+            for _ in range(3):  # turns of the loop, until it has let go
+                await checkpoint()
 
 
 def _client(server: NatsServer) -> Any:
