@@ -17,7 +17,8 @@ from headrace.connectors.checks import check_number, check_text, label, one_line
 from headrace.connectors.intake import Intake
 from headrace.connectors.jetstream_consumer import Consumer, Refused, StreamApi, StreamState
 from headrace.connectors.nats import INBOX, Translator, checked_subjects, probed
-from headrace.connectors.nats_link import GONE, Inbox, Link, NatsServer, linked
+from headrace.connectors.nats_link import GONE, Inbox, Link, linked
+from headrace.connectors.nats_settings import NatsServer
 from headrace.connectors.payloads import Payload
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError
@@ -90,20 +91,8 @@ class JetStream:
         self._durable = None if durable is None else _plain(place, "durable", durable)
         self._translator = Translator(place, prefix, payload)
         self._subjects = checked_subjects(place, subjects, self._translator)
-        if create is not None and (not isinstance(create, Mapping) or not create.get("subjects")):
-            raise ValueError(
-                f"{place}, create: expected settings of a stream with its subjects, such as "
-                f'{{"subjects": ["orders.>"]}}, found {create!r:.80}'
-            )
-        self._create = create
-        if start not in ("first", "new") and (
-            isinstance(start, bool) or not isinstance(start, int) or start < 1
-        ):
-            raise ValueError(
-                f"{place}, start: expected 'first', 'new' or a sequence of the stream, "
-                f"found {start!r:.80}"
-            )
-        self._start = start
+        self._create = _create_of(place, create)
+        self._start = _start_of(place, start)
         self._in_flight_max = check_number(place, "in_flight_max", in_flight_max, 1, 100_000)
         self._ack_wait_s = check_number(place, "ack_wait_s", ack_wait_s, 1.0, 86_400.0)
         self._domain = _plain(place, "domain", domain) if domain else ""
@@ -250,6 +239,25 @@ class JetStream:
                 "stream_trimmed", stream=self._stream, first=state.first, stored=cursor,
                 meaning="the stream's limits have removed messages before they were stored here",
             )  # fmt: skip
+
+
+def _create_of(place: str, create: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if create is not None and (not isinstance(create, Mapping) or not create.get("subjects")):
+        raise ValueError(
+            f"{place}, create: expected settings of a stream with its subjects, such as "
+            f'{{"subjects": ["orders.>"]}}, found {create!r:.80}'
+        )
+    return create
+
+
+def _start_of(place: str, start: str | int) -> str | int:
+    is_place = isinstance(start, int) and not isinstance(start, bool) and start >= 1
+    if not is_place and start not in ("first", "new"):
+        raise ValueError(
+            f"{place}, start: expected 'first', 'new' or a sequence of the stream, "
+            f"found {start!r:.80}"
+        )
+    return start
 
 
 def _plain(place: str, name: str, value: object) -> str:

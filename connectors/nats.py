@@ -19,11 +19,11 @@ from headrace.connectors.nats_link import (
     GONE,
     Inbox,
     Link,
-    NatsServer,
     close,
     connect,
     linked,
 )
+from headrace.connectors.nats_settings import NatsServer
 from headrace.connectors.payloads import BadPayload, Payload, reader
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable

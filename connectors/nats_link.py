@@ -8,30 +8,22 @@ prints: what it has to say is an error of the connection.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from typing import Any, Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
-from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
+from headrace.connectors.addresses import masked
+from headrace.connectors.checks import needs_asyncio, one_line
+from headrace.connectors.nats_settings import NatsServer
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 
-if TYPE_CHECKING:
-    from ssl import SSLContext
-
-SCHEMES: Final = ("nats", "tls")
-PORT: Final = 4222
 CLOSE_S: Final = 2.0
 REFUSALS: Final = ("authorization violation", "authentication", "authorization", "nkey", "jwt")
 """What is in the answers of a server that does not let somebody in."""
-CREDS: Final = re.compile(r"BEGIN NATS USER JWT-+\s+\S.*BEGIN USER NKEY SEED-+\s+\S", re.DOTALL)
 NO_RESPONDERS: Final = "503"
 
 
@@ -45,143 +37,6 @@ class NotAnswered(LinkLost):
 
 class NoResponders(LinkLost):
     """Nobody is there to answer a request."""
-
-
-class NatsServer:
-    """Where a server is and how it is spoken to: the settings that all connectors of NATS share."""
-
-    def __init__(
-        self,
-        url: str | Sequence[str],
-        place: str,
-        *,
-        user: str | None,
-        password: str | None,
-        token: str | None,
-        creds_file: str | None,
-        nkey_file: str | None,
-        ca_file: str | None,
-        cert_file: str | None,
-        key_file: str | None,
-        tls_first: bool,
-        inbox_prefix: str,
-        keepalive_s: float,
-        timeout_s: float,
-    ) -> None:
-        """Check the settings; nothing is connected yet.  *place* is how errors call the user."""
-        self.place = place
-        urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
-        for one in urls or [""]:
-            check_text(place, "url", one, what="an address such as nats://localhost:4222")
-        parts = [address(one, place, SCHEMES) for one in urls]
-        self.shown = ", ".join(masked(one) for one in urls)
-        self.addresses = [
-            f"{one.scheme}://{_host(one.hostname or '')}:{one.port or PORT}" for one in parts
-        ]
-        texts = {"user": user, "password": password, "token": token, "creds_file": creds_file,
-                 "nkey_file": nkey_file, "ca_file": ca_file, "cert_file": cert_file,
-                 "key_file": key_file}  # fmt: skip
-        for name, value in texts.items():
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
-        given = next((one for one in parts if one.username), None)
-        if given is not None and given.username:
-            # As the library has it: what stands alone before the @ is a token.
-            if given.password is None:
-                token = token or unquote(given.username)
-            else:
-                user, password = (
-                    user or unquote(given.username), password or unquote(given.password),
-                )  # fmt: skip
-        ways = [
-            name
-            for name, value in {
-                "user": user, "token": token, "creds_file": creds_file, "nkey_file": nkey_file,
-            }.items()
-            if value
-        ]  # fmt: skip
-        if len(ways) > 1:
-            raise ValueError(f"{place}: expected one way to log in, found {' and '.join(ways)}")
-        if cert_file and not key_file:
-            raise ValueError(f"{place}, key_file: expected the key of cert_file, found none")
-        self.wants_tls = bool(
-            ca_file or cert_file or tls_first or any(one.scheme == "tls" for one in parts)
-        )
-        self.keepalive_s = check_number(place, "keepalive_s", keepalive_s, 0.2, 600.0)
-        self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 600.0)
-        self._creds_file, self._nkey_file = creds_file, nkey_file
-        self._tls_files = (ca_file, cert_file, key_file)
-        self._options: dict[str, Any] = {
-            "user": user,
-            "password": password,
-            "token": token,
-            "user_credentials": creds_file,
-            "nkeys_seed": nkey_file,
-            "tls_handshake_first": tls_first,
-            "inbox_prefix": check_text(place, "inbox_prefix", inbox_prefix),
-            "ping_interval": self.keepalive_s / 2,
-            "max_outstanding_pings": 1,
-            "connect_timeout": self.timeout_s,
-            "allow_reconnect": False,
-            "reconnect_time_wait": 0,
-            "name": "headrace",
-        }
-        self._next = 0
-
-    def options(self) -> dict[str, Any]:
-        """Return what the library is told; reads the files, which may have been made since.
-
-        Raises:
-            ConnectorError: one of them cannot be read, or is another.
-        """
-        for file, what in ((self._creds_file, "creds_file"), (self._nkey_file, "nkey_file")):
-            if file is not None:
-                self._check_file(what, file)
-        return self._options | ({"tls": self._tls()} if self.wants_tls else {})
-
-    def _check_file(self, what: str, file: str) -> None:
-        try:
-            import nkeys
-        except ModuleNotFoundError as error:
-            raise ExtraMissing(f"{self.place}, {what}", "nkeys", error.name) from error
-        expected = f"{self.place}, {what}: expected a file with "
-        try:
-            text = Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConnectorError(f"{expected}credentials, found {one_line(error)}") from None
-        if what == "creds_file":
-            if not CREDS.search(text):
-                raise ConnectorError(
-                    f"{expected}a user's JWT and seed, as `nsc generate creds` writes it, "
-                    f"found {file!r} without them"
-                )
-            return
-        try:
-            nkeys.from_seed(bytearray(text.strip().encode())).wipe()
-        except (nkeys.NkeysError, ValueError):
-            raise ConnectorError(
-                f"{expected}the seed of an nkey, which begins with SU, found {file!r} without one"
-            ) from None
-
-    def _tls(self) -> SSLContext:
-        import ssl
-
-        ca_file, cert_file, key_file = self._tls_files
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-            if cert_file:
-                context.load_cert_chain(cert_file, key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConnectorError(
-                f"{self.place}: expected certificates in {', '.join(filter(None, self._tls_files))}"
-                f", found {one_line(error)}"
-            ) from None
-        return context
-
-    def one(self) -> str:
-        """Return the address to try next: one after the other."""
-        self._next += 1
-        return self.addresses[(self._next - 1) % len(self.addresses)]
 
 
 class Inbox:
@@ -342,30 +197,32 @@ async def linked(server: NatsServer) -> AsyncGenerator[Link]:
 async def connect(server: NatsServer) -> Link:
     """Return a connection, which is to be given to `close`; raises as `linked`."""
     client = _client(server)
+    from nats.errors import Error
+
     link = Link(client, server)
     options, url = server.options(), server.one()
-    is_connecting = True
+    is_connected = False
 
     async def failed(error: Exception) -> None:
         said = _said(error)
         if "permissions violation" in said.lower():
             link.complaints.append(said)
-        if is_connecting:
+        if not is_connected:
             # Otherwise it would try for ever, and say nothing.
             raise error
 
     async def closed() -> None:
-        if not is_connecting:
+        if is_connected:
             link.lose(_said(client.last_error) if client.last_error else "the server has gone")
 
     try:
         await client.connect(url, error_cb=failed, closed_cb=closed, **options)
-    except BaseException as error:
-        await close(link)
-        if not isinstance(error, Exception):
-            raise
+        is_connected = True
+    except (OSError, ValueError, EOFError, Error) as error:
         raise await _meaning(error, server, url) from None
-    is_connecting = False
+    finally:
+        if not is_connected:
+            await close(link)
     return link
 
 
@@ -426,8 +283,6 @@ async def _meaning(error: Exception, server: NatsServer, url: str) -> Exception:
 
     said, place = _said(error), f"{server.place}: expected "
     low = said.lower()
-    if isinstance(error, ConnectorError):
-        return error
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConnectorError(
             f"{place}a certificate that ca_file vouches for at {url}, found {said!r}; "
@@ -439,7 +294,7 @@ async def _meaning(error: Exception, server: NatsServer, url: str) -> Exception:
         )
     if "this server has none" in low:
         return ConnectorError(f"{place}TLS at {url}, found a server without; check the address")
-    if "info" in low and isinstance(error, Error):
+    if ("info" in low and isinstance(error, Error)) or isinstance(error, ValueError):
         found = await _greeting(url, server.timeout_s)
         if found and not found.startswith(b"INFO"):
             return ConnectorError(
@@ -470,10 +325,6 @@ async def _greeting(url: str, timeout_s: float) -> bytes:
 
 def _said(error: BaseException) -> str:
     return masked(one_line(error)).removeprefix("nats: ")
-
-
-def _host(name: str) -> str:
-    return f"[{name}]" if ":" in name else name
 
 
 GONE: Final[tuple[type[Exception], ...]] = (LinkLost, OSError)

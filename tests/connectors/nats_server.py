@@ -1,4 +1,4 @@
-"""A nats-server of one's own on a free loopback port, with JetStream, killed and started at will."""
+"""A nats-server of one's own on a free loopback port, killed and started at will."""
 
 from __future__ import annotations
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from headrace.connectors.jetstream import JetStream
 from headrace.connectors.protocol import Source
 from headrace.testing.lives import Lives, until
 from headrace.testing.source_contract import SourceContract, SourceHarness
+
+PAGE = Path(__file__).parents[2] / "docs" / "connectors" / "nats.md"
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +160,25 @@ async def test_network_that_is_slow_breaks_and_falls_silent(server: NatsOnDisk) 
             await harness.publish([200])
             await until(lambda: life.status.stored == 201, "the one behind it", within_s=8)
     assert [harness.number(event) for event in lives.kept()] == list(range(201))
+
+
+async def test_example_of_the_page(server: NatsOnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the page shows works as it stands."""
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    monkeypatch.setenv("NATS_URL", server.url)
+    page: dict[str, Any] = {"__name__": "page"}
+    exec(compile(program, str(PAGE), "exec"), page)
+    async with page["app"].open(MemoryLog()):
+        with Wire(server.port) as wire:
+            await until(
+                lambda: "error" not in wire.ask("$JS.API.STREAM.INFO.ORDERS"), "it", within_s=5
+            )
+            wire.publish("shop.order.a", b'{"article": "bolt", "count": 2000}')
+            await until(
+                lambda: wire.ask("$JS.API.STREAM.INFO.ORDERS")["state"]["messages"] == 2,
+                "the one that was forwarded",
+                within_s=5,
+            )
+            found = wire.ask("$JS.API.STREAM.MSG.GET.ORDERS", {"seq": 2})["message"]
+    assert found["subject"] == "shop.big"
+    assert json.loads(base64.b64decode(found["data"])) == {"article": "bolt", "count": 2000}

@@ -228,11 +228,11 @@ async def test_nkey(tmp_path: Path) -> None:
     import nkeys
 
     seed = nkeys.encode_seed(b"1" * 32, nkeys.PREFIX_BYTE_USER)
-    pair = nkeys.from_seed(bytearray(seed))
+    public: Any = nkeys.from_seed(bytearray(seed)).public_key
     file = tmp_path / "user.nk"
     file.write_bytes(seed)
     with NatsOnDisk(
-        tmp_path, f"authorization {{ users: [{{ nkey: {pair.public_key.decode()} }}] }}"
+        tmp_path, f"authorization {{ users: [{{ nkey: {public.decode()} }}] }}"
     ) as server:
         assert "nats-server" in await Nats(server.url, "s", nkey_file=str(file)).probe()
         assert "let in" in await failure(Nats(server.url, "s"))
