@@ -242,7 +242,8 @@ class JetStream:
 
 
 def _create_of(place: str, create: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if create is not None and (not isinstance(create, Mapping) or not create.get("subjects")):
+    given: Any = create
+    if given is not None and not (isinstance(given, Mapping) and given.get("subjects")):
         raise ValueError(
             f"{place}, create: expected settings of a stream with its subjects, such as "
             f'{{"subjects": ["orders.>"]}}, found {create!r:.80}'

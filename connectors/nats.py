@@ -24,7 +24,7 @@ from headrace.connectors.nats_link import (
     linked,
 )
 from headrace.connectors.nats_settings import NatsServer
-from headrace.connectors.payloads import BadPayload, Payload, reader
+from headrace.connectors.payloads import BadPayload, Payload, reader, shown
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
 from headrace.connectors.sessions import keep_up
@@ -67,20 +67,30 @@ class Translator:
         self, message: Any, intake: Intake, source: str = "", position: int | None = None
     ) -> Emission:
         """Return the event that *message* is, or the one that keeps it if it is none."""
-        headers = message.headers
+        headers, subject = message.headers, message.subject
         event_id = label(headers.get(ID_HEADER) or "") or None if headers else None
         try:
+            if not subject.isascii():
+                _check_utf8(subject)
             data = self.read(message.data)
         except BadPayload as error:
             return intake.refusal(
                 message.data,
                 str(error),
-                place=message.subject[:200],
+                place=subject.encode(errors="surrogateescape").decode(errors="replace")[:200],
                 id=event_id,
                 position=position,
                 source=source,
             )
-        return Emission(self.prefix + message.subject, data, event_id, source, position)
+        return Emission(self.prefix + subject, data, event_id, source, position)
+
+
+def _check_utf8(subject: str) -> None:
+    try:
+        subject.encode()
+    except UnicodeEncodeError:
+        raw = subject.encode(errors="surrogateescape")
+        raise BadPayload(f"expected a subject in UTF-8, found {shown(raw)}") from None
 
 
 def _checked(place: str, name: str, check: Any) -> None:
@@ -141,8 +151,10 @@ class Nats:
         self._subjects = checked_subjects(self._place, subjects, self._translator)
         if not self._subjects:
             raise ValueError(f"{self._place}, subjects: expected at least one, found none")
-        if not isinstance(queue, str) or any(sign.isspace() for sign in queue):
-            raise ValueError(f"{self._place}, queue: expected a name, found {queue!r:.80}")
+        if queue and any(sign.isspace() for sign in check_text(self._place, "queue", queue)):
+            raise ValueError(
+                f"{self._place}, queue: expected a name without spaces, found {queue!r:.80}"
+            )
         self._queue = queue
         self._in_flight_max = check_number(
             self._place, "in_flight_max", in_flight_max, 1, 1_000_000

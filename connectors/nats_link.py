@@ -272,6 +272,18 @@ def _client(server: NatsServer) -> Any:
                 info["tls_required"] = True
             await super()._process_info(info, initial_connection)
 
+        def _build_message(
+            self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
+        ) -> Any:
+            # A subject may be any bytes; one that is no UTF-8 would end the library's reading.
+            try:
+                return super()._build_message(sid, subject, reply, data, headers)
+            except UnicodeDecodeError:
+                message: Any = super()._build_message(sid, b"", b"", data, headers)
+                message.subject = subject.decode(errors="surrogateescape")
+                message.reply = reply.decode(errors="surrogateescape")
+                return message
+
     return Careful()
 
 

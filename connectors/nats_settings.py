@@ -96,7 +96,7 @@ class NatsServer:
 
     def _check_file(self, what: str, file: str) -> None:
         try:
-            import nkeys
+            import nkeys  # type: ignore[import-untyped]
         except ModuleNotFoundError as error:
             raise ExtraMissing(f"{self.place}, {what}", "nkeys", error.name) from error
         expected = f"{self.place}, {what}: expected a file with "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import socket
 import subprocess
@@ -82,9 +83,9 @@ class Wire:
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=5)
         self._file = self._socket.makefile("rb")
-        self._send(
-            b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\nSUB a.* 1\r\n'
-        )
+        self._inbox = secrets.token_hex(8).encode()
+        self._send(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        self._send(b"SUB %s 1\r\n" % self._inbox)
 
     def __enter__(self) -> Self:
         return self
@@ -116,7 +117,7 @@ class Wire:
     def ask(self, subject: str, body: Any = None) -> dict[str, Any]:
         """Return the answer to a request, which is JSON."""
         raw = b"" if body is None else json.dumps(body).encode()
-        self._send(b"PUB %s a.x %d\r\n%s\r\n" % (subject.encode(), len(raw), raw))
+        self._send(b"PUB %s %s %d\r\n%s\r\n" % (subject.encode(), self._inbox, len(raw), raw))
         found: dict[str, Any] = json.loads(self._read())
         return found
 
@@ -130,8 +131,8 @@ class Wire:
         """Hand a message to the network; `stored` waits for what is answered."""
         head = b"NATS/1.0\r\n%s\r\n" % (f"Nats-Msg-Id: {msg_id}\r\n".encode() if msg_id else b"")
         self._send(
-            b"HPUB %s a.x %d %d\r\n%s%s\r\n"
-            % (subject, len(head), len(head) + len(data), head, data)
+            b"HPUB %s %s %d %d\r\n%s%s\r\n"
+            % (subject, self._inbox, len(head), len(head) + len(data), head, data)
         )
 
     def stored(self) -> dict[str, Any]:

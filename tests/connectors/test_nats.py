@@ -175,8 +175,8 @@ async def test_queue_shares_messages(server: NatsOnDisk) -> None:
         Lives(lambda: Nats(server.url, "free.*", queue="q"), MemoryLog()) for _ in range(2)
     )
     async with one.life() as first, other.life() as second:
-        for life in (first, second):
-            await until(lambda life=life: life.status.state == "connected", "it", within_s=5)
+        await until(lambda: first.status.state == "connected", "one", within_s=5)
+        await until(lambda: second.status.state == "connected", "the other", within_s=5)
         async with NatsSink(server.url, jetstream=False, name="core") as sink:
             for number in range(40):
                 await sink.send(NatsMessage("free.a", number), key=f"{number}")
@@ -225,7 +225,7 @@ async def test_credentials(
 
 async def test_nkey(tmp_path: Path) -> None:
     """A seed in a file lets in; a file without one is said before anything is connected."""
-    import nkeys
+    import nkeys  # type: ignore[import-untyped]
 
     seed = nkeys.encode_seed(b"1" * 32, nkeys.PREFIX_BYTE_USER)
     public: Any = nkeys.from_seed(bytearray(seed)).public_key
