@@ -18,6 +18,7 @@ NS: Final = 1_000_000_000
 EXPIRES_S: Final = 60.0
 PULL_BYTES_MAX: Final = 32 * 1024 * 1024
 """Of the messages that answer one request: what is in memory is twice that at most."""
+ACK: Final = "$JS.ACK."
 NO_STREAM: Final = 10059
 NO_CONSUMER: Final = 10014
 LATER_CODES: Final = frozenset({10008, 10009, 10023, 10028, 10047})
@@ -279,11 +280,11 @@ class Consumer:
     def _came(self, message: Any) -> None:
         self._heard = True
         inbox = self.inbox
-        if message.reply:
+        if message.reply.startswith(ACK):
             inbox.waiting.append(message)
             self._asked -= 1
             inbox.ring()
-        elif message.headers:
+        elif message.headers and not message.reply:
             self._told(message.headers)
 
     def _told(self, headers: Mapping[str, str]) -> None:

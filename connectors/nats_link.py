@@ -106,9 +106,10 @@ class Link:
         async def called(message: Any) -> None:
             take(message)
 
-        await self.client.subscribe(
+        made = await self.client.subscribe(
             subject, queue=queue, cb=called, pending_msgs_limit=0, pending_bytes_limit=0
         )
+        self.client.takers[getattr(made, "_id", 0)] = take
 
     async def publish(
         self,
@@ -259,6 +260,19 @@ def _client(server: NatsServer) -> Any:
         )
 
     class Careful(Client):
+        takers: dict[int, Callable[[Any], None]]
+
+        async def _process_msg(
+            self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any
+        ) -> None:
+            # Without the library's queue and its task: a fifth of what a message costs.
+            take = self.takers.get(sid)
+            if take is None:
+                await super()._process_msg(sid, subject, reply, data, headers)
+                return
+            found = await self._process_headers(headers) if headers else None
+            take(self._build_message(sid, subject, reply, data, found))
+
         async def _process_info(
             self,
             info: dict[str, Any],
@@ -284,7 +298,9 @@ def _client(server: NatsServer) -> Any:
                 message.reply = reply.decode(errors="surrogateescape")
                 return message
 
-    return Careful()
+    made = Careful()
+    made.takers = {}
+    return made
 
 
 async def _meaning(error: Exception, server: NatsServer, url: str) -> Exception:

@@ -43,7 +43,8 @@ def publish(wire: Wire, *numbers: int) -> None:
 
 
 def source(server: NatsOnDisk, **settings: Any) -> JetStream:
-    return JetStream(server.url, "JOBS", **{"keepalive_s": 1, "ack_wait_s": 1} | settings)
+    chosen: dict[str, Any] = {"keepalive_s": 1, "ack_wait_s": 1} | settings
+    return JetStream(server.url, "JOBS", **chosen)
 
 
 async def stored(life: Life, count: int) -> None:
