@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.connectors.nats_server import NatsOnDisk, Wire
 
-from headrace import App, MemoryLog
+from headrace import App, FileLog, MemoryLog
 from headrace.connectors.feeder import status_of
 from headrace.connectors.jetstream import JetStream
 from headrace.connectors.protocol import ConnectorError
@@ -69,7 +69,7 @@ async def test_what_is_delivered_again_after_weeks_is_not_stored_again(
             async with anyio.create_task_group() as group:
                 group.start_soon(made.run, intake)
                 if stop:
-                    await intake.stopped.wait()
+                    await until(intake.stopped.is_set, "a message", within_s=5)
                     publish(wire, 3)
                 else:
                     await until(lambda: len(kept(log)) == 4, "the one behind them", within_s=5)
@@ -134,6 +134,34 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target)
 
 
+async def test_log_that_is_restored_from_a_backup(
+    server: NatsOnDisk, wire: Wire, tmp_path: Path
+) -> None:
+    """What the server was told since then, and the log does not have, comes again."""
+    live, backup = tmp_path / "live", tmp_path / "backup"
+
+    async def life(count: int, *numbers: int) -> list[Any]:
+        lives = Lives(lambda: source(server), FileLog(live))
+        async with lives.life() as one:
+            publish(wire, *numbers)
+            await stored(one, count)
+            await until(
+                lambda: all(
+                    not wire.ask(f"$JS.API.CONSUMER.INFO.JOBS.{name}")["num_ack_pending"]
+                    for name in wire.ask("$JS.API.CONSUMER.NAMES.JOBS")["consumers"]
+                ),
+                "acknowledged",
+                within_s=5,
+            )
+            return data(lives)
+
+    await life(1, 0)
+    _copy(live, backup)
+    await life(2, 1, 2)
+    _copy(backup, live)
+    assert await life(3, 3) == [0, 1, 2, 3]
+
+
 @pytest.mark.parametrize("retention", ["limits", "interest", "workqueue"])
 async def test_crashes_before_and_behind_the_store(
     server: NatsOnDisk, wire: Wire, retention: str
@@ -151,7 +179,7 @@ async def test_crashes_before_and_behind_the_store(
     for stop in stops:
         publish(wire, number, number + 1)
         async with lives.life(stop) as life:
-            await life.intake.stopped.wait()
+            await until(life.intake.stopped.is_set, "a message", within_s=5)
             publish(wire, number + 2)
         number += 3
     async with lives.life():
