@@ -200,14 +200,12 @@ class Nats:
                 )
             intake.connected(server=self._server.shown, subjects=self._subjects)
             while True:
-                rung = await inbox.rings(self._server.keepalive_s)
+                await inbox.rings(self._server.keepalive_s)
                 if taken := inbox.take():
                     in_put = len(taken)
                     await intake.put([self._translator.event(one, intake) for one in taken])
                     in_put = 0
                 link.check()
-                if not rung:
-                    await link.round_trip()
 
     def _drop(self, intake: Intake) -> None:
         self._dropped += 1

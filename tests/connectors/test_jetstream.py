@@ -141,6 +141,7 @@ async def test_kills_under_load(server: NatsOnDisk, tmp_path: Path, cycles: int)
     assert crashes.twice() == []
 
 
+@pytest.mark.slow
 async def test_network_that_is_slow_breaks_and_falls_silent(server: NatsOnDisk) -> None:
     """Each message is in the log once, whatever happens on the way; silence is noticed."""
     async with TcpProxy(server.port) as proxy:

@@ -198,6 +198,28 @@ async def test_half_open_connection_of_core_nats_is_noticed(server: NatsOnDisk) 
             await until(lambda: life.status.state == "connected", "a new one", within_s=5)
 
 
+async def test_sink_whose_connection_breaks_while_it_waits(server: NatsOnDisk) -> None:
+    """It hears so at once, not after `timeout_s`, and sends by a new connection afterwards."""
+    async with TcpProxy(server.port) as proxy:
+        url = f"nats://127.0.0.1:{proxy.port}"
+        async with NatsSink(url, timeout_s=60) as sink:
+            await sink.send(NatsMessage("jobs.b", 1), key="one")
+            proxy.freeze()
+
+            async def send() -> None:
+                with pytest.raises(SinkUnavailable):
+                    await sink.send(NatsMessage("jobs.b", 2), key="two")
+
+            with anyio.fail_after(5):
+                async with anyio.create_task_group() as group:
+                    group.start_soon(send)
+                    await anyio.wait_all_tasks_blocked()
+                    proxy.reset_all()
+            proxy.thaw()
+            again = await sink.send(NatsMessage("jobs.b", 2), key="two")
+            assert again.sequence == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "right", "wrong"),
     [
