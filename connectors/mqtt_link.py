@@ -399,7 +399,8 @@ def _greet(client: Any, server: MqttServer, session_expiry_s: int, in_flight_max
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.properties import Properties
 
-    properties = Properties(PacketTypes.CONNECT)
+    new_properties: Any = Properties  # it has no types
+    properties = new_properties(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = session_expiry_s
     properties.ReceiveMaximum = in_flight_max
     client.connect(

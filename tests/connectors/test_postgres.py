@@ -205,7 +205,7 @@ async def test_deleted_behind_the_log(server: PostgresServer) -> None:
     async with lives.life():
         await until(lambda: len(lives.kept()) == 4, "all", within_s=5)
         with anyio.fail_after(5):
-            while await counts(server) != (0, 0):  # noqa: ASYNC110 (the server sets no event)
+            while await counts(server) != (0, 0):
                 await anyio.sleep(0.01)
 
 
