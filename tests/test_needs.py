@@ -52,4 +52,4 @@ def test_a_missing_browser_is_skipped_too(monkeypatch: pytest.MonkeyPatch) -> No
 def test_nothing_may_be_missing_where_all_is_checked() -> None:
     """What installs the programs also says that the tests need them."""
     said = (ROOT / ".ci" / "run").read_text()
-    assert "export HEADRACE_NEEDS=chromium,mosquitto,redis,postgres\n" in said
+    assert "export HEADRACE_NEEDS=chromium,mosquitto,redis,postgres,nats-server\n" in said
