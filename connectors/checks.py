@@ -33,13 +33,49 @@ def check_number(place: str, name: str, value: N, least: N, most: N) -> N:
         TypeError, ValueError: it is not; *place* and *name* say which setting it is.
     """
     whole = isinstance(least, int)
-    what = f"{'a whole number' if whole else 'a number'} from {least:,} to {most:,}"
-    what = what.replace(",", " ")
+    what = f"{'a whole number' if whole else 'a number'} from {_plain(least)} to {_plain(most)}"
     found: Any = value
     if isinstance(found, bool) or not isinstance(found, int if whole else (int, float)):
         raise TypeError(f"{place}, {name}: expected {what}, found {_shown(value)}")
     if not least <= found <= most:
         raise ValueError(f"{place}, {name}: expected {what}, found {_shown(value)}")
+    return value
+
+
+def check_maybe_text(place: str, name: str, value: Any, *, secret: bool = False) -> str | None:
+    """Return *value*, a text or ``None``; what is *secret* is not shown.
+
+    Raises:
+        TypeError: it is neither; *place* and *name* say which setting it is.
+    """
+    if value is not None and not isinstance(value, str):
+        found = type(value).__name__ if secret else _shown(value)
+        raise TypeError(f"{place}, {name}: expected a text, found {found}")
+    return value
+
+
+def check_flag(place: str, name: str, value: Any) -> bool:
+    """Return *value*, true or false.
+
+    Raises:
+        TypeError: it is neither; *place* and *name* say which setting it is.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{place}, {name}: expected true or false, found {_shown(value)}")
+    return value
+
+
+def check_one_of(
+    place: str, name: str, value: Any, known: tuple[Any, ...], *, hint: str = ""
+) -> Any:
+    """Return *value*, one of *known*.
+
+    Raises:
+        ValueError: it is another; *place* and *name* say which setting it is.
+    """
+    if isinstance(value, bool) or value not in known:
+        wanted = " or ".join(map(repr, known)) + (f" ({hint})" if hint else "")
+        raise ValueError(f"{place}, {name}: expected {wanted}, found {_shown(value)}")
     return value
 
 
@@ -69,6 +105,12 @@ def one_line(error: BaseException) -> str:
     """Return what *error* says as one line, its kind included if that is all there is."""
     text = " ".join(str(error).split())
     return text or type(error).__name__
+
+
+def _plain(number: float) -> str:
+    """Return *number* as people write it: ``65 535``, and ``0.1``."""
+    shown = int(number) if number == int(number) else number
+    return f"{shown:,}".replace(",", " ")
 
 
 def _shown(value: object) -> str:

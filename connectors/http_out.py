@@ -93,12 +93,12 @@ class HttpSink:
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
         redirects_max: int = 0,
-        ca: str | None = None,
+        ca_file: str | None = None,
         clock: Clock | None = None,
     ) -> None:
         """Check the settings; nothing is connected yet.
 
-        *timeout_s* is for the whole of a request; *ca* is a file of certificates to trust.
+        *timeout_s* is for the whole of a request; *ca_file* is a file of certificates to trust.
 
         Raises:
             ValueError, TypeError: they cannot work.
@@ -125,7 +125,9 @@ class HttpSink:
             place, "response_bytes_max", response_bytes_max, 1, 512 * 1024
         )
         self._redirects_max = check_number(place, "redirects_max", redirects_max, 0, 20)
-        self._ca = None if ca is None else check_text(place, "ca", ca, what="a file's path")
+        self._ca = (
+            None if ca_file is None else check_text(place, "ca_file", ca_file, what="a file's path")
+        )
         self._clock: Clock = clock or SystemClock()
         # Of an address the path may be as secret as a password: that of a chat's webhook is.
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
@@ -157,7 +159,7 @@ class HttpSink:
             )
         except OSError as error:
             raise ConnectorError(
-                f"sink {self.name!r}, ca: expected a file of certificates, found {error}"
+                f"sink {self.name!r}, ca_file: expected a file of certificates, found {error}"
             ) from None
         return self
 

@@ -127,11 +127,7 @@ class Intake:
     async def _stored(self, todo: list[Emission], start: int) -> list[int]:
         """Store what is left of *todo*; return the sequences of the first that are stored."""
         try:
-            return await self.engine.emit_many(todo[start:])
-        except LogFull as full:
-            if not full.stored:
-                await self.engine.ready()
-            return full.stored
+            return await store(self.engine, todo[start:])
         except EngineClosed:
             # It stops, and whoever feeds it is told by cancellation.
             await anyio.sleep_forever()
@@ -145,19 +141,15 @@ class Intake:
         return event if event.source else replace(event, source=self.name)
 
     def _storable(self, event: Emission) -> Emission:
-        try:
-            checked(event)
-        except (EventRefused, TypeError, ValueError) as error:
-            raw = event.data if isinstance(event.data, bytes) else repr(event.data).encode()
-            refused = self.refusal(raw, str(error), place=event.subject[:200])
-            refused = replace(refused, source=event.source, position=event.position)
-            try:
-                named = replace(refused, id=event.id)
-                checked(named)
-            except (EventRefused, TypeError, ValueError):
-                return refused  # it is the id that cannot be stored
-            return named
-        return event
+        reason = _fault(event)
+        if reason is None:
+            return event
+        raw = event.data if isinstance(event.data, bytes) else repr(event.data).encode()
+        plain = self.refusal(raw, reason, place=event.subject[:200])
+        # Known by all that it would have been known by, as far as that can be stored.
+        placed = replace(plain, source=event.source, position=event.position)
+        known = (replace(placed, id=event.id), placed)
+        return next((refused for refused in known if _fault(refused) is None), plain)
 
     def refusal(
         self,
@@ -175,7 +167,7 @@ class Intake:
         *position* of that.
         """
         self.status.refused += 1
-        reason = reason[:REASON_CHARS_MAX]
+        reason, place = _text(reason[:REASON_CHARS_MAX]), _text(place)
         # Not a line for each of a thousand: a feed that has gone wrong would fill the disk.
         if self.status.refused.bit_count() == 1:
             self.logger.warning(
@@ -187,13 +179,9 @@ class Intake:
         )
 
     def _count(self, sequences: list[int], before: int) -> None:
-        status, highest = self.status, before
-        for sequence in sequences:
-            if sequence > highest:
-                highest = sequence
-                status.stored += 1
-            else:
-                status.duplicates += 1
+        status, new = self.status, count_new(sequences, before)
+        status.stored += new
+        status.duplicates += len(sequences) - new
         if sequences:
             status.last_at_ns = self.engine.opened().pipeline.now_ns()
 
@@ -217,3 +205,45 @@ class Intake:
         status.error = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
         if was != "lost":  # once, not at each try
             self.logger.warning("source_lost", error=status.error)
+
+
+async def store(engine: Engine, events: Sequence[Emission]) -> list[int]:
+    """Store *events* in their order; return the sequences of the first of them, once durable.
+
+    Those are all, unless the disk is full: then it returns when there is room again.
+
+    Raises:
+        Whatever `Engine.emit_many` raises, but `LogFull` only once the engine closes.
+    """
+    try:
+        return await engine.emit_many(events)
+    except LogFull as full:
+        await engine.ready()
+        return full.stored
+
+
+def count_new(sequences: Sequence[int], before: int) -> int:
+    """Return how many of *sequences* are of events that were not there before.
+
+    One that is delivered again gets the sequence of the first: it is not above *before*, that of
+    the last record by then, nor above all that come before it.
+    """
+    new, highest = 0, before
+    for sequence in sequences:
+        if sequence > highest:
+            new, highest = new + 1, sequence
+    return new
+
+
+def _fault(event: Emission) -> str | None:
+    """Say why *event* cannot be stored; ``None``: it can."""
+    try:
+        checked(event)
+    except (EventRefused, TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _text(text: str) -> str:
+    """Return *text* so that it can be stored: half characters as they are written in sources."""
+    return text.encode("utf-8", "backslashreplace").decode()

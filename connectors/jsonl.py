@@ -25,10 +25,11 @@ import msgspec
 from anyio import to_thread
 from msgspec import Struct
 
+from headrace.connectors.intake import store
 from headrace.engine.clock import NS, seconds_to_ns
 from headrace.engine.emission import Emission
 from headrace.engine.engine import Engine
-from headrace.engine.errors import EventRefused, HeadraceError, LogFull
+from headrace.engine.errors import EventRefused, HeadraceError
 from headrace.engine.payload import check_labels, encode_event
 from headrace.engine.subject import check_emit
 
@@ -324,11 +325,7 @@ async def feed(
         group = _merged([events for _, events in waiting])
         while group:
             before = engine.kernel.sequence
-            try:
-                stored = await engine.emit_many(group)
-            except LogFull as full:
-                stored = full.stored
-                await engine.ready()
+            stored = await store(engine, group)
             on_stored(stored, before)
             del group[: len(stored)]
 

@@ -58,7 +58,7 @@ class Kafka:
         batch_max: int = 1000,
         security: str = "PLAINTEXT",
         mechanism: str = "PLAIN",
-        username: str | None = None,
+        user: str | None = None,
         password: str | None = None,
         ca_file: str | None = None,
         session_s: float = 10.0,
@@ -83,7 +83,7 @@ class Kafka:
             place,
             security=security,
             mechanism=mechanism,
-            username=username,
+            user=user,
             password=password,
             ca_file=ca_file,
             timeout_s=timeout_s,
@@ -356,7 +356,7 @@ class KafkaSink:
         name: str = "kafka",
         security: str = "PLAINTEXT",
         mechanism: str = "PLAIN",
-        username: str | None = None,
+        user: str | None = None,
         password: str | None = None,
         ca_file: str | None = None,
         timeout_s: float = 10.0,
@@ -373,7 +373,7 @@ class KafkaSink:
             self._place,
             security=security,
             mechanism=mechanism,
-            username=username,
+            user=user,
             password=password,
             ca_file=ca_file,
             timeout_s=timeout_s,
@@ -449,7 +449,9 @@ class KafkaSink:
                     **self._brokers.settings(),
                 )
                 try:
-                    await producer.start()
+                    # Cancelled in the middle, the library would lose the connection that it makes.
+                    with anyio.fail_after(self._brokers.timeout_s, shield=True):
+                        await producer.start()
                 except BaseException:
                     await _stopped(producer)
                     raise
@@ -467,5 +469,7 @@ async def _stopped(producer: Any) -> None:
     producer._closed = True
     with anyio.move_on_after(CLOSE_S, shield=True):
         if producer._sender is not None and producer._sender.sender_task is not None:
-            await producer._sender.close()
+            # Not while it makes a connection, which the library would lose then.
+            async with producer.client._get_conn_lock:
+                await producer._sender.close()
         await producer.client.close()

@@ -36,7 +36,7 @@ class Brokers:
         *,
         security: str,
         mechanism: str,
-        username: str | None,
+        user: str | None,
         password: str | None,
         ca_file: str | None,
         timeout_s: float,
@@ -71,13 +71,13 @@ class Brokers:
             "request_timeout_ms": round(timeout_s * 1000),
         }
         if security.startswith("SASL"):
-            if not isinstance(username, str) or not isinstance(password, str):
+            if not isinstance(user, str) or not isinstance(password, str):
                 raise TypeError(
-                    f"{place}: expected a username and a password, since security is {security}"
+                    f"{place}: expected a user and a password, since security is {security}"
                 )
             self._settings |= {
                 "sasl_mechanism": mechanism,
-                "sasl_plain_username": username,
+                "sasl_plain_username": user,
                 "sasl_plain_password": password,
             }
 
@@ -134,7 +134,7 @@ class Brokers:
             ) as error:
                 raise ConnectorError(
                     f"{self.place}: expected to be let in at {host}:{port}, found "
-                    f"{one_line(error)!r}; check username, password and mechanism"
+                    f"{one_line(error)!r}; check user, password and mechanism"
                 ) from None
             except ssl.SSLCertVerificationError as error:
                 raise ConnectorError(

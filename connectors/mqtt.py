@@ -12,19 +12,12 @@ from typing import Any, Final
 import anyio
 
 from headrace.connectors.backoff import Backoff
+from headrace.connectors.checks import check_number, check_one_of
 from headrace.connectors.intake import Intake
 from headrace.connectors.mqtt_events import ID_PROPERTY, MqttReceived, Translator
 from headrace.connectors.mqtt_inbox import Inbox, Retained, Wanted
 from headrace.connectors.mqtt_link import Link, linked
-from headrace.connectors.mqtt_server import (
-    QOS,
-    LinkLost,
-    LinkRefused,
-    MqttServer,
-    client_id_of,
-    one_of,
-    whole,
-)
+from headrace.connectors.mqtt_server import QOS, LinkLost, LinkRefused, MqttServer, client_id_of
 from headrace.connectors.mqtt_sink import MqttMessage, MqttSink
 from headrace.connectors.mqtt_topics import (
     PREFIX,
@@ -85,9 +78,9 @@ class Mqtt:
         id_property: str | None = ID_PROPERTY,
         user: str | None = None,
         password: str | None = None,
-        ca: str | None = None,
-        cert: str | None = None,
-        key: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
         keepalive_s: float = 15.0,
         timeout_s: float = 5.0,
         will: Mapping[str, Any] | None = None,
@@ -101,17 +94,20 @@ class Mqtt:
         self.name = name
         place = f"mqtt source {name!r}"
         self.server = MqttServer(
-            place, url, version=version, user=user, password=password, ca=ca, cert=cert, key=key,
-            keepalive_s=keepalive_s, timeout_s=timeout_s, will=will,
+            place, url, version=version, user=user, password=password, ca_file=ca_file,
+            cert_file=cert_file, key_file=key_file, keepalive_s=keepalive_s,
+            timeout_s=timeout_s, will=will,
         )  # fmt: skip
         filters = _filters(place, topics)
         self.wanted = Wanted(
             topics=filters,
-            qos=one_of(place, "qos", qos, QOS),
-            retained=one_of(place, "retained", retained, ("take", "skip")),
+            qos=check_one_of(place, "qos", qos, QOS),
+            retained=check_one_of(place, "retained", retained, ("take", "skip")),
             client_id=client_id_of(place, client_id, f"headrace-{name}-{socket.gethostname()}"),
-            session_expiry_s=whole(place, "session_expiry_s", session_expiry_s, 0, 2**32 - 1),
-            in_flight_max=whole(place, "in_flight_max", in_flight_max, 1, 65_535),
+            session_expiry_s=check_number(
+                place, "session_expiry_s", session_expiry_s, 0, 2**32 - 1
+            ),
+            in_flight_max=check_number(place, "in_flight_max", in_flight_max, 1, 65_535),
             translator=Translator(
                 place, filters, prefix, payload, envelope=envelope, id_property=id_property
             ),

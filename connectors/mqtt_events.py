@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from headrace.connectors.checks import check_flag, check_maybe_text
 from headrace.connectors.intake import Intake
-from headrace.connectors.mqtt_server import flag, text
 from headrace.connectors.mqtt_topics import check_topic, filter_matches, topic_to_subject
 from headrace.connectors.payloads import BadPayload, Payload, reader
 from headrace.engine.emission import Emission
@@ -57,7 +57,7 @@ class Translator:
         Raises:
             TypeError, ValueError: one is none; *place* says whose it is.
         """
-        self._prefix = text(place, "prefix", prefix) or ""
+        self._prefix = check_maybe_text(place, "prefix", prefix) or ""
         if self._prefix:
             try:
                 check_emit(self._prefix + ".x")
@@ -66,8 +66,8 @@ class Translator:
         self._topics = list(topics)
         self._read = reader(payload, place)
         self._is_empty_none = payload in ("json", "msgpack")
-        self._envelope = flag(place, "envelope", envelope)
-        self._id_property = text(place, "id_property", id_property)
+        self._envelope = check_flag(place, "envelope", envelope)
+        self._id_property = check_maybe_text(place, "id_property", id_property)
         self._subject = lru_cache(TOPICS_REMEMBERED)(self._subject_of)
         self._strangers = 0
 

@@ -5,7 +5,6 @@ All is checked when it is made; what is secret is in no representation of it.
 
 from __future__ import annotations
 
-import math
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
@@ -16,6 +15,7 @@ from anyio.abc import ByteStream
 from msgspec import Struct, json
 
 from headrace.connectors.addresses import address, masked
+from headrace.connectors.checks import check_flag, check_maybe_text, check_number, check_one_of
 from headrace.connectors.mqtt_topics import check_topic
 from headrace.engine.errors import HeadraceError
 
@@ -52,9 +52,9 @@ class MqttServer:
         version: int = 5,
         user: str | None = None,
         password: str | None = None,
-        ca: str | None = None,
-        cert: str | None = None,
-        key: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
         keepalive_s: float = 15.0,
         timeout_s: float = 5.0,
         will: Mapping[str, Any] | None = None,
@@ -72,21 +72,21 @@ class MqttServer:
         self.shown = masked(url)
         self.host = parts.hostname or ""
         self.port = parts.port or PORTS[parts.scheme]
-        self.version = one_of(place, "version", version, (4, 5), "3.1.1 is 4")
+        self.version = check_one_of(place, "version", version, (4, 5), hint="3.1.1 is 4")
         self.user = unquote(parts.username) if parts.username else None
         self.password = unquote(parts.password) if parts.password else None
-        self.user = text(place, "user", user) or self.user
-        self.password = text(place, "password", password, secret=True) or self.password
+        self.user = check_maybe_text(place, "user", user) or self.user
+        self.password = check_maybe_text(place, "password", password, secret=True) or self.password
         if self.password and self.user is None and self.version == 4:
             raise ValueError(f"{place}, user: expected one beside a password, found none")
-        self.keepalive_s = round(number(place, "keepalive_s", keepalive_s, 1, 65_535))
+        self.keepalive_s = round(check_number(place, "keepalive_s", keepalive_s, 1.0, 65_535.0))
         """Whole seconds: a server that says nothing for twice as long counts as gone."""
-        self.timeout_s = number(place, "timeout_s", timeout_s, 0.1, 3600)
+        self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
         self.will = None if will is None else _will_of(place, will)
         self._tls = {
-            "ca": text(place, "ca", ca),
-            "cert": text(place, "cert", cert),
-            "key": text(place, "key", key),
+            "ca_file": check_maybe_text(place, "ca_file", ca_file),
+            "cert_file": check_maybe_text(place, "cert_file", cert_file),
+            "key_file": check_maybe_text(place, "key_file", key_file),
         }
         self.is_tls = parts.scheme == "mqtts"
         if not self.is_tls and any(self._tls.values()):
@@ -107,12 +107,13 @@ class MqttServer:
         Raises:
             ValueError: a file cannot be read, or is none of its kind.
         """
-        ca, cert, key = self._tls["ca"], self._tls["cert"], self._tls["key"]
+        ca, cert, key = (self._tls[f"{what}_file"] for what in ("ca", "cert", "key"))
         try:
             context = ssl.create_default_context(cafile=ca)
         except OSError as error:
             raise ValueError(
-                f"{self.place}, ca: expected a PEM file of certificates, found {ca!r} ({error})"
+                f"{self.place}, ca_file: expected a PEM file of certificates, "
+                f"found {ca!r} ({error})"
             ) from None
         if cert is not None:
             try:
@@ -120,11 +121,11 @@ class MqttServer:
                 context.load_cert_chain(cert, key, password="")
             except OSError as error:
                 raise ValueError(
-                    f"{self.place}, cert: expected PEM files of a certificate and its key without "
-                    f"a password, found {cert!r} and {key!r} ({error})"
+                    f"{self.place}, cert_file: expected PEM files of a certificate and its key "
+                    f"without a password, found {cert!r} and {key!r} ({error})"
                 ) from None
         elif key is not None:
-            raise ValueError(f"{self.place}, key: expected a cert beside it, found none")
+            raise ValueError(f"{self.place}, key_file: expected a cert_file beside it, found none")
         return context
 
     async def dial(self) -> ByteStream:
@@ -144,7 +145,7 @@ class MqttServer:
         except ssl.SSLCertVerificationError as error:
             raise LinkRefused(
                 f"{self.at()}: expected a certificate that is signed for this host by an authority "
-                f"that is trusted, found another ({error.verify_message}); see ca"
+                f"that is trusted, found another ({error.verify_message}); see ca_file"
             ) from None
         except ssl.SSLError as error:
             raise LinkRefused(
@@ -189,8 +190,8 @@ def _will_of(place: str, will: Mapping[str, Any]) -> Will:
         payload = payload.encode()
     if not isinstance(payload, bytes):
         payload = json.encode(payload)
-    qos = one_of(f"{place}, will", "qos", will.get("qos", 0), QOS)
-    retain = flag(f"{place}, will", "retain", will.get("retain", False))
+    qos = check_one_of(f"{place}, will", "qos", will.get("qos", 0), QOS)
+    retain = check_flag(f"{place}, will", "retain", will.get("retain", False))
     return Will(will["topic"], payload, qos, retain)
 
 
@@ -202,7 +203,7 @@ def client_id_of(place: str, given: object, otherwise: str) -> str:
     """
     if given is None:
         return otherwise
-    found = text(place, "client_id", given) or ""
+    found = check_maybe_text(place, "client_id", given) or ""
     size = len(found.encode(errors="surrogatepass"))
     if not found or size > CLIENT_ID_BYTES_MAX or "\0" in found:
         raise ValueError(
@@ -210,61 +211,3 @@ def client_id_of(place: str, given: object, otherwise: str) -> str:
             f"found {found!r:.80}"
         )
     return found
-
-
-# ------------------------------------------------------------------ settings
-
-
-def text(place: str, name: str, value: object, *, secret: bool = False) -> str | None:
-    """Return *value*, a text or ``None``; what is *secret* is not shown.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if value is not None and not isinstance(value, str):
-        found = type(value).__name__ if secret else f"{value!r:.80}"
-        raise TypeError(f"{place}, {name}: expected text, found {found}")
-    return value
-
-
-def flag(place: str, name: str, value: object) -> bool:
-    """Return *value*, true or false.
-
-    Raises:
-        TypeError: it is neither.
-    """
-    if not isinstance(value, bool):
-        raise TypeError(f"{place}, {name}: expected true or false, found {value!r:.80}")
-    return value
-
-
-def number(place: str, name: str, value: object, least: float, most: float) -> float:
-    """Return *value*, a number from *least* to *most*.
-
-    Raises:
-        TypeError, ValueError: it is none of these.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{place}, {name}: expected a number, found {value!r:.80}")
-    if math.isnan(value) or not least <= value <= most:
-        raise ValueError(f"{place}, {name}: expected {least:g} to {most:g}, found {value!r}")
-    return value
-
-
-def whole(place: str, name: str, value: object, least: int, most: int) -> int:
-    """Return *value*, a whole number from *least* to *most*; raises as `number`."""
-    if not isinstance(value, int):
-        raise TypeError(f"{place}, {name}: expected a whole number, found {value!r:.80}")
-    return int(number(place, name, value, least, most))
-
-
-def one_of(place: str, name: str, value: object, known: tuple[Any, ...], hint: str = "") -> Any:
-    """Return *value*, one of *known*.
-
-    Raises:
-        ValueError: it is another.
-    """
-    if isinstance(value, bool) or value not in known:
-        wanted = " or ".join(map(repr, known)) + (f" ({hint})" if hint else "")
-        raise ValueError(f"{place}, {name}: expected {wanted}, found {value!r:.80}")
-    return value

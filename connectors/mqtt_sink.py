@@ -12,19 +12,10 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from headrace.connectors.backoff import Backoff
+from headrace.connectors.checks import check_flag, check_maybe_text, check_number, check_one_of
 from headrace.connectors.mqtt_events import ID_PROPERTY
 from headrace.connectors.mqtt_link import FAILURE, Link, linked
-from headrace.connectors.mqtt_server import (
-    QOS,
-    LinkLost,
-    MqttServer,
-    client_id_of,
-    flag,
-    number,
-    one_of,
-    text,
-    whole,
-)
+from headrace.connectors.mqtt_server import QOS, LinkLost, MqttServer, client_id_of
 from headrace.connectors.mqtt_topics import check_topic, subject_to_topic
 from headrace.connectors.protocol import SinkRefused, SinkUnavailable
 from headrace.engine.diagnostics import logger
@@ -78,9 +69,9 @@ class MqttSink:
         id_property: str | None = ID_PROPERTY,
         user: str | None = None,
         password: str | None = None,
-        ca: str | None = None,
-        cert: str | None = None,
-        key: str | None = None,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
         keepalive_s: float = 15.0,
         timeout_s: float = 5.0,
         will: Mapping[str, Any] | None = None,
@@ -94,17 +85,18 @@ class MqttSink:
         self.name = name
         place = f"mqtt sink {name!r}"
         self.server = MqttServer(
-            place, url, version=version, user=user, password=password, ca=ca, cert=cert, key=key,
-            keepalive_s=keepalive_s, timeout_s=timeout_s, will=will,
+            place, url, version=version, user=user, password=password, ca_file=ca_file,
+            cert_file=cert_file, key_file=key_file, keepalive_s=keepalive_s,
+            timeout_s=timeout_s, will=will,
         )  # fmt: skip
-        self.qos: int = one_of(place, "qos", qos, QOS)
-        self.retain = flag(place, "retain", retain)
-        self.prefix = text(place, "prefix", prefix) or ""
-        self.payload: str = one_of(place, "payload", payload, FORMS)
+        self.qos: int = check_one_of(place, "qos", qos, QOS)
+        self.retain = check_flag(place, "retain", retain)
+        self.prefix = check_maybe_text(place, "prefix", prefix) or ""
+        self.payload: str = check_one_of(place, "payload", payload, FORMS)
         self.client_id = client_id_of(place, client_id, "")
-        self.in_flight_max = whole(place, "in_flight_max", in_flight_max, 1, 65_535)
-        self.send_timeout_s = number(place, "send_timeout_s", send_timeout_s, 0.1, 3600)
-        self.id_property = text(place, "id_property", id_property)
+        self.in_flight_max = check_number(place, "in_flight_max", in_flight_max, 1, 65_535)
+        self.send_timeout_s = check_number(place, "send_timeout_s", send_timeout_s, 0.1, 3600.0)
+        self.id_property = check_maybe_text(place, "id_property", id_property)
         self._outbox: _Outbox | None = None
 
     def __repr__(self) -> str:
@@ -145,8 +137,8 @@ class MqttSink:
         place = self.server.place
         try:
             check_topic(message.topic)
-            one_of(place, "qos", qos, QOS)
-            flag(place, "retain", retain)
+            check_one_of(place, "qos", qos, QOS)
+            check_flag(place, "retain", retain)
             payload = self._bytes_of(message.payload)
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
             raise SinkRefused(f"{place}: {error}") from None

@@ -13,7 +13,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from headrace.connectors.checks import check_number, check_text, label, one_line
+from headrace.connectors.checks import check_flag, check_number, check_text, label, one_line
 from headrace.connectors.intake import Intake
 from headrace.connectors.nats_link import (
     GONE,
@@ -319,9 +319,7 @@ class NatsSink:
             tls_first=tls_first, inbox_prefix=inbox_prefix, keepalive_s=keepalive_s,
             timeout_s=timeout_s,
         )  # fmt: skip
-        if not isinstance(jetstream, bool):
-            raise TypeError(f"{self._place}, jetstream: expected a bool, found {jetstream!r:.80}")
-        self._jetstream = jetstream
+        self._jetstream = check_flag(self._place, "jetstream", jetstream)
         for setting, value in (("subject", subject), ("prefix", prefix)):
             if value:
                 check_text(self._place, setting, value)

@@ -33,7 +33,7 @@ class Connection:
         url: str,
         place: str,
         *,
-        username: str | None,
+        user: str | None,
         password: str | None,
         ca_file: str | None,
         cert_file: str | None,
@@ -52,7 +52,7 @@ class Connection:
         self.place = place
         self.shown = masked(url)
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
-        for name, value in (("username", username), ("password", password), ("ca_file", ca_file),
+        for name, value in (("user", user), ("password", password), ("ca_file", ca_file),
                             ("cert_file", cert_file), ("key_file", key_file)):  # fmt: skip
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
@@ -60,7 +60,7 @@ class Connection:
             "host": parts.hostname,
             "port": parts.port or 6379,
             "db": int(database or 0),
-            "username": username or (unquote(parts.username) if parts.username else None),
+            "username": user or (unquote(parts.username) if parts.username else None),
             "password": password or (unquote(parts.password) if parts.password else None),
         }
         if parts.scheme == "rediss":
@@ -124,7 +124,7 @@ class Connection:
         if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
             return ConnectorError(
                 f"{self.place}: expected to be let in at {self.shown}, found {said!r}; "
-                f"check username and password, and what they may do"
+                f"check user and password, and what they may do"
             )
         if isinstance(error, InvalidResponse):
             return ConnectorError(
@@ -141,7 +141,7 @@ class Connection:
         if "NOAUTH" in said or "AUTH <password>" in said:
             return ConnectorError(
                 f"{self.place}: expected to be let in at {self.shown}, found {said!r}; "
-                f"check username and password"
+                f"check user and password"
             )
         if isinstance(error, ResponseError):
             return ConnectorError(

@@ -102,9 +102,7 @@ class Admission:
 
     def holds(self, state: RunState) -> bool:
         """Say whether *state* has to come this way, and not to be executed by its caller."""
-        return (bool(self._gates) and state.task in self._gates) or (
-            state.crashes > 0 and self._trials.holds(state)
-        )
+        return self.has_gate(state.task) or (state.crashes > 0 and self._trials.holds(state))
 
     # ------------------------------------------------------------ those that have not begun
 

@@ -24,8 +24,10 @@ class Retry(Struct, frozen=True, kw_only=True):
 
     The wait after attempt k is ``wait_first × 2**(k-1)``, at most `wait_max`, less up to
     the share `jitter` of it.  The jitter is drawn from a generator seeded by run and
-    attempt, so that the same run waits the same time again.  Instead of this, any tenacity
-    policy is accepted, e.g. ``tenacity.Retrying(stop=…, wait=…, retry=…)``.
+    attempt, so that the same run waits the same time again.  An exception that has seconds as
+    its ``retry_after_s``, as where a server says when it wants to be asked again, makes the wait
+    that long, up to `wait_max`.  Instead of this, any tenacity policy is accepted, e.g.
+    ``tenacity.Retrying(stop=…, wait=…, retry=…)``.
     """
 
     attempts: int = 3
@@ -148,7 +150,12 @@ def _as_tenacity(policy: Retry, seed: str) -> Any:
 
     def wait(state: tenacity.RetryCallState) -> float:
         attempt = state.attempt_number
-        return policy.wait_s(attempt, Random(f"{seed}/{attempt}"))  # noqa: S311 (no secret)
+        wait_s = policy.wait_s(attempt, Random(f"{seed}/{attempt}"))  # noqa: S311 (no secret)
+        error = None if state.outcome is None else state.outcome.exception()
+        asked_s = getattr(error, "retry_after_s", None)
+        if not isinstance(asked_s, (int, float)):
+            return wait_s
+        return min(max(wait_s, asked_s), seconds_of(policy.wait_max))
 
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(policy.attempts),

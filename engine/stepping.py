@@ -8,7 +8,6 @@ recorded, and it goes on as any run.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Final
@@ -40,12 +39,7 @@ class Stepping(Attempts):
 
     _specs: dict[str, TaskSpec]
     _by_function: dict[Callable[..., Any], TaskSpec]
-    resources: dict[str, Any]
     stopwatch: Stopwatch
-
-    @abstractmethod
-    def resource(self, name: str) -> Any:
-        """See `Executor`."""
 
     def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
         """See `Executor`."""
@@ -89,8 +83,6 @@ class Stepping(Attempts):
             step = parent._put_request("call", spec, raw, ordinal)
             await self.finish(parent, step.sequence)
             return
-        for parameter, resource in spec.resources.items():
-            kwargs[parameter] = self.resource(resource)
         code = Watched(self.stopwatch, spec.bind(args, kwargs)(), _untold)
         # Its own, and around all of its code, though it is not known yet whether anybody may
         # have reason to cancel it.

@@ -26,6 +26,17 @@ class Stopwatch:
         self.blamed_ns = 0
         """Time that others were blamed for: an outer step contains the inner ones."""
 
+    def blame(self, took_ns: int, blamed_ns: int) -> int:
+        """Return what a step of *took_ns* took itself, if that is too long; else 0.
+
+        *blamed_ns* is what others had been blamed for when it began.
+        """
+        own_ns = took_ns - (self.blamed_ns - blamed_ns)
+        if own_ns <= self._limit_ns:
+            return 0
+        self.blamed_ns += own_ns
+        return own_ns
+
 
 class Watched:
     """Awaits a coroutine; calls `tell` with the nanoseconds of each step that is too long."""
@@ -66,10 +77,7 @@ class Watched:
             self._error = error
         took_ns = stopwatch._clock() - begun_ns
         if took_ns > stopwatch._limit_ns:
-            own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)
-            if own_ns > stopwatch._limit_ns:
-                stopwatch.blamed_ns += own_ns
-                self.late_ns = own_ns
+            self.late_ns = stopwatch.blame(took_ns, blamed_ns)
 
     def fail(self, error: BaseException) -> None:
         """Let *error* come out when this is awaited, in place of the value."""
@@ -108,11 +116,8 @@ class Watched:
                 finally:
                     argument = None  # an error would hold this frame, and so itself
                     took_ns = clock() - begun_ns
-                    if took_ns > limit_ns:
-                        own_ns = took_ns - (stopwatch.blamed_ns - blamed_ns)
-                        if own_ns > limit_ns:
-                            stopwatch.blamed_ns += own_ns
-                            self.tell(own_ns)
+                    if took_ns > limit_ns and (own_ns := stopwatch.blame(took_ns, blamed_ns)):
+                        self.tell(own_ns)
             try:
                 argument = yield asked
                 take = coroutine.send

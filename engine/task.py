@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import CodeType
 from typing import Any, Final, get_type_hints
 
 import msgspec
@@ -121,9 +122,16 @@ class TaskSpec:
             raise TypeError(f"task {name!r} takes *args; it must take its Run first")
 
     def _knows_no_run(self) -> bool:
-        """Say whether an attempt is nothing but its code, which knows nothing of its run."""
+        """Say whether an attempt is nothing but its code, which knows nothing of its run.
+
+        And whether to call the function is nothing but to make a coroutine: what is called may
+        be more than that, such as a decorator's code, and its errors are the attempt's.
+        """
+        code: CodeType | None = getattr(self.function, "__code__", None)
         return (
-            self.is_async
+            code is not None
+            and bool(code.co_flags & inspect.CO_COROUTINE)
+            and not self.resources
             and self.run_name is None
             and self.timeout_s is None
             and self.limits is None

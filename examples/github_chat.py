@@ -32,7 +32,7 @@ import anyio
 import httpx2
 
 from headrace import App, Firing, MemoryLog, Run, on
-from headrace.connecting import SinkRetry
+from headrace.connecting import sink_retry
 from headrace.connectors.http_in import Webhook
 from headrace.connectors.notify import Notification, NotifySink
 
@@ -58,7 +58,7 @@ def chat(secret: str, chat_url: str, listen: str = "127.0.0.1:8080") -> App:
     app = App("chat")
     hook = {"subject": "github.{event}", "scheme": "github", "secrets": [secret]}
     app.source(Webhook({"/github": hook}, listen=listen))
-    people = app.sink(NotifySink(chat_url, name="people"), retry=SinkRetry(wait_first=0.2))
+    people = app.sink(NotifySink(chat_url, name="people"), retry=sink_retry(wait_first=0.2))
 
     @app.rule(on("github.*"))
     async def tell(run: Run, firing: Firing[dict[str, Any]]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from msgspec import Struct
 
-from headrace.connecting import SinkRetry
+from headrace.connecting import sink_retry
 from headrace.connectors.protocol import Sink, SinkUnavailable, Source
 from headrace.engine.errors import FileProblems
 from headrace.settings import Made, Settings
@@ -226,7 +226,7 @@ def _options(made: Made) -> dict[str, Any]:
             "wait_max": inner.span("wait_max", zero=True),
         }
         given = {key: value for key, value in said.items() if value is not None}
-        options["retry"] = SinkRetry(**given)
+        options["retry"] = sink_retry(**given)
     return {key: value for key, value in options.items() if value is not None}
 
 

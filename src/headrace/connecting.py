@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from random import Random
-from typing import TYPE_CHECKING, Annotated, Any, Final, Generic, TypeVar
-
-from msgspec import Struct
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from headrace.connectors.protocol import Sink, SinkRefused, Source
 from headrace.engine.event import Firing
+from headrace.engine.retry import Retry
 from headrace.engine.run import Run
 from headrace.tasks import Tasks, check_name
 
@@ -19,39 +18,22 @@ if TYPE_CHECKING:
 M = TypeVar("M")
 R = TypeVar("R")
 
-DOUBLINGS_MAX: Final = 62
-_rng: Final = Random()  # noqa: S311 (no secret)
 
+def sink_retry(
+    *,
+    attempts: int = 12,
+    wait_first: float | timedelta = 0.5,
+    wait_max: float | timedelta = 300.0,
+) -> list[Retry]:
+    """Return how often a message is tried, unless its sink is given another policy.
 
-class SinkRetry(Struct, frozen=True, kw_only=True):
-    """How often a message is tried: the retry policy of a sink unless it is given another.
+    Twelve times within about half an hour; what the server refuses for good is not tried again.
 
-    As `Retry`, but that a server may say when it wants to be asked again (as by HTTP's
-    ``Retry-After``), and that what it refuses for good is not tried again.
+    Raises:
+        TypeError, ValueError: as `Retry` does.
     """
-
-    attempts: int = 12
-    wait_first: float = 0.5
-    """Seconds; doubled after each attempt, and shortened by chance by up to a half."""
-    wait_max: float = 300.0
-    """Seconds that a wait never exceeds, whatever the server asks for."""
-
-    def retry(self, state: Any) -> bool:
-        """Say whether the error of an attempt is one to try again, as tenacity asks it."""
-        return not isinstance(state.outcome.exception(), SinkRefused)
-
-    def wait(self, state: Any) -> float:
-        """Return the seconds until the next attempt, as tenacity asks it."""
-        doublings = min(state.attempt_number - 1, DOUBLINGS_MAX)
-        wait_s: float = min(self.wait_first * 2**doublings, self.wait_max) * (
-            1 - 0.5 * _rng.random()
-        )
-        asked_s: float | None = getattr(state.outcome.exception(), "retry_after_s", None)
-        return wait_s if asked_s is None else min(max(wait_s, asked_s), self.wait_max)
-
-    def stop(self, state: Any) -> bool:
-        """Say whether that was the last attempt, as tenacity asks it."""
-        return bool(state.attempt_number >= self.attempts)
+    again = Retry(attempts=attempts, wait_first=wait_first, wait_max=wait_max)
+    return [Retry(attempts=1, on=SinkRefused), again]
 
 
 class SinkTask(Generic[M, R]):
@@ -103,7 +85,7 @@ class Connections(Tasks):
         What is sent goes in the order in which runs come to it, which after a failure is not
         that of the events; *options* are those of `task`, such as ``concurrency=1``.
 
-        *retry*: by default `SinkRetry`: twelve attempts within about half an hour.
+        *retry*: by default `sink_retry`: twelve attempts within about half an hour.
 
         Raises:
             TypeError, ValueError: its name is none, or is taken; or an option cannot work.
@@ -137,7 +119,7 @@ class Connections(Tasks):
         send.__name__ = send.__qualname__ = name
         # A rule of that action has this name, unless it is given another: not that of the action.
         forward.__name__ = forward.__qualname__ = f"forward_{name}"[:64]
-        policy = SinkRetry() if retry is None else retry
+        policy = sink_retry() if retry is None else retry
         self.task(retry=policy, name=name, **options)(task)
         action: Callable[..., Any] = forward
         self.action(name=f"forward-{name}"[:64])(action)

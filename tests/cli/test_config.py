@@ -95,7 +95,11 @@ def test_a_file_names_the_app_and_its_rules(here: Call, plant: Path, folder: Pat
         {"source": "line", "type": "Mill", "promise": "exactly once"},
     ]
     assert document["sinks"] == [
-        {"sink": "notes", "type": "MillSink", "retry": "12 attempts unless it is refused"},
+        {
+            "sink": "notes",
+            "type": "MillSink",
+            "retry": "1 attempt on SinkRefused; 12 attempts on Exception",
+        },
     ]
     shown = here("check", "--config", "headrace.toml").out
     assert "exactly once" in shown

@@ -6,6 +6,7 @@ with what it had.  It is stopped instead (SIGSTOP): the connections stay and nob
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class KafkaMock:
     def pause(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # Until all of its threads stand still, it may still answer.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def resume(self) -> None:
         assert self._process is not None

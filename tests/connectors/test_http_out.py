@@ -17,7 +17,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from tests.connectors.asking import SECRET
 
 from headrace import App, MemoryLog, on
-from headrace.connecting import SinkRetry
+from headrace.connecting import sink_retry
 from headrace.connectors.http_out import HttpMessage, HttpResult, HttpSink, retry_after_s
 from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
 from headrace.engine.clock import VirtualClock
@@ -270,7 +270,7 @@ async def test_events_are_forwarded_until_they_are_taken() -> None:
     async with serving() as server:
         app = App("out")
         sink = HttpSink(f"{server.url}/events/{{subject}}")
-        sent = app.sink(sink, retry=SinkRetry(wait_first=0.01, wait_max=0.05))
+        sent = app.sink(sink, retry=sink_retry(wait_first=0.01, wait_max=0.05))
         app.rule(on("alert.>"))(sent.forward)
         server.answers = [status(503, "retry-after: 0"), "resets", status(429)]
         async with app.open(MemoryLog()) as engine:

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from headrace import App, Emission, Engine, Firing, MemoryLog, Run, on
+from headrace.connecting import sink_retry
 from headrace.connectors.feeder import Feeder, status_of
 from headrace.connectors.intake import Intake
 from headrace.connectors.memory import Memory, MemorySink, Message, Topic
@@ -210,9 +211,7 @@ async def test_sink_is_tried_again_under_the_same_key() -> None:
     """Until the server takes the message."""
     topic = Topic()
     sink = Flaky(topic, [SinkUnavailable("gone", retry_after_s=0.01), OSError("reset")])
-    from headrace.connecting import SinkRetry
-
-    async with forwarding(sink, retry=SinkRetry(wait_first=0.001)) as engine:
+    async with forwarding(sink, retry=sink_retry(wait_first=0.001)) as engine:
         await engine.emit("alert.t1")
         await engine.drain()
     assert len(topic) == 1
@@ -231,17 +230,22 @@ async def test_what_a_sink_refuses_is_a_dead_letter_at_once() -> None:
     assert "no such topic" in str(dead)
 
 
-async def test_wait_that_the_server_asks_for_is_kept() -> None:
-    """Longer than the wait of the policy, but not longer than its longest."""
-    from types import SimpleNamespace as Namespace
-
-    from headrace.connecting import SinkRetry
-
-    def wait_s(asked_s: float | None) -> float:
-        error = SinkUnavailable("busy", retry_after_s=asked_s)
-        outcome = Namespace(exception=lambda: error)
-        return SinkRetry().wait(Namespace(attempt_number=1, outcome=outcome))
-
-    assert 0.25 <= wait_s(None) <= 0.5
-    assert wait_s(7) == 7
-    assert wait_s(1e9) == 300
+@pytest.mark.parametrize(
+    "event",
+    [
+        Emission("a.b", 1, source="s" * 700, position=3),
+        Emission("a.b", 1, position=2**63),
+        Emission("a.b", 1, id="\ud800"),
+        Emission("a.\ud800", 1),
+        Emission("a b", "\ud800"),
+    ],
+    ids=["source", "position", "id", "subject", "data"],
+)
+async def test_event_whose_labels_cannot_be_stored_is_kept(event: Emission) -> None:
+    """Whatever it is that cannot be stored: what is kept of it can, and the source goes on."""
+    async with an_app(Topic()).open(MemoryLog(), sources=False) as engine:
+        intake = Intake(engine, status_of(Memory(Topic(), name="line")))
+        with anyio.fail_after(5):
+            sequences = await intake.put([event, Emission("a.c", 2)])
+        assert len(sequences) == 2
+        assert (intake.status.stored, intake.status.refused) == (2, 1)

@@ -272,7 +272,7 @@ def test_settings_are_checked_at_once() -> None:
         Kafka("localhost:9092", ["t"], start="first")
     with pytest.raises(ValueError, match="security: expected one of PLAINTEXT"):
         Kafka("localhost:9092", ["t"], security="TLS")
-    with pytest.raises(TypeError, match="expected a username and a password"):
+    with pytest.raises(TypeError, match="expected a user and a password"):
         Kafka("localhost:9092", ["t"], security="SASL_SSL", password="planted")
     with pytest.raises(ValueError, match="batch_max"):
         Kafka("localhost:9092", ["t"], batch_max=0)

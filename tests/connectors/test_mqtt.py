@@ -364,15 +364,17 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
     ca, cert, key = map(str, certificates(tmp_path))
     tls = f"cafile {ca}\ncertfile {cert}\nkeyfile {key}\nrequire_certificate true"
     with Mosquitto(tmp_path, tls=tls) as server:
-        made = Mqtt(server.url, topics=["a"], client_id="tls", ca=ca, cert=cert, key=key)
+        made = Mqtt(
+            server.url, topics=["a"], client_id="tls", ca_file=ca, cert_file=cert, key_file=key
+        )
         async with at_work(lambda: made) as (_, lives):
-            async with MqttSink(server.url, ca=ca, cert=cert, key=key) as sink:
+            async with MqttSink(server.url, ca_file=ca, cert_file=cert, key_file=key) as sink:
                 await sink.send(MqttMessage("a", 1), key="k")
             assert (await stored(lives, 1))[0].data == 1
         said = await failure_of(Mqtt(server.url, topics=["a"]))
         assert "expected a certificate" in said
-    with pytest.raises(ValueError, match=r"ca: expected a PEM file"):
-        Mqtt("mqtts://localhost", topics=["a"], ca=str(tmp_path / "nowhere.pem"))
+    with pytest.raises(ValueError, match=r"ca_file: expected a PEM file"):
+        Mqtt("mqtts://localhost", topics=["a"], ca_file=str(tmp_path / "nowhere.pem"))
 
 
 async def test_tls_spoken_to_a_server_without(server: Mosquitto) -> None:
@@ -455,13 +457,16 @@ async def test_message_that_is_none_is_refused(server: Mosquitto, message: MqttM
         ({"payload": "xml"}, "payload: expected json"),
         ({"retained": "maybe"}, "retained: expected 'take' or 'skip'"),
         ({"client_id": ""}, "client_id: expected 1 to"),
-        ({"in_flight_max": 0}, "in_flight_max: expected 1 to 65535, found 0"),
-        ({"in_flight_max": 1.5}, "in_flight_max: expected a whole number, found 1.5"),
-        ({"session_expiry_s": -1}, "session_expiry_s: expected 0 to"),
-        ({"keepalive_s": "15"}, "keepalive_s: expected a number, found '15'"),
+        ({"in_flight_max": 0}, "in_flight_max: expected a whole number from 1 to 65 535, found 0"),
+        (
+            {"in_flight_max": 1.5},
+            "in_flight_max: expected a whole number from 1 to 65 535, found 1.5",
+        ),
+        ({"session_expiry_s": -1}, "session_expiry_s: expected a whole number from 0 to"),
+        ({"keepalive_s": "15"}, "keepalive_s: expected a number from 1 to 65 535, found '15'"),
         ({"envelope": 1}, "envelope: expected true or false, found 1"),
-        ({"password": 5}, "password: expected text, found int"),
-        ({"ca": "x"}, "ca: expected an address mqtts://"),
+        ({"password": 5}, "password: expected a text, found int"),
+        ({"ca_file": "x"}, "ca_file: expected an address mqtts://"),
         ({"will": {"payload": "x"}}, "will: expected topic, payload, qos, retain; found no topic"),
         ({"will": {"topic": "a", "x": 1}}, "found 'x'"),
         ({"url": "http://h"}, "expected an address such as mqtt://localhost"),

@@ -330,6 +330,6 @@ def test_settings_are_checked_at_once() -> None:
         JetStream("nats://x", "S", start=0)
     with pytest.raises(ValueError, match="in_flight_max"):
         JetStream("nats://x", "S", in_flight_max=0)
-    with pytest.raises(TypeError, match="jetstream: expected a bool"):
+    with pytest.raises(TypeError, match="jetstream: expected true or false"):
         NatsSink("nats://x", jetstream=1)  # type: ignore[arg-type]
     assert "planted" not in repr(NatsSink("nats://u:planted@x"))

@@ -15,7 +15,7 @@ import pytest
 from tests.connectors.asking import SECRET
 
 from headrace import App, MemoryLog, ResourceFailed, on
-from headrace.connecting import SinkRetry
+from headrace.connecting import sink_retry
 from headrace.connectors.notify import Notification, NotifySink
 from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
 
@@ -64,7 +64,7 @@ async def test_events_are_told_by_the_templates(people: People) -> None:
     """A rule forwards what it sees; one that is not taken is told again."""
     app = App("plant")
     sink = NotifySink(people.url, title="{subject} is hot", body="{data.c} °C in {data.at.room}")
-    sent = app.sink(sink, retry=SinkRetry(wait_first=0.01))
+    sent = app.sink(sink, retry=sink_retry(wait_first=0.01))
     app.rule(on("alert.*"))(sent.forward)
     people.answers = [503]
     async with app.open(MemoryLog()) as engine:

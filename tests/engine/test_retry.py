@@ -86,6 +86,20 @@ def test_wait_is_always_a_wait(
 
 
 @pytest.mark.parametrize(
+    ("asked_s", "wait_s"), [(None, 0.5), (0.1, 0.5), (7, 7.0), (1e9, 300.0), ("soon", 0.5)]
+)
+def test_wait_that_an_exception_asks_for_is_kept(asked_s: Any, wait_s: float) -> None:
+    """Longer than that of the policy, but no longer than its longest."""
+
+    class Busy(Exception):
+        retry_after_s = asked_s
+
+    policy = Retry(attempts=2, wait_first=0.5, wait_max=300, jitter=0)
+    waited_ns = retry_after_ns(policy, Busy(), attempt=1, first_at_ns=0, now_ns=0, seed="r")
+    assert waited_ns == round(wait_s * 1e9)
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"attempts": 0},

@@ -184,17 +184,17 @@ def _place(spec: TaskSpec) -> str:
 
 
 def _retry(policy: Any) -> str | None:
-    from headrace.connecting import SinkRetry
     from headrace.engine.retry import Retry
 
     if policy is None:
         return None
-    if isinstance(policy, SinkRetry):
-        return f"{policy.attempts} attempts unless it is refused"
+    if isinstance(policy, (list, tuple)):
+        return "; ".join(str(_retry(part)) for part in policy)
     if not isinstance(policy, Retry):
         return type(policy).__name__
     kinds = policy.on if isinstance(policy.on, tuple) else (policy.on,)
-    return f"{policy.attempts} attempts on {', '.join(kind.__name__ for kind in kinds)}"
+    attempts = "1 attempt" if policy.attempts == 1 else f"{policy.attempts} attempts"
+    return f"{attempts} on {', '.join(kind.__name__ for kind in kinds)}"
 
 
 def _text(document: dict[str, Any]) -> str:

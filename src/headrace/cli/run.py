@@ -24,6 +24,7 @@ from headrace.cli.summary import Counted, document_of, text_of
 from headrace.cli.text import safe
 from headrace.cli.watch import RulesWatch
 from headrace.connectors.feeder import Feeder
+from headrace.connectors.intake import count_new
 from headrace.connectors.jsonl import STDIN, BadLine, JsonLines, SourceUnusable, feed
 from headrace.engine.collector import seldom_collected
 from headrace.engine.errors import HeadraceError, LogMismatch
@@ -244,12 +245,7 @@ class Session:
             all_of_them.cancel()
 
     def _count(self, sequences: Sequence[int], before: int) -> None:
-        highest = before
-        for sequence in sequences:
-            if sequence > highest:
-                highest = sequence
-            else:
-                self._duplicates += 1
+        self._duplicates += len(sequences) - count_new(sequences, before)
         self._advance(sum(source.position for source in self._sources))
 
     def _report(self, bad: BadLine) -> None:

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 
 from headrace.app import App
-from headrace.connecting import SinkRetry
+from headrace.connecting import sink_retry
 from headrace.connectors.protocol import Sink, SinkRefused, SinkUnavailable
 from headrace.engine.errors import HeadraceError
 from headrace.engine.event import Firing
@@ -101,7 +101,9 @@ class SinkContract:
     async def test_each_attempt_has_the_key_of_the_run(self, harness: SinkHarness) -> None:
         """While the server is gone a run tries again; afterwards the message is there."""
         app = App("contract")
-        sent = app.sink(harness.sink(), retry=SinkRetry(wait_first=0.05, wait_max=0.2, attempts=99))
+        sent = app.sink(
+            harness.sink(), retry=sink_retry(wait_first=0.05, wait_max=0.2, attempts=99)
+        )
         message_type = sent.sink.message_type
 
         @app.rule(on("go", message_type))
