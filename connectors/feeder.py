@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 
 from headrace.connectors.intake import Intake, SourceStatus
 from headrace.connectors.protocol import ConnectorError, Source
+from headrace.engine.backend import is_cancelled_here
 from headrace.engine.engine import Engine
 
 
@@ -29,13 +32,25 @@ class Feeder:
         """Let the source bring events in until it has no more, or until cancelled."""
         intake, status = Intake(engine, self.status), self.status
         try:
-            await self.source.run(intake)
+            await self._run(intake)
         except ConnectorError as error:
             status.state, status.error = "failed", str(error)
             raise
         status.state = "ended"
         self.ended.set()
         intake.logger.info("source_ended", stored=status.stored)
+
+    async def _run(self, intake: Intake) -> None:
+        try:
+            await self.source.run(intake)
+        except asyncio.CancelledError as error:
+            if is_cancelled_here():
+                raise
+            # It would end the sources beside it as well, and nobody would hear of it.
+            raise ConnectorError(
+                f"{self.name}: expected to go on until it is cancelled, found that it awaited "
+                f"what somebody else had cancelled; mend {type(self.source).__name__}"
+            ) from error
 
 
 def status_of(source: Source) -> SourceStatus:

@@ -8,6 +8,7 @@ look at lag, and for an engine whose log knows nothing of the partition.
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -131,8 +132,10 @@ class Kafka:
             **self._brokers.settings(),
         )
         try:
-            with anyio.fail_after(3 * self._brokers.timeout_s):
+            # Cancelled in the middle, the library would lose the connection that it makes.
+            with anyio.fail_after(self._brokers.timeout_s, shield=True):
                 await consumer.start()
+            with anyio.fail_after(2 * self._brokers.timeout_s):
                 taker = _Taker(self, intake, consumer)
                 await taker.look()
             if self._shared:
@@ -141,7 +144,11 @@ class Kafka:
             await taker.take()
         finally:
             with anyio.move_on_after(CLOSE_S, shield=True):
-                await consumer.stop()
+                # As a task: it raises the cancellation of tasks of its own, which is not ours.
+                stopping = asyncio.ensure_future(consumer.stop())
+                await asyncio.wait([stopping])
+                if not stopping.cancelled() and (error := stopping.exception()) is not None:
+                    intake.logger.info("consumer_not_stopped", error=one_line(error))
 
     def event(self, record: Any, source: str, intake: Intake) -> Emission:
         """Return the event that *record* is, or the one that keeps it if it is none."""
@@ -301,8 +308,9 @@ class _Taker:
         mine = {p: end for p, end in ends.items() if p in self._consumer.assignment()}
         try:
             if mine:
-                # The library would try for ever.
-                with anyio.fail_after(self._source._brokers.timeout_s):
+                # The library would try for ever; and it leaves a request behind that is cancelled,
+                # whose failure nobody hears of then but the event loop.
+                with anyio.fail_after(self._source._brokers.timeout_s, shield=True):
                     await self._consumer.commit(mine)
         except (CommitFailedError, IllegalStateError) as error:
             # The partition is somebody else's by now; the log knows what is stored.

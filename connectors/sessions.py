@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -11,6 +12,7 @@ from headrace.connectors.backoff import Backoff
 from headrace.connectors.checks import one_line
 from headrace.connectors.intake import Intake
 from headrace.connectors.protocol import ConnectorError
+from headrace.engine.backend import is_cancelled_here
 
 
 async def keep_up(
@@ -30,6 +32,11 @@ async def keep_up(
             if not status.connections:
                 raise
             intake.lost(str(error))
+        except asyncio.CancelledError as error:
+            if is_cancelled_here():
+                raise
+            # A library awaited what it had cancelled itself.
+            intake.lost(f"{type(error).__name__}: {masked(one_line(error))}")
         except gone as error:
             intake.lost(f"{type(error).__name__}: {masked(one_line(error))}")
         held = status.connections > connections

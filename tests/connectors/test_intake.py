@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from headrace.connectors.feeder import Feeder, status_of
 from headrace.connectors.intake import Intake
 from headrace.connectors.memory import Memory, MemorySink, Message, Topic
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
+from headrace.connectors.sessions import keep_up
 
 
 def an_app(topic: Topic) -> App:
@@ -249,3 +251,45 @@ async def test_event_whose_labels_cannot_be_stored_is_kept(event: Emission) -> N
             sequences = await intake.put([event, Emission("a.c", 2)])
         assert len(sequences) == 2
         assert (intake.status.stored, intake.status.refused) == (2, 1)
+
+
+class Stray:
+    """Awaits what a library has cancelled, as some do when they close a connection."""
+
+    name = "stray"
+    promise = "at most once"
+
+    async def run(self, intake: Intake) -> None:
+        intake.connected()
+        left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        left.cancel()
+        await left
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_source_that_is_cancelled_by_nobody_does_not_end_in_silence() -> None:
+    """It would take its neighbours with it, and the engine would go on without any."""
+    app = an_app(Topic())
+    app.source(Stray())  # type: ignore[arg-type]
+    with pytest.raises(ConnectorError, match="stray: expected to go on until it is cancelled"):
+        async with app.open(MemoryLog()):
+            await anyio.sleep(5)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_session_that_is_cancelled_by_nobody_is_followed_by_another() -> None:
+    """It was a way to lose the connection."""
+    sessions = 0
+    async with an_app(Topic()).open(MemoryLog(), sources=False) as engine:
+        intake = Intake(engine, status_of(Memory(Topic(), name="line")))
+
+        async def session() -> None:
+            nonlocal sessions
+            sessions += 1
+            if sessions == 1:
+                await Stray().run(intake)
+
+        with anyio.fail_after(5):
+            await keep_up(intake, session, (OSError,))
+    assert sessions == 2
+    assert "CancelledError" in intake.status.error

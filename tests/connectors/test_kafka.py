@@ -26,6 +26,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "connectors" / "kafka.md"
 numbers_of_topics = count()
 
 
+# A connection that the library is about to make when it is told to stop is left to the garbage
+# collector, which closes it and says so.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
     """The library is made for asyncio."""
