@@ -14,6 +14,7 @@ from tests.connectors import package
 
 from headrace import App, MemoryLog
 from headrace.config import Config, ConfigError, load_config, read_config
+from headrace.connecting import sink_retry
 
 ENVIRON = {"MILL_URL": "mill://user:geheim@here", "PORT": "8080", "TOKEN": "geheim-1"}
 
@@ -90,7 +91,7 @@ def test_what_a_file_says_is_what_the_connectors_get() -> None:
     assert (notes.name, notes.path, notes.timeout) == ("notes", "notes.txt", 3.0)
     options = config.sinks["notes"].options
     assert options["concurrency"] == 1
-    assert (options["retry"].attempts, options["retry"].wait_first) == (3, 0.01)
+    assert options["retry"] == sink_retry(attempts=3, wait_first=0.01)
     assert [one.name for one in config.forwards] == ["forward_notes", "others"]
     assert (config.app, config.log, config.rules) == ("plant.py:app", "plant.log", None)
 
