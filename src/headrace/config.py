@@ -226,7 +226,10 @@ def _options(made: Made) -> dict[str, Any]:
             "wait_max": inner.span("wait_max", zero=True),
         }
         given = {key: value for key, value in said.items() if value is not None}
-        options["retry"] = sink_retry(**given)
+        try:
+            options["retry"] = sink_retry(**given)
+        except (TypeError, ValueError) as error:
+            inner.report.at_value(inner.path, str(error))
     return {key: value for key, value in options.items() if value is not None}
 
 

@@ -91,7 +91,7 @@ def test_what_a_file_says_is_what_the_connectors_get() -> None:
     assert (notes.name, notes.path, notes.timeout) == ("notes", "notes.txt", 3.0)
     options = config.sinks["notes"].options
     assert options["concurrency"] == 1
-    assert options["retry"] == sink_retry(attempts=3, wait_first=0.01)
+    assert options["retry"] == sink_retry(attempts=3, wait_first=0.01, wait_max=1)
     assert [one.name for one in config.forwards] == ["forward_notes", "others"]
     assert (config.app, config.log, config.rules) == ("plant.py:app", "plant.log", None)
 
@@ -266,3 +266,16 @@ def test_whatever_is_written_is_used_or_refused(
     except ConfigError as error:
         said = str(error)
     assert "geheim" not in said
+
+
+def test_tries_that_do_not_fit_each_other_are_said_with_their_place() -> None:
+    """What the policy itself refuses is wrong in the file."""
+    text = """
+[sinks.notes]
+type = "mill-sink"
+path = "notes.txt"
+retry = { wait_first = 9, wait_max = 1 }
+"""
+    (found,) = problems(text)
+    assert found.startswith("5:9: sinks.notes.retry: ")
+    assert "expected at most wait_max" in found
