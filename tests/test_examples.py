@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,6 +175,31 @@ def test_orders_go_from_redis_to_postgres_once(tmp_path: Path) -> None:
     *_, counts, verdict = done.stdout.splitlines()
     assert counts.startswith("60 events in the log, ")
     assert counts.endswith(" 60 shipments")
+    assert verdict == "each order was shipped once"
+    assert list(tmp_path.iterdir()) == []
+
+
+# jetstream_postgres.py
+
+
+@pytest.mark.slow
+def test_orders_go_from_jetstream_to_postgres_once(tmp_path: Path) -> None:
+    """One command shows it, with an engine that is killed half-way; nothing is left behind."""
+    if not Path(sys.executable).with_name("nats-server").exists():
+        program("nats-server", package="nats-server")
+    program("initdb", package="postgresql", need="postgres")
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "jetstream_postgres.py"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+    killed, placed, counts, verdict = done.stdout.splitlines()
+    found = re.fullmatch(r"30 orders placed; the engine killed after (\d+)", killed)
+    assert found is not None
+    assert 0 < int(found[1]) < 30, "it was killed before or behind its work"
+    assert placed == "30 more placed, and 10 of the others once more; another engine goes on"
+    assert counts == "60 events in the log, 60 shipments"
     assert verdict == "each order was shipped once"
     assert list(tmp_path.iterdir()) == []
 
