@@ -59,6 +59,19 @@ class ForgetsIdentity(Memory):
             self.topic.redeliver()
 
 
+class TakesIdsForPlaces(Memory):
+    async def run(self, intake: Intake) -> None:
+        intake.connected()
+        highest = -1
+        while True:
+            taken = await self.topic.take(BATCH_MAX)
+            for message in taken:
+                if int(message.id or 0) > highest:
+                    highest = int(message.id or 0)
+                    await intake.put(emissions([message]))
+            self.topic.acknowledge(taken)
+
+
 class DropsWhatIsNoEvent(Memory):
     async def run(self, intake: Intake) -> None:
         intake.connected()
@@ -118,6 +131,7 @@ SOURCES = [
     (AcknowledgesWhenCancelled, "test_crash_before_the_engine_has_stored"),
     (ForgetsIdentity, "test_crash_between_the_store_and_the_acknowledgement"),
     (ForgetsIdentity, "test_message_that_is_published_again"),
+    (TakesIdsForPlaces, "test_messages_out_of_their_order"),
     (DropsWhatIsNoEvent, "test_poison_message"),
     (StopsAtWhatIsNoEvent, "test_poison_message"),
     (TakesWithoutEnd, "test_slow_engine"),

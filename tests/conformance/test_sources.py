@@ -29,6 +29,10 @@ class MemoryHarness(SourceHarness):
         await self.publish([number])
         return True
 
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        await self.publish(numbers[::-1])
+        return True
+
     async def poison(self) -> bool:
         self.topic.publish(Message("a.*", b"\xff", id="poison"))
         return True

@@ -36,6 +36,16 @@ class WebhookHarness(SourceHarness):
         await self.publish([number])
         return True
 
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        await self.publish(numbers[::-1])
+        return True
+
+    async def poison(self) -> bool:
+        # Whoever sends it is told so, and is the one who keeps it.
+        answer = await ask(self.webhook, "/", b'{"number": ', {"X-Id": "poison"})
+        assert answer.status == 400
+        return False
+
     async def _send(self, id: str, body: bytes) -> None:
         while (await ask(self.webhook, "/", body, {"X-Id": id})).status != 202:
             await anyio.sleep(0.01)

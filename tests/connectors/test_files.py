@@ -17,7 +17,7 @@ import pytest
 from headrace import MemoryLog
 from headrace.connectors.files import CsvFile, Directory, JsonLinesFile
 from headrace.connectors.protocol import Source
-from headrace.testing.lives import Life, Lives, until
+from headrace.testing.lives import Kept, Life, Lives, until
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ DATA = ROOT / "src" / "headrace" / "demo_data"
 
 class LinesHarness(SourceHarness):
     in_flight_max = 20_000
-    can_be_gone = False
+    can_be_gone = False  # a file that is open stays, whatever becomes of its name
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,10 +37,15 @@ class LinesHarness(SourceHarness):
 
     async def publish(self, numbers: Sequence[int]) -> None:
         lines = "".join(
-            json.dumps({"subject": "a.b", "data": {"number": number}}) + "\n" for number in numbers
+            json.dumps({"subject": "a.b", "data": {"number": number}, "id": f"m{number}"}) + "\n"
+            for number in numbers
         )
         with self.path.open("a") as file:
             file.write(lines)
+
+    async def republish(self, number: int) -> bool:
+        await self.publish([number])
+        return True
 
     async def poison(self) -> bool:
         with self.path.open("a") as file:
@@ -55,6 +60,92 @@ class TestJsonLinesFile(SourceContract):
         path = tmp_path / "plant.jsonl"
         path.touch()
         return LinesHarness(path)
+
+
+class CsvHarness(LinesHarness):
+    in_flight_max = 600  # rows of half a KiB, in what is read at once
+    head = "number,note\n"
+
+    def source(self) -> Source:
+        return CsvFile(str(self.path), "a.b", types={"number": "int"}, poll_s=0.05)
+
+    async def publish(self, numbers: Sequence[int]) -> None:
+        with self.path.open("a") as file:
+            file.write("".join(f"{number},{'x' * 500}\n" for number in numbers))
+
+    async def republish(self, number: int) -> bool:
+        return False  # a row has no identity but its place
+
+    async def poison(self) -> bool:
+        with self.path.open("a") as file:
+            file.write("7\n")
+        return True
+
+
+@pytest.mark.slow
+class TestCsvFile(SourceContract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> SourceHarness:
+        path = tmp_path / "plant.csv"
+        # A file is known by its first row, too: until there is one it has not begun.
+        path.write_text(CsvHarness.head)
+        return CsvHarness(path)
+
+
+class FolderHarness(SourceHarness):
+    """A folder that goes away with its disk and comes back with it."""
+
+    in_flight_max = 1
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "in"
+        self.away = path / "away"
+        self.made = path / "made"
+        self.path.mkdir()
+        self.made.mkdir()
+
+    def source(self) -> Source:
+        return Directory(str(self.path), payload="json", quiet_s=0, poll_s=0.02)
+
+    async def publish(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._put(f"{number}.json", f'{{"number": {number}}}', number)
+
+    async def republish(self, number: int) -> bool:
+        await self.publish([number])
+        return True
+
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        await self.publish(numbers[::-1])
+        return True
+
+    async def poison(self) -> bool:
+        self._put("poison.json", "{", 10_000)
+        return True
+
+    def _put(self, name: str, text: str, second: int) -> None:
+        """Bring a whole file in, as its owner would from another disk: with its time."""
+        made = self.made / name
+        made.write_text(text)
+        os.utime(made, (second, second))
+        made.rename(self.path / name)
+
+    async def kill(self) -> None:
+        self.path.rename(self.away)
+
+    async def start(self) -> None:
+        self.away.rename(self.path)
+
+    def number(self, event: Kept) -> int:
+        found: int = event.data["content"]["number"]
+        return found
+
+
+@pytest.mark.slow
+class TestDirectory(SourceContract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> SourceHarness:
+        return FolderHarness(tmp_path)
 
 
 async def stored(life: Life, count: int) -> None:

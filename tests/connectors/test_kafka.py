@@ -113,6 +113,12 @@ class KafkaHarness(SourceHarness):
         await self.publish([number])
         return True
 
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        # Each partition has an order of its own.
+        for partition, number in zip((3, 0, 1), reversed(numbers), strict=True):
+            await send(self.mock, self.topic, b'{"number": %d}' % number, partition=partition)
+        return True
+
     async def poison(self) -> bool:
         await send(self.mock, self.topic, b'{"number": \xff', partition=2)
         return True

@@ -18,6 +18,7 @@ from headrace import App, MemoryLog, ResourceFailed, on
 from headrace.connecting import sink_retry
 from headrace.connectors.notify import Notification, NotifySink
 from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
+from headrace.testing.sink_contract import SinkContract, SinkHarness
 
 pytest.importorskip("apprise")
 # Apprise loads all its plugins when the first URL is added.
@@ -31,33 +32,81 @@ class People:
         self.told: list[dict[str, Any]] = []
         self.answers: list[int] = []
         self.wait_s = 0.0
-        self.url = ""
+        self.port = 0
+        self._server: ThreadingHTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"json://user:{SECRET}@127.0.0.1:{self.port}/{SECRET}"
+
+    def begin(self) -> None:
+        """Listen, at the same port as before."""
+        people = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                people.told.append(json.loads(body))
+                time.sleep(people.wait_s)
+                self.send_response(people.answers.pop(0) if people.answers else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def end(self) -> None:
+        """Be there no more."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            self._thread.join()
+            server.server_close()
 
 
 @pytest.fixture
 def people() -> Iterator[People]:
     made = People()
+    made.begin()
+    yield made
+    made.end()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            made.told.append(json.loads(body))
-            time.sleep(made.wait_s)
-            self.send_response(made.answers.pop(0) if made.answers else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
 
-        def log_message(self, format: str, *_: object) -> None:
-            """Say nothing."""
+class TellsPeople(SinkHarness):
+    """What is told has no key, and is told twice if it is tried twice."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        made.url = f"json://user:{SECRET}@127.0.0.1:{server.server_address[1]}/{SECRET}"
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield made
-        server.shutdown()
-        thread.join()
+    def __init__(self, people: People) -> None:
+        self.people = people
+
+    def sink(self) -> NotifySink:
+        return NotifySink(self.people.url, timeout_s=3)
+
+    def message(self, number: int) -> Notification:
+        return Notification(str(number))
+
+    async def taken(self) -> list[int]:
+        return [int(told["message"]) for told in self.people.told]
+
+    def refused(self) -> Notification:
+        return Notification("")
+
+    async def kill(self) -> None:
+        self.people.end()
+
+    async def start(self) -> None:
+        self.people.begin()
+
+
+class TestNotifySink(SinkContract):
+    @pytest.fixture
+    def harness(self, people: People) -> SinkHarness:
+        return TellsPeople(people)
 
 
 async def test_events_are_told_by_the_templates(people: People) -> None:

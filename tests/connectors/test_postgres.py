@@ -83,7 +83,19 @@ class OutboxHarness(SourceHarness):
             await connection.executemany(ADD, rows)
 
     async def republish(self, number: int) -> bool:
-        return False
+        return False  # a row that is added again is another row
+
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        # The lowest id is the last that is committed.
+        first, *others = numbers
+        async with connected(self.server) as connection, connection.transaction():
+            await connection.execute(ADD, "a.b", json.dumps({"number": first}))
+            await self.publish(others)
+            async with connected(self.server) as other:
+                count = "SELECT count(*) FROM outbox"
+                while await other.fetchval(count):
+                    await anyio.sleep(0.01)
+        return True
 
     async def poison(self) -> bool:
         async with connected(self.server) as connection:
@@ -123,6 +135,9 @@ class NotifyHarness(OutboxHarness):
         async with connected(self.server) as connection:
             texts = [(json.dumps({"number": number}),) for number in numbers]
             await connection.executemany("SELECT pg_notify('c 1', $1)", texts)
+
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        return False  # in the order of the commits, and without ids
 
     async def poison(self) -> bool:
         async with connected(self.server) as connection:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -13,6 +16,76 @@ from headrace import MemoryLog
 from headrace.connectors.protocol import SinkRefused
 from headrace.connectors.stdio import LineMessage, Stdin, StdoutSink
 from headrace.testing.lives import Lives, until
+from headrace.testing.sink_contract import SinkContract, SinkHarness
+from headrace.testing.source_contract import SourceContract, SourceHarness
+
+
+class PipeHarness(SourceHarness):
+    """What was read from a pipe is not there any more, so nothing is kept for another life."""
+
+    in_flight_max = 1600  # of the shortest lines, in 64 KiB
+    can_be_gone = False
+    keeps = False
+
+    def __init__(self) -> None:
+        self.out, self.into = os.pipe()
+
+    def source(self) -> Stdin:
+        return Stdin(fd=self.out)
+
+    async def publish(self, numbers: Sequence[int]) -> None:
+        line = b'{"subject": "a.b", "data": {"number": %d}}\n'
+        await to_thread.run_sync(self._write, b"".join(line % number for number in numbers))
+
+    async def poison(self) -> bool:
+        self._write(b"nonsense\n")
+        return True
+
+    def _write(self, data: bytes) -> None:
+        with open(self.into, "wb", closefd=False) as pipe:
+            pipe.write(data)
+
+
+class TestStdin(SourceContract):
+    @pytest.fixture
+    def harness(self) -> Iterator[SourceHarness]:
+        harness = PipeHarness()
+        yield harness
+        os.close(harness.out)
+        os.close(harness.into)
+
+
+class LinesOfOutput(SinkHarness):
+    """A file takes whatever it is given, and knows no keys."""
+
+    can_be_gone = False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def sink(self) -> StdoutSink:
+        return StdoutSink(fd=self.fd)
+
+    def message(self, number: int) -> LineMessage:
+        return LineMessage("a.b", {"number": number})
+
+    async def taken(self) -> list[int]:
+        return [line["data"]["number"] for line in self._lines()]
+
+    async def keys(self) -> list[str] | None:
+        return [line["id"] for line in self._lines()]
+
+    def _lines(self) -> list[Any]:
+        return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
+
+
+class TestStdoutSink(SinkContract):
+    @pytest.fixture
+    def harness(self, tmp_path: Path) -> Iterator[SinkHarness]:
+        harness = LinesOfOutput(tmp_path / "out.jsonl")
+        yield harness
+        os.close(harness.fd)
 
 
 async def test_lines_of_a_pipe() -> None:

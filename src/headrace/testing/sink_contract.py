@@ -41,6 +41,8 @@ class SinkHarness(ABC):
     """Whether a message that comes again under its key is taken once."""
     can_be_gone: bool = True
     """Whether `kill` and `start` work."""
+    gone_s: float = 0.0
+    """Seconds for which a server that is gone stays away."""
 
     @abstractmethod
     def sink(self) -> Sink[Any, Any]:
@@ -116,6 +118,7 @@ class SinkContract:
             await engine.emit("go", harness.message(7))
             if harness.can_be_gone:
                 await until(lambda: engine.state().retries > 0, "another try", within_s=SENT_S)
+                await anyio.sleep(harness.gone_s)
                 await harness.start()
             with anyio.fail_after(SENT_S):
                 await engine.drain()

@@ -61,6 +61,13 @@ class SourceHarness(ABC):
         """Publish a message again under its identity; ``False``: the protocol knows none."""
         return False
 
+    async def disorder(self, numbers: Sequence[int]) -> bool:
+        """Publish messages that come in another order than that of their ids or places.
+
+        ``False``: the protocol keeps the order.
+        """
+        return False
+
     async def poison(self) -> bool:
         """Publish a message that is no event, such as half of a JSON text; ``False``: none is."""
         return False
@@ -159,6 +166,20 @@ class SourceContract:
             await harness.publish([3])
             await self._all(harness, lives, range(4))
         assert lives.counted(harness.number)[1] == 1
+
+    async def test_messages_out_of_their_order(self, harness: SourceHarness) -> None:
+        """One that comes behind a later one is not taken for one that is stored."""
+        lives = Lives(harness.source, MemoryLog())
+        async with lives.life() as life:
+            await self._connected(life)
+            await harness.publish([0])
+            await self._all(harness, lives, [0])
+            if not await harness.disorder([1, 2, 3]):
+                skip("the protocol keeps the order")
+            await self._all(harness, lives, range(4))
+            await harness.publish([4])
+            await self._all(harness, lives, range(5))
+        self._keeps(harness, lives, range(5), crashes=0)
 
     async def test_poison_message(self, harness: SourceHarness) -> None:
         """It is kept as it came, does not stop the source, and does not come again."""
