@@ -13,7 +13,7 @@ lets others go on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
@@ -123,6 +123,14 @@ class Admission:
             self.admit(gate)
         else:
             self._make_ready(state)
+
+    def push_all(self, lane: tuple[str, Any], ids: list[int], crashes: int) -> bool:
+        """Push many with so many *crashes* each, unless each has to be looked at: then none."""
+        if not self._is_plain or self._trials.suspects(crashes):
+            return False
+        self._ready.push_all(lane, ids)
+        self._let_work()
+        return True
 
     def admit(self, gate: Gate) -> None:
         """Let those go on that *gate* lets through now."""

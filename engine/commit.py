@@ -347,7 +347,7 @@ class Pipeline:
             else:
                 due()
 
-    def unreadable(self, what: str, error: OSError) -> DurabilityLost:
+    def unreadable(self, what: str, error: OSError | LogError) -> DurabilityLost:
         """Store nothing from now on, since the log cannot be read any more; return why."""
         lost = DurabilityLost(
             f"expected to read {what} in the log, found {error}; what was acknowledged is safe; "

@@ -30,7 +30,9 @@ class Crashes:
 
     def count(self, runs: RunTable) -> None:
         """Count the death of the process against each run that may have caused it."""
-        for run in suspects(runs):
+        known = suspects(runs)
+        runs.count_crash()
+        for run in known:
             touched = runs.touch(run.id)
             assert touched is not None
             touched.crashes += 1
@@ -53,8 +55,11 @@ class Crashes:
 
 
 def suspects(runs: RunTable) -> list[RunState]:
-    """Return the runs whose code may have been executing, as far as the log says."""
-    return [run for run in runs.active.values() if run.status == "active" and not _is_parked(run)]
+    """Return the runs whose code may have been executing, as far as the log says.
+
+    All that are `RunTable.fresh` are so too.
+    """
+    return [run for run in runs.known if run.status == "active" and not _is_parked(run)]
 
 
 def _is_parked(run: RunState) -> bool:

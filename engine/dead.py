@@ -13,7 +13,8 @@ from msgspec import Raw, Struct
 
 from headrace.engine.listing import ListWriting
 from headrace.engine.run_state import RunState
-from headrace.engine.runs import RunView, packed_run, unpacked_run, view_of
+from headrace.engine.run_writing import packed_run, unpacked_run
+from headrace.engine.runs import RunView, view_of
 from headrace.engine.table import ENCODE
 from headrace.engine.waiting import give_back
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -27,6 +27,16 @@ class Lanes:
             self._turn.append(lane)
         else:
             queue.append(item)
+
+    def push_all(self, lane: Any, items: Sequence[int]) -> None:
+        """Add *items*, of which there are some, at the end of *lane*."""
+        self._count += len(items)
+        queue = self._lanes.get(lane)
+        if queue is None:
+            self._lanes[lane] = deque(items)
+            self._turn.append(lane)
+        else:
+            queue.extend(items)
 
     @property
     def turn(self) -> Any:

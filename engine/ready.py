@@ -6,6 +6,7 @@ whose turn it is within their level the one goes first that is highest by then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from headrace.engine.clock import NS
@@ -48,6 +49,10 @@ class Ready:
         if len(self._levels) > 1:
             self._places[item] = level, since_ns
         self._levels[level].push(lane, item)
+
+    def push_all(self, lane: Any, items: Sequence[int]) -> None:
+        """Add *items* at the end of *lane*, as long as there are no levels."""
+        self._lanes.push_all(lane, items)
 
     def pop(self) -> int | None:
         """Take the item whose turn it is, if there is any."""

@@ -12,7 +12,7 @@ from headrace.engine import record as r
 from headrace.engine.errors import RedriveRefused, RunNotFound
 from headrace.engine.restore import ReadableLog
 from headrace.engine.run_state import RunState, events_of
-from headrace.engine.runs import packed_run
+from headrace.engine.run_writing import packed_run
 from headrace.engine.state import EngineState
 
 ENDS: Final = (r.RunFailed, r.RunCompleted, r.RunCancelled, r.RunReplaced, r.RunRedriven)

@@ -11,7 +11,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogMismatch, SegmentGone, SnapshotUnusable
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import SnapshotStore
-from headrace.engine.record import Record, decode, decode_all
+from headrace.engine.record import Record, RuleFired, decode, decode_all
 from headrace.engine.snapshot import load
 
 OFFERS_AT_ONCE: Final = 1000
@@ -159,4 +159,25 @@ def new_kernel(log: ReadableLog, decider: Decider) -> Kernel:
     """Return a kernel at the beginning of *log*."""
     kernel = Kernel(decider)
     kernel.state.read_back = partial(read_back, log)
+    kernel.state.runs.read = partial(_firings, log)
     return kernel
+
+
+def _firings(log: ReadableLog, sequences: list[int]) -> list[RuleFired]:
+    """Return the firings at *sequences*, which made runs that have not ended.
+
+    Raises:
+        LogMismatch: one is not there.
+        LogCorrupt: damage was met.
+    """
+    found = log.fetch(sequences)
+    firings: list[RuleFired] = []
+    for sequence in sequences:
+        fired = decode(found[sequence]) if sequence in found else None
+        if not isinstance(fired, RuleFired):
+            raise LogMismatch(
+                f"expected at {sequence} the firing that made a run which is open, found "
+                f"{type(fired).__name__ if fired else 'no record'}"
+            )
+        firings.append(fired)
+    return firings

@@ -26,6 +26,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
+from headrace.engine.fresh import Batch
 from headrace.engine.processes import Processes
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
@@ -105,8 +106,9 @@ class Runner(Stepping):
     @property
     def has_open_runs(self) -> bool:
         """Whether any run is open whose task is declared, itself or through its parent."""
-        return any(
-            not run.parent and spec_for(self._specs, run) is not None for run in self._runs.values()
+        table, specs = self.pipeline.kernel.state.runs, self._specs
+        return any(spec_for(specs, batch) is not None for batch in table.fresh.values()) or any(
+            not run.parent and spec_for(specs, run) is not None for run in table.known
         )
 
     def carry_out(self, effects: list[Effect]) -> None:
@@ -165,13 +167,28 @@ class Runner(Stepping):
         """
         runs = self._runs
         self._queue.resume()
-        for state in list(runs.values()):
-            if (task is not None and state.task != task) or state.id not in runs:
-                continue  # it has ended with its parent
-            if state.cancelling is not None:
-                self._cancel(state.id)
-            elif not state.parent or runs[state.parent].is_asleep:
-                self.start(state.id)
+        for batch, ids in self.pipeline.kernel.state.runs.in_stretches():
+            if batch is not None and (
+                (task is not None and batch.task != task) or self._resume_fresh(batch, ids)
+            ):
+                continue
+            for state in map(runs.get, ids):
+                if state is None or (task is not None and state.task != task):
+                    continue  # it has ended with its parent
+                if state.cancelling is not None:
+                    self._cancel(state.id)
+                elif not state.parent or runs[state.parent].is_asleep:
+                    self.start(state.id)
+
+    def _resume_fresh(self, batch: Batch, ids: list[int]) -> bool:
+        """Start many that nothing was done of yet, unless each has to be looked at: then none."""
+        spec = spec_for(self._specs, batch)
+        if spec is None or spec.limits is not None or not self._queued.isdisjoint(ids):
+            return False
+        if not self._queue.push_all((batch.rule, batch.key), ids, batch.crashes):
+            return False
+        self._queued.update(ids)
+        return True
 
     def _let_work(self) -> None:
         # Whoever ends or waits next lets others work.
@@ -232,7 +249,11 @@ class Runner(Stepping):
             if run_id not in self._queued:
                 continue  # its parent has executed it, or it may not begin after all
             self._queued.discard(run_id)
-            state = self._runs[run_id]
+            try:
+                state = self._runs[run_id]
+            except (OSError, LogError) as error:
+                self.pipeline.unreadable(f"what made run {run_id}", error)
+                return None
             spec = self._spec_for(state)
             if spec is not None:  # else it stays open; `start` has said so
                 attempt = self._begin(state, spec, host, scope)

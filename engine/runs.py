@@ -7,13 +7,15 @@ that makes it to the one that ends it; of ended runs a bounded list of summaries
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.record import RuleFired, RunLaunched, StepRequested, thaw
+from headrace.engine.fresh import Batch, OpenRuns, ReadFirings, fresh_in, run_of_firing
+from headrace.engine.record import RuleFired, RunLaunched, StepRequested
 from headrace.engine.run_state import (
     RunState,
     RunStatus,
@@ -23,8 +25,8 @@ from headrace.engine.run_state import (
     oldest_needed,
     register_undo,
 )
+from headrace.engine.run_writing import RunsWriting, Stretch, unpacked_entry
 from headrace.engine.subject import matches
-from headrace.engine.table import ENCODE
 
 RUNS_ENDED_MAX: Final = 1000
 """Summaries of ended runs that are kept; the log has them all."""
@@ -93,7 +95,9 @@ class RunTable:
 
     def __init__(self) -> None:
         self.active: dict[int, RunState] = {}
-        """By id, oldest first.  What is changed is to be had from `touch`."""
+        """By id.  What is changed is to be had from `touch`."""
+        self.read: ReadFirings | None = None
+        """Fetches firings from the log, for runs that a snapshot has as fresh."""
         self.ended: deque[RunView] = deque(maxlen=RUNS_ENDED_MAX)
         self.counts: dict[str, dict[str, int]] = {}
         """How many runs ended how, by task and status."""
@@ -117,6 +121,36 @@ class RunTable:
         if run is not None and self._writing is not None:
             self._writing.save(run)
         return run
+
+    @property
+    def known(self) -> Iterable[RunState]:
+        """The open runs, but for those that a snapshot had as fresh and nobody has asked for."""
+        return dict.values(self.active)
+
+    @property
+    def fresh(self) -> dict[int, Batch]:
+        """Those, each with what is known of it."""
+        return fresh_in(self.active)
+
+    def in_stretches(self) -> Iterator[tuple[Batch | None, list[int]]]:
+        """Yield the ids of all, oldest first: of `fresh` ones with that, of others with ``None``.
+
+        There may be changes meanwhile.
+        """
+        if isinstance(self.active, OpenRuns):
+            return self.active.in_stretches()
+        return iter([(None, sorted(self.active))])
+
+    def count_crash(self) -> None:
+        """Count a death of the process against all that are `fresh`: each may have caused it."""
+        if self._writing is None:
+            for batch in {id(batch): batch for batch in self.fresh.values()}.values():
+                batch.crashes += 1
+        else:  # it writes them down as they are now
+            for run_id in list(self.fresh):
+                run = self.touch(run_id)
+                assert run is not None
+                run.crashes += 1
 
     @property
     def pending(self) -> int:
@@ -145,22 +179,7 @@ class RunTable:
         self, run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0
     ) -> RunState:
         """Add the run that *fired* makes."""
-        run = RunState(
-            run_id,
-            fired.task or fired.rule,
-            "waiting" if fired.outcome == "waiting" else "active",
-            at_ns,
-            at_ns,
-            fired.rule,
-            fired.key,
-            fired.events,
-            fired.due_ns,
-            fired.branches,
-            missed,
-            trace=fired.trace,
-            hops=fired.hops,
-            details=fired.details,
-        )
+        run = run_of_firing(run_id, fired, at_ns=at_ns, missed=missed)
         self._add(run)
         return run
 
@@ -192,7 +211,7 @@ class RunTable:
         Of those that were redriven: what they did before may be forgotten by then.  The others
         keep the log from that.
         """
-        redriven = (run for run in self.active.values() if run.redriven_attempt)
+        redriven = (run for run in self.known if run.redriven_attempt)
         steps = (step for run in redriven for step in run.steps.values())
         return {step.blob for step in steps if step.blob is not None}
 
@@ -382,7 +401,7 @@ class RunTable:
                     "steps": sorted(run.steps.items()),
                     "undos": sorted(run.undos.items()),
                 }
-                for run in self.active.values()
+                for run in sorted(self.active.values(), key=attrgetter("id"))
             ],
             "ended": list(self.ended),
             "counts": self.counts,
@@ -393,7 +412,7 @@ class RunTable:
     def write_out(self) -> RunsWriting:
         """Begin to write out `active`; the rest is for the caller to keep."""
         assert self._writing is None, "one at a time"
-        self._writing = RunsWriting(self)
+        self._writing = RunsWriting(self.active, self.written)
         return self._writing
 
     def written(self) -> None:
@@ -401,10 +420,16 @@ class RunTable:
         self._writing = None
 
     def load(self, entries: list[Raw]) -> None:
-        """Take in runs that were written out."""
+        """Take in runs that were written out; `loaded` comes after the last of them."""
         for raw in entries:
-            run = unpacked_run(raw)
-            self._add(run)
+            run = unpacked_entry(raw)
+            if type(run) is Stretch:
+                self._load_fresh(run)
+                continue
+            assert type(run) is RunState
+            self.active[run.id] = run
+            if run.rule:
+                self._by_rule.setdefault((run.task, run.key), []).append(run.id)
             if not run.steps and run.status != "retrying":
                 continue  # it waits for nothing
             if run.is_dormant:
@@ -412,73 +437,17 @@ class RunTable:
             if any(step.wait is not None and step.wait.subjects for step in run.steps.values()):
                 self.listening.add(run.id)
 
+    def _load_fresh(self, stretch: Stretch) -> None:
+        if not isinstance(self.active, OpenRuns):
+            if self.read is None:
+                raise ValueError("a snapshot with fresh runs is of use with its log only")
+            known, self.active = self.active, OpenRuns(self.read)
+            self.active.update(known)
+        for ids, batch in stretch.batches():
+            self.active.add(ids, batch)
+            self._by_rule.setdefault((batch.task, batch.key), []).extend(ids)
 
-_decode_entry = msgspec.msgpack.Decoder(tuple[RunState, bytes | None, dict[int, bytes]]).decode
-
-
-def unpacked_run(raw: bytes | Raw) -> RunState:
-    """Return the run that `packed_run` wrote down."""
-    run, args, results = _decode_entry(raw)
-    if type(run.key) is list:
-        run.key = thaw(run.key)
-    if args is not None:
-        run.args = Raw(args)
-    for ordinal, result in results.items():
-        run.steps[ordinal].result = Raw(result)
-    return run
-
-
-def packed_run(run: RunState) -> Raw:
-    """Write *run* down; what is raw in it apart, since a field that may be so does not decode."""
-    steps = run.steps
-    results = {n: bytes(step.result) for n, step in steps.items() if step.result is not None}
-    if results:
-        steps = {n: msgspec.structs.replace(step, result=None) for n, step in steps.items()}
-    args = None if run.args is None else bytes(run.args)
-    if args is not None or results:
-        run = msgspec.structs.replace(run, args=None, steps=steps)
-    return Raw(ENCODE((run, args, results)))
-
-
-class RunsWriting:
-    """`headrace.engine.table.Writing` of the runs that have not ended."""
-
-    def __init__(self, table: RunTable) -> None:
-        self.oldest: int | None = None
-        self._table = table
-        self._ids = iter(list(table.active))
-        self._last = max(table.active, default=0)
-        self._saved: dict[int, Raw] = {}
-
-    def save(self, run: RunState) -> None:
-        """Encode *run*, for it is about to change."""
-        if run.id <= self._last and run.id not in self._saved:
-            self._saved[run.id] = packed_run(run)
-            self._note(run)
-
-    def _note(self, run: RunState) -> None:
-        oldest = oldest_needed(run)
-        if self.oldest is None or oldest < self.oldest:
-            self.oldest = oldest
-
-    def step(self, count: int) -> list[Any]:
-        """See `Writing`."""
-        entries: list[Any] = []
-        for run_id in self._ids:
-            saved = self._saved.pop(run_id, None)
-            if saved is None:
-                run = self._table.active[run_id]
-                self._note(run)
-                saved = packed_run(run)
-            entries.append(saved)
-            if len(entries) >= count:
-                break
-        return entries
-
-    def stop(self) -> None:
-        """See `Writing`."""
-
-    def settle(self, count: int) -> bool:
-        """See `Writing`."""
-        self._table.written()
-        return True
+    def loaded(self) -> None:
+        """Put what was loaded in order."""
+        for place, ids in self._by_rule.items():
+            self._by_rule[place] = sorted(ids) if len(ids) <= FEW_MAX else deque(sorted(ids))

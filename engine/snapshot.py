@@ -232,6 +232,7 @@ def load(kernel: Kernel, parts: Iterable[bytes]) -> None:
             else:
                 _load_entries(kernel.state, name, rule, stage, entries)
         if header is not None:
+            kernel.state.runs.loaded()
             kernel.state.timers.loaded(header.timers_order)
             kernel.state.lifecycle.load(header.owed)
             kernel.state.offers.load(header.offers)

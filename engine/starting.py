@@ -82,7 +82,7 @@ def start_records(
 def has_killed(kernel: Kernel) -> bool:
     """Say whether the process died in an earlier life of the log, perhaps of a run's code."""
     state = kernel.state
-    return state.crashes.is_running and bool(suspects(state.runs))
+    return state.crashes.is_running and bool(state.runs.fresh or suspects(state.runs))
 
 
 def failure_of_killer(

@@ -33,7 +33,8 @@ from headrace.engine.run_state import (
     forget_undos,
     with_key,
 )
-from headrace.engine.runs import RunTable, unpacked_run
+from headrace.engine.run_writing import unpacked_run
+from headrace.engine.runs import RunTable
 from headrace.engine.subject import is_reserved
 
 HOPS_MAX: Final = 64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import suppress
 
 import anyio
@@ -11,6 +10,7 @@ from anyio import CancelScope
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.errors import LogError
+from headrace.engine.kernel import Kernel
 from headrace.engine.run_state import RunState
 from headrace.engine.runner import Runner
 from headrace.engine.signal import Signal
@@ -152,7 +152,7 @@ class InputTime:
             timed = self._timed_waits()
             if not self._runner.waits_for_circuit and not any(
                 run.waits_for_time or run.id in timed
-                for run in runs.values()
+                for run in state.runs.known
                 if run.id not in others
             ):
                 return
@@ -167,13 +167,13 @@ class InputTime:
             # Time stands still until all that follows from this timer has happened, so
             # whatever is new by then is its doing, or that of a timer due at the same time.
             await self.settled()
-            others.intersection_update(runs)
-            for run in _since(runs, sequence):
+            others = {run_id for run_id in others if run_id in runs}
+            for run in _since(self._pipeline.kernel, sequence):
                 if is_other or run.due_ns is not None or run.parent in others:
                     others.add(run.id)
 
 
-def _since(runs: dict[int, RunState], sequence: int) -> list[RunState]:
-    """Return the runs made after *sequence*, oldest first."""
-    newest = itertools.takewhile(lambda run: run.id > sequence, reversed(runs.values()))
-    return list(newest)[::-1]
+def _since(kernel: Kernel, sequence: int) -> list[RunState]:
+    """Return the open runs made after *sequence*, oldest first."""
+    made = map(kernel.state.runs.active.get, range(sequence + 1, kernel.sequence + 1))
+    return [run for run in made if run is not None]

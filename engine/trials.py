@@ -39,7 +39,11 @@ class Trials:
 
     def holds(self, state: RunState) -> bool:
         """Say whether the code of *state* is only to execute on trial."""
-        return state.crashes > 0 and 0 < self._count_min <= state.crashes
+        return self.suspects(state.crashes)
+
+    def suspects(self, crashes: int) -> bool:
+        """Say whether a run is suspected that has so many."""
+        return crashes > 0 and 0 < self._count_min <= crashes
 
     @property
     def is_free(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from headrace.engine.fresh import Batch
 from headrace.engine.run_state import RunState
 from headrace.engine.task import TaskSpec
 
@@ -18,7 +19,7 @@ def place_of(task: str, version: str | None) -> str:
     return f"{task}@{version or ''}"
 
 
-def spec_for(specs: Mapping[str, TaskSpec], run: RunState) -> TaskSpec | None:
+def spec_for(specs: Mapping[str, TaskSpec], run: RunState | Batch) -> TaskSpec | None:
     """Return the code of *run*; ``None``: it is not declared.
 
     The version of a rule stands for its pattern, so any version of it has the rule's action.

@@ -99,15 +99,14 @@ def state_of(kernel: Kernel, *, ready: bool = True) -> StateView:
     for by_status in state.runs.counts.values():
         for status, count in by_status.items():
             ended[status] = ended.get(status, 0) + count
-    active = state.runs.active.values()
     return StateView(
         kernel.sequence,
         state.at_ns,
         state.clock,
         state.events,
         rules,
-        len(active),
-        sum(run.status in ("waiting", "retrying") for run in active),
+        len(state.runs.active),
+        sum(run.status in ("waiting", "retrying") for run in state.runs.known),
         ended,
         state.runs.retries,
         len(state.timers),
