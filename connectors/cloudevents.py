@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from headrace.connectors.jsonl import rfc3339_ns
+from headrace.connectors.trace_context import trace_headers
 from headrace.engine.emission import Emission
 from headrace.engine.subject import is_reserved
 
@@ -53,6 +55,10 @@ class CloudEvent(Struct):
     headracesubject: str | None = None
     headracesource: str | None = None
     headracerun: str | None = None
+    traceparent: str | None = None
+    tracestate: str | None = None
+    headraceheaders: str | None = None
+    """Those of our headers that have no attribute of their own, as JSON."""
 
 
 KNOWN: Final = frozenset(CloudEvent.__struct_fields__)
@@ -77,6 +83,7 @@ def emission_of(event: CloudEvent) -> Emission:
         own_source(event),
         key=event.partitionkey,
         time_ns=None if event.time is None else rfc3339_ns(event.time),
+        headers=own_headers(event),
     )
 
 
@@ -130,6 +137,35 @@ def checked_msgpack(data: bytes) -> Raw:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"msgpack that cannot be decoded: {error}") from error
     return Raw(data)
+
+
+# ---------------------------------------------------------------- headers
+
+
+def own_headers(event: CloudEvent) -> dict[str, str] | None:
+    """Return our headers of a CloudEvent; whether they can be stored is for `checked` to say.
+
+    Raises:
+        ValueError: ``headraceheaders`` is not what we write there.
+    """
+    found: dict[str, str] = {}
+    if event.headraceheaders is not None:
+        try:
+            found = msgspec.json.decode(event.headraceheaders, type=dict[str, str])
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(f"headraceheaders that are no JSON object of text: {error}") from error
+    return found | (trace_headers(lambda name: getattr(event, name)) or {}) or None
+
+
+def attributes_of(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the attributes that say what our *headers* do; the context of a trace has its own."""
+    if headers is None:
+        return {}
+    made = trace_headers(headers.get) or {}
+    rest = {name: value for name, value in headers.items() if name not in made}
+    if rest:
+        made["headraceheaders"] = msgspec.json.encode(rest).decode()
+    return made
 
 
 # ---------------------------------------------------------------- source

@@ -112,7 +112,7 @@ class _Backfill:
 
     def store(self, at_ns: int, event: Emission) -> bool:
         """Store an event of the past; say whether it was not there before."""
-        payload = checked_past(event)
+        payload, headers = checked_past(event)
         at_ns = self.let_time_come(at_ns)
         source = self._source(at_ns, event.source) if event.source else 0
         state = self._kernel.state
@@ -121,7 +121,15 @@ class _Backfill:
         time_ns = time_ns_of(event)
         self.put(
             EventStored(
-                at_ns, event.subject, payload, source, event.position, event.id, time_ns, event.key
+                at_ns,
+                event.subject,
+                payload,
+                source,
+                event.position,
+                event.id,
+                time_ns,
+                event.key,
+                headers=None if headers is None else dict(headers),
             )
         )
         return True
@@ -267,5 +275,6 @@ def past_of_log(log: ReadableLog) -> Iterator[Past]:
                     record.position,
                     key=record.key,
                     time_ns=record.time_ns,
+                    headers=record.headers,
                 )
                 yield Past(record.at_ns, event, sequence)

@@ -101,6 +101,7 @@ def register(control: ControlSocket, engine: Commanded, *, version: str) -> None
                 event.source,
                 key=event.key,
                 time_ns=event.time_ns,
+                headers=event.headers,
             )
             for event in arguments.events
         ]

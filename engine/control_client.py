@@ -203,8 +203,11 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 
 
 def _wired(event: Emission) -> WireEvent:
-    subject, payload, _ = checked(event)
-    return WireEvent(subject, payload, event.id, event.source, time_ns_of(event), event.key)
+    subject, payload, full = checked(event)
+    headers: Any = None if full is None else full.headers
+    return WireEvent(
+        subject, payload, event.id, event.source, time_ns_of(event), event.key, headers
+    )
 
 
 def _batches(events: list[WireEvent]) -> Iterator[list[WireEvent]]:
@@ -212,6 +215,8 @@ def _batches(events: list[WireEvent]) -> Iterator[list[WireEvent]]:
     size = 0
     for event in events:
         more = len(bytes(event.data))
+        if event.headers is not None:
+            more += sum(len(name) + len(value) for name, value in event.headers.items())
         if batch and (len(batch) == BATCH_COUNT or size + more > BATCH_BYTES):
             yield batch
             batch, size = [], 0

@@ -61,6 +61,7 @@ class WireEvent(Struct, omit_defaults=True):
     source: str = ""
     time_ns: int | None = None
     key: str | None = None
+    headers: dict[str, str] | None = None
 
 
 class EmitArguments(Struct):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from itertools import takewhile
 from operator import itemgetter
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import anyio
 from anyio import CancelScope
@@ -308,8 +308,17 @@ class Core:
                 if source and full.position is not None:
                     repeated[source] = full.position
                 return first
+        headers: Any = full.headers  # a dict of its own, since it was checked
         record = EventStored(
-            at_ns, subject, payload, source, full.position, full.id, time_ns_of(full), full.key
+            at_ns,
+            subject,
+            payload,
+            source,
+            full.position,
+            full.id,
+            time_ns_of(full),
+            full.key,
+            headers=headers,
         )
         return self.pipeline.put(record)
 

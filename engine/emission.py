@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from headrace.engine.clock import seconds_to_ns
+from headrace.engine.headers import checked_headers
 from headrace.engine.payload import LABELS_CHARS_MAX, check_labels, check_numbers, encode_event
 from headrace.engine.subject import check_emit, check_subject
 
@@ -28,6 +30,8 @@ class Emission(Struct, frozen=True):
     key: str | None = None
     time_ns: int | None = None
     """The same in nanoseconds, if it is known that exactly; wins over `time`."""
+    headers: Mapping[str, str] | None = None
+    """What goes with it beside its data: at most 64 names and values, 16 KiB in all."""
 
 
 Checked = tuple[str, Raw, Emission | None]
@@ -42,7 +46,10 @@ def checked(event: Emission | tuple[str, Any]) -> Checked:
         check_emit(event.subject)
         check_labels(event.subject, event.id, event.source, event.key)
         check_numbers(event.subject, event.position, time_ns_of(event))
-        return event.subject, encode_event(event.data, event.subject), event
+        payload = encode_event(event.data, event.subject)
+        if event.headers is not None:
+            event = replace(event, headers=checked_headers(event.headers, event.subject, payload))
+        return event.subject, payload, event
     try:
         subject, data = event
     except (TypeError, ValueError):
@@ -70,8 +77,8 @@ def checked_all(events: Iterable[Emission | tuple[str, Any]]) -> list[Checked]:
     return found
 
 
-def checked_past(event: Emission) -> Raw:
-    """Refuse an event of the past that cannot be stored; return its data, encoded.
+def checked_past(event: Emission) -> tuple[Raw, Mapping[str, str] | None]:
+    """Refuse an event of the past that cannot be stored; return its data, encoded, and headers.
 
     As `checked`, but that runs of the past may have had events of their own.
     """
@@ -79,8 +86,12 @@ def checked_past(event: Emission) -> Raw:
         check_subject(event.subject)
         check_labels(event.subject, event.id, event.source, event.key)
         check_numbers(event.subject, event.position, time_ns_of(event))
-        return encode_event(event.data, event.subject)
-    return checked(event)[1]
+        payload = encode_event(event.data, event.subject)
+        if event.headers is None:
+            return payload, None
+        return payload, checked_headers(event.headers, event.subject, payload)
+    _, payload, full = checked(event)
+    return payload, None if full is None else full.headers
 
 
 def time_ns_of(event: Emission) -> int | None:

@@ -5,7 +5,7 @@ Made by `App.open`; ``async with`` opens and closes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, overload
@@ -59,17 +59,19 @@ class Engine(Life):
         position: int | None = None,
         time: float | None = None,
         key: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> int:
         """Store an event; return its sequence once it is durable at the engine's level.
 
         An event whose (*source*, *id*) was stored within the dedupe window is not stored
         again: the first one's sequence is returned, once that is durable.  *position* is
         the source's cursor after this event, also after one that is not stored again; see
-        `cursor`.
+        `cursor`.  *headers* go with the event: at most 64 names with values, printable ASCII of
+        16 KiB in all.
 
         Raises:
             ValueError: *subject* is no valid subject, or is reserved.  Nothing was stored.
-            EventRefused: *data* cannot be stored or is too large.  Nothing was stored.
+            EventRefused: *data* or *headers* cannot be stored or are too large.  Nothing was.
             EngineClosed: the engine is stopping.  Nothing was stored.
             LogFull: the disk is full.  Nothing was stored; see `ready`.
             DurabilityLost: it may or may not be stored.
@@ -77,7 +79,9 @@ class Engine(Life):
         """
         event: Emission | tuple[str, Any] = (subject, data)
         if id is not None or source or position is not None or time is not None or key is not None:
-            event = Emission(subject, data, id, source, position, time, key)
+            event = Emission(subject, data, id, source, position, time, key, headers=headers)
+        elif headers is not None:
+            event = Emission(subject, data, headers=headers)
         (sequence,) = await self.emit_many([event])
         return sequence
 

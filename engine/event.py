@@ -29,6 +29,8 @@ class Event(Struct, Generic[T_co], frozen=True):
     """The run that emitted it; 0: it came from outside."""
     value: Any = None
     """Behind `.aggregate`: what that made of the events, of which this is the newest."""
+    headers: dict[str, str] | None = None
+    """What came with it beside its data, such as the context of a trace.  Never empty."""
 
     @property
     def tokens(self) -> list[str]:

@@ -42,6 +42,8 @@ class EventStored(Struct, array_like=True, frozen=True, gc=False, tag=1):
     """Runs between that outside event and this one."""
     offer: int = 0
     """Sequence of the `EventOffered` that this pays; 0: it pays none."""
+    headers: dict[str, str] | None = None
+    """What came with it beside its data, such as the context of a trace.  Never empty."""
 
 
 class TimerFired(Struct, array_like=True, frozen=True, gc=False, tag=2):
@@ -204,6 +206,8 @@ class EventOffered(Struct, array_like=True, frozen=True, gc=False, tag=15):
     id: str | None = None
     time_ns: int | None = None
     key: str | None = None
+    headers: dict[str, str] | None = None
+    """As of `EventStored`."""
 
 
 class CursorMoved(Struct, array_like=True, frozen=True, gc=False, tag=16):

@@ -127,10 +127,18 @@ class OfflineLog:
         return list(range(first, first + len(encoded)))
 
     def _offered(self, event: Emission, offered_at_ns: int) -> EventOffered:
-        subject, payload, _ = checked(event)
-        time_ns = time_ns_of(event)
+        subject, payload, full = checked(event)
+        headers: Any = None if full is None else full.headers
         return EventOffered(
-            self._at_ns, offered_at_ns, subject, payload, event.source, event.id, time_ns, event.key
+            self._at_ns,
+            offered_at_ns,
+            subject,
+            payload,
+            event.source,
+            event.id,
+            time_ns_of(event),
+            event.key,
+            headers,
         )
 
     def cancel(self, run_id: int, reason: str) -> int:

@@ -93,5 +93,6 @@ class Payer:
                 time_ns=offered.time_ns,
                 key=offered.key,
                 offer=sequence,
+                headers=offered.headers,
             )
         )

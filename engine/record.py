@@ -299,13 +299,17 @@ encode_fields = _encode
 _FIRED_FIELDS: Final = attrgetter(*RuleFired.__struct_fields__[:8])
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
 _CAUSED_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:12])
+_PAYING_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:13])
+_OFFERED_FIELDS: Final = attrgetter(*EventOffered.__struct_fields__[:8])
 
 
 def encode(record: Record) -> bytes:
     """Return *record* as msgpack.  Trailing defaults of what is frequent are left out."""
     if type(record) is EventStored:
-        if record.offer:
+        if record.headers is not None:
             return _encode(record)
+        if record.offer:
+            return _encode((1, *_PAYING_FIELDS(record)))
         if not record.run and not record.hops:
             # From outside: what lies behind the last field that says something is left out,
             # up to 8 bytes less for each of many million.
@@ -324,6 +328,8 @@ def encode(record: Record) -> bytes:
         return _encode((64, *_FIRED_FIELDS(record)))
     if type(record) is RunCompleted and record.blob is None:
         return _encode((3, record.at_ns, record.run, record.result))
+    if type(record) is EventOffered and record.headers is None:
+        return _encode((15, *_OFFERED_FIELDS(record)))
     if type(record) is UnknownRecord:
         return record.raw
     return _encode(record)

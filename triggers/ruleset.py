@@ -198,6 +198,8 @@ class RuleSet:
             event.key,
             self._sources[event.source - 1] if event.source else "",
             event.run,
+            None,
+            event.headers,
         )
         out: list[Verdict] = []
         if entry.filter is None:
@@ -304,6 +306,8 @@ class RuleSet:
             event.key,
             self._sources[event.source - 1] if event.source else "",
             event.run,
+            None,
+            event.headers,
         )
 
     def on_timer(

@@ -50,6 +50,7 @@ DATA = st.recursive(
     ),
     max_leaves=6,
 )
+TRACE_PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
 EVENTS = st.builds(
     Emission,
@@ -61,6 +62,12 @@ EVENTS = st.builds(
     source=TEXT,
     time_ns=st.none() | st.integers(-(2**63) + 10**18, 2**63 - 1),
     key=st.none() | TEXT.filter(bool),
+    headers=st.none()
+    | st.dictionaries(
+        st.sampled_from(["traceparent", "tracestate", "tenant", "x y"]),
+        st.just(TRACE_PARENT)
+        | st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=9),
+    ),
 )
 
 
@@ -69,7 +76,7 @@ def offered(log: Path) -> list[tuple[Any, ...]]:
     with LogReader(log) as reader:
         found = [decode(raw) for _, batch in reader.read() for raw in batch]
     return [
-        (e.subject, bytes(e.data), e.source, e.id, e.time_ns, e.key)
+        (e.subject, bytes(e.data), e.source, e.id, e.time_ns, e.key, e.headers)
         for e in found
         if isinstance(e, EventOffered)
     ]
@@ -288,7 +295,7 @@ def foreign(id: str, **attributes: Any) -> dict[str, Any]:
 FOREIGN = [
     foreign("1", data={"a": [1, None]}),
     foreign("2", subject="gate 3"),
-    foreign("3", time="2026-03-01T08:00:00.25+01:00", traceparent="00-1", dataschema="x"),
+    foreign("3", time="2026-03-01T08:00:00.25+01:00", traceparent=TRACE_PARENT, dataschema="x"),
     foreign("4", data_base64="AAE=", datacontenttype="image/png"),
     foreign("5", data_base64="WzFd", datacontenttype="application/json; charset=utf-8"),
 ]
@@ -302,9 +309,7 @@ def test_cloudevents_from_elsewhere(headrace: Call, batch: bool) -> None:
     done = headrace("log", "import", "file", "a", "--format", "cloudevents", "-o", "json")
     assert done.code == 0, done.err
     assert done.json["imported"] == 5
-    assert "left out: traceparent (1), dataschema (1)" in done.err.replace(
-        "dataschema (1), traceparent (1)", "traceparent (1), dataschema (1)"
-    )
+    assert "left out: dataschema (1)\n" in done.err
     time_ns = 1_772_348_400_250_000_000
     found = [(e[0], msgspec.msgpack.decode(e[1]), e[4]) for e in offered(Path("a"))]
     assert found == [
@@ -314,6 +319,8 @@ def test_cloudevents_from_elsewhere(headrace: Call, batch: bool) -> None:
         ("t", b"\x00\x01", None),
         ("t", [1], None),
     ]
+    headers = [e[6] for e in offered(Path("a"))]
+    assert headers == [None, None, {"traceparent": TRACE_PARENT}, None, None]
 
 
 # ---------------------------------------------------------------- bad input

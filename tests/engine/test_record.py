@@ -59,6 +59,7 @@ def values_of(kind: Any, name: str) -> st.SearchStrategy[Any]:
         "list[str]": st.lists(TEXT, max_size=3),
         "list[int] | None": st.none() | st.lists(NUMBERS, max_size=5),
         "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=4),
+        "dict[str, str] | None": st.none() | st.dictionaries(TEXT, TEXT, min_size=1, max_size=4),
         "dict[str, int]": st.dictionaries(TEXT, INT64, max_size=4),
         "bool": st.booleans(),
         "bytes | None": st.none() | st.binary(max_size=40),
@@ -81,7 +82,7 @@ def records_of(kind: type[Any]) -> st.SearchStrategy[Any]:
 
 def meant(event: r.EventStored) -> r.EventStored:
     """Return *event* without what means nothing and is not stored."""
-    if event.run == event.hops == event.offer == 0:
+    if event.run == event.hops == event.offer == 0 and event.headers is None:
         event = msgspec.structs.replace(event, ordinal=0, trace=0)
         if not event.source and (event.id, event.time_ns, event.key) == (None, None, None):
             event = msgspec.structs.replace(event, position=None)
@@ -121,6 +122,7 @@ EVENT_FIELDS: dict[str, Any] = {
     "trace": 4,
     "hops": 6,
     "offer": 9,
+    "headers": {"a": "b"},
 }
 
 
@@ -138,7 +140,7 @@ def test_what_an_event_leaves_out_are_defaults(names: set[str]) -> None:
     assert isinstance(decoded, r.EventStored)
     lost = {name for name in fields if getattr(decoded, name) != fields[name]}
     meaningless = set[str]()
-    if not names & {"run", "hops", "offer"}:
+    if not names & {"run", "hops", "offer", "headers"}:
         meaningless |= {"ordinal", "trace"}
         if not names & {"source", "id", "time_ns", "key"}:
             meaningless |= {"position"}
@@ -160,6 +162,8 @@ def test_the_common_event_is_short() -> None:
         ({"time_ns": 1}, 7),
         ({"key": "k"}, 8),
         ({"run": 1}, 12),
+        ({"offer": 1}, 13),
+        ({"headers": {"a": "b"}}, 14),
     ],
 )
 def test_what_events_may_have_costs_only_those_that_have_it(
@@ -169,6 +173,15 @@ def test_what_events_may_have_costs_only_those_that_have_it(
     stored = r.encode(r.EventStored(5, "a", Raw(b"\x01"), **fields))
 
     assert len(msgspec.msgpack.decode(stored)) == 1 + length
+
+
+def test_an_offer_without_headers_is_as_long_as_before_there_were_any() -> None:
+    """A log is the same bytes as one of an older headrace, but for what that did not have."""
+    plain = r.encode(r.EventOffered(5, 6, "a", Raw(b"\x01"), "s", "i", 7, "k"))
+    headed = r.encode(r.EventOffered(5, 6, "a", Raw(b"\x01"), headers={"a": "b"}))
+
+    assert msgspec.msgpack.decode(plain) == [15, 5, 6, "a", 1, "s", "i", 7, "k"]
+    assert msgspec.msgpack.decode(headed)[9] == {"a": "b"}
 
 
 def test_bytes_do_not_depend_on_the_order_of_a_dict() -> None:

@@ -14,6 +14,7 @@ from headrace.cli.text import rfc3339, rfc3339_exact
 from headrace.connectors.cloudevents import (
     LOG_URN,
     MSGPACK,
+    attributes_of,
     joined_subject,
     source_in,
     split_subject,
@@ -35,6 +36,7 @@ class Exported(Struct):
     time_ns: int | None = None
     key: str | None = None
     run: int = 0
+    headers: dict[str, str] | None = None
 
 
 def to_cloudevent(event: Exported, log_id: str) -> dict[str, Any]:
@@ -56,6 +58,7 @@ def to_cloudevent(event: Exported, log_id: str) -> dict[str, Any]:
         else event.subject,
         "headracesource": None if source_in(source) == event.source else event.source,
         "headracerun": str(event.run) if event.run else None,
+        **attributes_of(event.headers),
     }
     made = {name: value for name, value in made.items() if value is not None}
     value, is_exact = plain_data(event.data)

@@ -191,6 +191,7 @@ class _Rows:
             event.time_ns,
             event.key,
             event.run if isinstance(event, r.EventStored) else 0,
+            event.headers,
         )
         return to_cloudevent(made, self._log_id) if form == "cloudevents" else _line(made)
 
@@ -209,5 +210,6 @@ def _line(event: Exported) -> dict[str, Any]:
         "time": rfc3339_exact(event.time_ns),
         "key": event.key,
         "run": event.run or None,
+        "headers": event.headers,
     }
     return {name: value for name, value in row.items() if value is not None or name == "data"}

@@ -54,6 +54,7 @@ class Line(Struct, forbid_unknown_fields=True):
     kind: str | None = None
     recorded_at: str | None = None
     position: int | None = None
+    headers: dict[str, str] | None = None
 
 
 class _Bad(Exception):
@@ -277,7 +278,15 @@ def _from_line(body: bytes) -> tuple[Emission, int]:
     time_ns = _time_ns(line.time) if isinstance(line.time, str) else None
     if isinstance(line.time, int | float):
         time_ns = seconds_to_ns(line.time)
-    event = Emission(line.subject, data, line.id, line.source or "", key=line.key, time_ns=time_ns)
+    event = Emission(
+        line.subject,
+        data,
+        line.id,
+        line.source or "",
+        key=line.key,
+        time_ns=time_ns,
+        headers=line.headers,
+    )
     return event, line.run or 0
 
 
