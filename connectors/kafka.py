@@ -1,4 +1,4 @@
-"""Kafka: `Kafka` brings in the records of topics, `KafkaSink` sends them.
+"""Kafka: `Kafka` brings in the records of topics; `connectors/kafka_sink.py` sends them.
 
 The log has a cursor for each partition, named after cluster, topic and partition: the offset
 behind the last record that is stored.  Reading goes on
@@ -9,26 +9,31 @@ look at lag, and for an engine whose log knows nothing of the partition.
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import anyio
-import msgspec
-from msgspec import Struct
 
 from headrace.connectors.checks import check_number, check_text, label, one_line
 from headrace.connectors.intake import Intake
-from headrace.connectors.kafka_connection import CLOSE_S, Brokers, gone
+from headrace.connectors.kafka_connection import (
+    CLOSE_S,
+    KEY_HEADER,
+    SUBJECT_HEADER,
+    Brokers,
+    gone,
+    inner,
+)
+from headrace.connectors.kafka_sink import KafkaMessage, KafkaSink
 from headrace.connectors.payloads import BadPayload, Payload, read_text, reader
 from headrace.connectors.promises import Promise
-from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
+from headrace.connectors.protocol import ConnectorError
 from headrace.connectors.sessions import keep_up
 from headrace.connectors.tokens import token_of
 from headrace.engine.emission import Emission
 from headrace.engine.subject import check_emit
 
-KEY_HEADER: Final = "idempotency-key"
-SUBJECT_HEADER: Final = "subject"
+__all__ = ["Kafka", "KafkaMessage", "KafkaSink"]
+
 STARTS: Final = ("earliest", "latest")
 POLL_MS: Final = 500
 LOOK_S: Final = 2.0
@@ -62,6 +67,8 @@ class Kafka:
         user: str | None = None,
         password: str | None = None,
         ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
         session_s: float = 10.0,
         timeout_s: float = 10.0,
     ) -> None:
@@ -87,6 +94,8 @@ class Kafka:
             user=user,
             password=password,
             ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
             timeout_s=timeout_s,
         )
         self._topics = _listed(place, topics)
@@ -132,6 +141,7 @@ class Kafka:
             **self._brokers.settings(),
         )
         try:
+            inner(self._place, consumer, "_client")
             # Cancelled in the middle, the library would lose the connection that it makes.
             with anyio.fail_after(self._brokers.timeout_s, shield=True):
                 await consumer.start()
@@ -261,9 +271,11 @@ class _Taker:
         from aiokafka import TopicPartition
         from aiokafka.protocol.metadata import MetadataRequest
 
-        source, client = self._source, self._consumer._client
+        source, place = self._source, self._source._place
+        client = inner(place, self._consumer, "_client")
+        send, node = inner(place, client, "send"), inner(place, client, "get_random_node")
         # Of all topics: to ask for one may make it.
-        answer = await client.send(client.get_random_node(), MetadataRequest(None))
+        answer = await send(node(), MetadataRequest(None))
         self._cluster = getattr(answer, "cluster_id", None) or ""
         there = {topic[1]: topic[-1] for topic in answer.topics}
         for topic in source._topics:
@@ -329,155 +341,3 @@ def _listener(taker: _Taker) -> Any:
             await taker.assigned(assigned)
 
     return Listener()
-
-
-# -------------------------------------------------------------------- out
-
-
-class KafkaMessage(Struct, frozen=True):
-    """What `KafkaSink` sends: a record with a subject and data."""
-
-    subject: str = ""
-    data: Any = None
-    key: str | None = None
-    """Records with the same key go to the same partition."""
-    topic: str = ""
-    """Another topic than that of the sink."""
-
-
-class KafkaSink:
-    """Sends records: data as JSON, with the headers ``subject`` and ``idempotency-key``.
-
-    A record is sent once all replicas have it (``acks=all``), and what the library sends again
-    is taken once.  A run that sends again after a crash sends another record, with the same
-    ``idempotency-key``: `Kafka` takes it once.
-    """
-
-    message_type: Any = KafkaMessage
-    result_type: Any = list[int]
-
-    def __init__(
-        self,
-        servers: str,
-        topic: str,
-        *,
-        name: str = "kafka",
-        security: str = "PLAINTEXT",
-        mechanism: str = "PLAIN",
-        user: str | None = None,
-        password: str | None = None,
-        ca_file: str | None = None,
-        timeout_s: float = 10.0,
-    ) -> None:
-        """Name brokers and topic; nothing is connected yet.
-
-        Raises:
-            TypeError, ValueError, ConnectorError: a setting cannot work.
-        """
-        self.name = name
-        self._place = f"KafkaSink {name!r}"
-        self._brokers = Brokers(
-            servers,
-            self._place,
-            security=security,
-            mechanism=mechanism,
-            user=user,
-            password=password,
-            ca_file=ca_file,
-            timeout_s=timeout_s,
-        )
-        self._topic = check_text(self._place, "topic", topic)
-        self._producer: Any = None
-        self._starting = anyio.Lock()
-
-    async def __aenter__(self) -> Self:
-        """Get ready; the connection is made when something is sent."""
-        self._brokers.settings()
-        self._starting = anyio.Lock()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Close the connections at once."""
-        await self._drop()
-
-    def message_of(self, subject: str, data: Any) -> KafkaMessage:
-        """Return the message that forwards an event."""
-        return KafkaMessage(subject, data)
-
-    async def send(self, message: KafkaMessage, *, key: str) -> list[int]:
-        """Send a record; return its partition and offset."""
-        from aiokafka import errors
-
-        failures: tuple[type[Exception], ...] = (*gone(), ConnectorError)
-        headers = [(KEY_HEADER, key.encode())]
-        if message.subject:
-            headers.append((SUBJECT_HEADER, message.subject.encode()))
-        try:
-            with anyio.fail_after(2 * self._brokers.timeout_s):
-                producer = await self._started()
-                record = await producer.send_and_wait(
-                    message.topic or self._topic,
-                    msgspec.json.encode(message.data),
-                    key=None if message.key is None else message.key.encode(),
-                    headers=headers,
-                )
-        except (
-            errors.MessageSizeTooLargeError,
-            errors.InvalidTopicError,
-            ValueError,
-        ) as error:
-            raise SinkRefused(f"{self._place}: {one_line(error)}") from error
-        except failures as error:
-            await self._drop()
-            text = (
-                str(error)
-                if isinstance(error, ConnectorError)
-                else f"{self._place}: {self._brokers.shown}: {type(error).__name__}: "
-                f"{one_line(error)}"
-            )
-            raise SinkUnavailable(text) from error
-        return [record.partition, record.offset]
-
-    async def _started(self) -> Any:
-        async with self._starting:
-            if self._producer is None:
-                await self._brokers.ask()
-                from aiokafka import AIOKafkaProducer
-
-                producer = AIOKafkaProducer(
-                    bootstrap_servers=self._brokers.servers,
-                    client_id=f"headrace-{self.name}",
-                    acks="all",
-                    enable_idempotence=True,
-                    **self._brokers.settings(),
-                )
-                try:
-                    # Cancelled in the middle, the library would lose the connection that it makes.
-                    with anyio.fail_after(self._brokers.timeout_s, shield=True):
-                        await producer.start()
-                except BaseException:
-                    await _stopped(producer)
-                    raise
-                self._producer = producer
-            return self._producer
-
-    async def _drop(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _stopped(producer)
-
-
-async def _stopped(producer: Any) -> None:
-    """Stop a producer without waiting for what it could not send, as its own `stop` would."""
-    producer._closed = True
-    with anyio.move_on_after(CLOSE_S, shield=True):
-        if producer._sender is not None and producer._sender.sender_task is not None:
-            # Not while it makes a connection, which the library would lose then.
-            async with producer.client._get_conn_lock:
-                await producer._sender.close()
-        await producer.client.close()

@@ -8,12 +8,20 @@ from __future__ import annotations
 
 import ssl
 import struct
+from importlib.metadata import version
 from typing import Any, Final
 
 import anyio
+from anyio.streams.buffered import BufferedByteReceiveStream
 
 from headrace.connectors.addresses import masked
-from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
+from headrace.connectors.checks import (
+    check_maybe_text,
+    check_number,
+    check_text,
+    needs_asyncio,
+    one_line,
+)
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 
@@ -22,6 +30,11 @@ ANSWER_BYTES_MAX: Final = 1 << 20
 CORRELATION: Final = 7
 ASK_VERSIONS: Final = struct.pack(">ihhih", 10, 18, 0, CORRELATION, -1)
 """A whole request: which versions of the protocol do you speak?"""
+ASK_BROKERS: Final = struct.pack(">ihhihi", 14, 3, 1, CORRELATION, -1, 0)
+"""Another one, which only those may ask who are let in: which brokers are there?"""
+HINT: Final = "if that goes on, check the port, and security"
+KEY_HEADER: Final = "idempotency-key"
+SUBJECT_HEADER: Final = "subject"
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
@@ -39,6 +52,8 @@ class Brokers:
         user: str | None,
         password: str | None,
         ca_file: str | None,
+        cert_file: str | None,
+        key_file: str | None,
         timeout_s: float,
     ) -> None:
         """Check the settings; nothing is connected yet.  *place* is how errors call the user."""
@@ -65,7 +80,17 @@ class Brokers:
         """As the library takes them."""
         self.shown = servers
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
-        self._ca_file = ca_file
+        self._ca_file = check_maybe_text(place, "ca_file", ca_file)
+        self._cert_file = check_maybe_text(place, "cert_file", cert_file)
+        self._key_file = check_maybe_text(place, "key_file", key_file)
+        if key_file and not cert_file:
+            raise ValueError(f"{place}, key_file: expected a cert_file beside it, found none")
+        self._has_tls = security in ("SSL", "SASL_SSL")
+        if not self._has_tls and (ca_file or cert_file):
+            raise ValueError(
+                f"{place}, {'ca_file' if ca_file else 'cert_file'}: expected security SSL or "
+                f"SASL_SSL beside it, found {security}"
+            )
         self._settings: dict[str, Any] = {
             "security_protocol": security,
             "request_timeout_ms": round(timeout_s * 1000),
@@ -94,15 +119,29 @@ class Brokers:
             raise ExtraMissing(self.place, "kafka", error.name) from error
         needs_asyncio(self.place, "aiokafka")
         settings = dict(self._settings)
-        if "SSL" in settings["security_protocol"].replace("SASL", ""):
+        if self._has_tls:
+            settings["ssl_context"] = self._tls()
+        return settings
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            raise ConnectorError(
+                f"{self.place}, ca_file: expected certificates at {self._ca_file}, "
+                f"found: {error.strerror or error}"
+            ) from None
+        if self._cert_file:
             try:
-                settings["ssl_context"] = ssl.create_default_context(cafile=self._ca_file)
+                # Without a password: a key that needs one would ask for it at the terminal.
+                context.load_cert_chain(self._cert_file, self._key_file, password=lambda: b"")
             except OSError as error:
                 raise ConnectorError(
-                    f"{self.place}, ca_file: expected certificates at {self._ca_file}, "
+                    f"{self.place}, cert_file: expected PEM files of a certificate and its key at "
+                    f"{self._cert_file}{' and ' + self._key_file if self._key_file else ''}, "
                     f"found: {error.strerror or error}"
                 ) from None
-        return settings
+        return context
 
     async def ask(self) -> None:
         """Return if one of the brokers lets us in.
@@ -115,6 +154,8 @@ class Brokers:
         from aiokafka.conn import create_conn
         from aiokafka.errors import (
             AuthenticationFailedError,
+            IllegalSaslStateError,
+            IncompatibleBrokerVersion,
             KafkaError,
             SaslAuthenticationFailed,
             UnsupportedSaslMechanismError,
@@ -136,6 +177,11 @@ class Brokers:
                     f"{self.place}: expected to be let in at {host}:{port}, found "
                     f"{one_line(error)!r}; check user, password and mechanism"
                 ) from None
+            except (IllegalSaslStateError, IncompatibleBrokerVersion) as error:
+                raise ConnectorError(
+                    f"{self.place}: expected a broker at {host}:{port} that asks for a user, found "
+                    f"one that does not ({type(error).__name__}); check security, and the port"
+                ) from None
             except ssl.SSLCertVerificationError as error:
                 raise ConnectorError(
                     f"{self.place}: expected a certificate that ca_file vouches for at "
@@ -147,24 +193,49 @@ class Brokers:
                 closing: Any = connection.close()
                 await closing
                 return
-        raise OSError(f"{self.shown}: {type(failure).__name__}: {one_line(failure)}") from failure
+        said = "" if isinstance(failure, ConnectionRefusedError) else f"; {HINT}"
+        raise OSError(
+            f"{self.shown}: {type(failure).__name__}: {one_line(failure)}{said}"
+        ) from failure
 
     async def _speaks_kafka(self, host: str, port: int) -> None:
+        """Return if a broker answers without a login."""
+        what = "the connection was closed"
         try:
             with anyio.fail_after(self.timeout_s):
                 async with await anyio.connect_tcp(host, port) as stream:
-                    await stream.send(ASK_VERSIONS)
-                    answer = b""
-                    while len(answer) < 8:
-                        answer += await stream.receive()
-        except (anyio.EndOfStream, anyio.BrokenResourceError) as error:
-            raise OSError("the connection was closed") from error
-        size, correlation = struct.unpack(">ii", answer[:8])
+                    answers = BufferedByteReceiveStream(stream)
+                    for question in (ASK_VERSIONS, ASK_BROKERS):
+                        await stream.send(question)
+                        await self._answered(answers, f"{host}:{port}")
+                        what = "a broker that wants a login, or one that was about to end"
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+            raise OSError(what) from error
+
+    async def _answered(self, answers: BufferedByteReceiveStream, server: str) -> None:
+        head = await answers.receive_exactly(8)
+        size, correlation = struct.unpack(">ii", head)
         if not 4 < size <= ANSWER_BYTES_MAX or correlation != CORRELATION:
             raise ConnectorError(
-                f"{self.place}: expected a Kafka broker at {host}:{port}, found a server that "
-                f"answers {shown(answer)}; check the port, and security"
+                f"{self.place}: expected a Kafka broker at {server}, found a server that "
+                f"answers {shown(head)}; check the port, and security"
             )
+        await answers.receive_exactly(size - 4)
+
+
+def inner(place: str, owner: Any, name: str) -> Any:
+    """Return what the library has in *owner* under *name*, and does not promise to keep.
+
+    Raises:
+        ConnectorError: this version of it has no such thing.
+    """
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise ConnectorError(
+            f"{place}: expected an aiokafka whose {type(owner).__name__} has {name!r}, as 0.12 to "
+            f"0.14 have, found {version('aiokafka')}; pip install 'aiokafka>=0.12,<0.15'"
+        ) from None
 
 
 def gone() -> tuple[type[Exception], ...]:
