@@ -104,7 +104,7 @@ class SinkContract:
         """While the server is gone a run tries again; afterwards the message is there."""
         app = App("contract")
         sent = app.sink(
-            harness.sink(), retry=sink_retry(wait_first=0.05, wait_max=0.2, attempts=99)
+            harness.sink(), retry=sink_retry(wait_first=0.05, wait_max=0.2, attempts=999)
         )
         message_type = sent.sink.message_type
 
