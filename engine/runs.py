@@ -175,6 +175,11 @@ class RunTable:
         """
         return self._by_rule.get((task, key), ())
 
+    def is_waiting(self, run_id: int) -> bool:
+        """Say whether an open run waits for another of its rule and key to end."""
+        run = dict.get(self.active, run_id)  # what is fresh does not, and need not be read
+        return run is not None and run.status == "waiting"
+
     def make_from_firing(
         self, run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0
     ) -> RunState:

@@ -205,7 +205,7 @@ class EngineState(RuleState):
                 self.lifecycle.owe(subject, run=run.id, trace=trace, hops=run.hops, data=data)
         left = self.runs.of_rule(run.task, run.key) if run.rule else ()
         # The oldest is the next; while one is active, it is older than those that wait.
-        if left and self.runs.active[left[0]].status == "waiting":
+        if left and self.runs.is_waiting(left[0]):
             return (r.RunReleased(left[0]),)
         return ()
 

@@ -79,7 +79,8 @@ class SnapshotLife(Life):
 
     def loaded(self, version: int | None = None) -> Kernel:
         make = self.shell.make_rules if version is None else VERSIONS[version]
-        kernel = Kernel(make(), hops_max=HOPS_MAX)
+        kernel, records = Kernel(make(), hops_max=HOPS_MAX), self.shell.records
+        kernel.state.runs.read = lambda ids: [fired_at(records, run_id) for run_id in ids]
         load(kernel, self.taken)
         assert kernel.sequence == self.taken_at
         return kernel
@@ -122,6 +123,13 @@ class SnapshotLife(Life):
         except SnapshotUnusable:
             return
         assert without_counts(kernel) == without_counts(self.folded(self.taken_at, version))
+
+
+def fired_at(records: list[bytes], sequence: int) -> r.RuleFired:
+    """Return the firing at *sequence*."""
+    fired = r.decode(records[sequence - 1])
+    assert isinstance(fired, r.RuleFired)
+    return fired
 
 
 def without_counts(kernel: Kernel) -> Any:
