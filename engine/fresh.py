@@ -1,0 +1,158 @@
+"""`OpenRuns`: the runs that have not ended, of which those that are fresh need no more than a line.
+
+A run is fresh as long as it is just what its firing made of it.  The log has all of that, so a
+snapshot only says which runs are, and a start reads the firing of one when somebody asks for the
+run: a million that wait for their turn take up a fifth of the memory, and are there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Any, Final, TypeVar, overload
+
+from msgspec import Struct
+
+from headrace.engine.record import RuleFired, thaw
+from headrace.engine.run_state import RunState
+
+D = TypeVar("D")
+AT_ONCE: Final = 1000
+"""Firings that are read together, where all are."""
+
+ReadFirings = Callable[[list[int]], list[RuleFired]]
+
+
+class Batch(Struct, gc=False):
+    """What fresh runs have in common that were made at the same time."""
+
+    task: str
+    rule: str
+    key: Any
+    crashes: int
+    at_ns: int
+    oldest: int
+    """The oldest record that one of them needs."""
+    version: str = ""
+    """Of the task: what a firing makes belongs to none."""
+
+
+class OpenRuns(dict[int, RunState]):
+    """The open runs by id.  Where there are none that came as fresh, a plain dict does as well.
+
+    Who asks for one that is fresh gets a `RunState` that is kept.  Who goes through all gets such
+    that are not; with many that takes as long as to read so much of the log.
+    """
+
+    def __init__(self, read: ReadFirings) -> None:
+        """Begin without any; *read* fetches firings from the log."""
+        super().__init__()
+        self.fresh: dict[int, Batch] = {}
+        self._read = read
+
+    def add(self, ids: list[int], batch: Batch) -> None:
+        """Add runs that are fresh."""
+        self.fresh.update(dict.fromkeys(ids, batch))
+
+    def __missing__(self, run_id: int) -> RunState:
+        """Read what made the run; raise whatever that does."""
+        batch = self.fresh[run_id]
+        (run,) = self._made([run_id], batch)
+        self[run_id] = run
+        del self.fresh[run_id]
+        return run
+
+    def _made(self, ids: list[int], batch: Batch) -> Iterator[RunState]:
+        for run_id, fired in zip(ids, self._read(ids), strict=True):
+            run = run_of_firing(run_id, fired, at_ns=batch.at_ns)
+            run.status = "active"  # also if it had to wait for its turn
+            run.crashes = batch.crashes
+            yield run
+
+    @overload
+    def get(self, run_id: int, default: None = None, /) -> RunState | None: ...
+    @overload
+    def get(self, run_id: int, default: RunState, /) -> RunState: ...
+    @overload
+    def get(self, run_id: int, default: D, /) -> RunState | D: ...
+    def get(self, run_id: int, default: Any = None, /) -> Any:
+        """Return the run, as ``[]`` does."""
+        return self[run_id] if run_id in self.fresh else super().get(run_id, default)
+
+    def __contains__(self, run_id: object) -> bool:
+        """Say whether the run is open."""
+        return super().__contains__(run_id) or run_id in self.fresh
+
+    def __len__(self) -> int:
+        """Return how many are open."""
+        return super().__len__() + len(self.fresh)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the ids of all, oldest first."""
+        return iter(sorted([*super().__iter__(), *self.fresh]))
+
+    def in_stretches(self) -> Iterator[tuple[Batch | None, list[int]]]:
+        """Yield all ids, oldest first: of fresh ones with their batch, of others with ``None``."""
+        for batch, ids in groupby(self, self.fresh.get):
+            yield batch, list(ids)
+
+    # The views of a dict know nothing of what is fresh.
+
+    def keys(self) -> Any:
+        """Yield the ids of all, oldest first."""
+        return iter(self)
+
+    def values(self) -> Any:
+        """Yield all, oldest first."""
+        for batch, ids in self.in_stretches():
+            if batch is None:
+                yield from (self[run_id] for run_id in ids)
+            else:
+                for first in range(0, len(ids), AT_ONCE):
+                    yield from self._made(ids[first : first + AT_ONCE], batch)
+
+    def items(self) -> Any:
+        """Yield all with their ids, oldest first."""
+        return ((run.id, run) for run in self.values())
+
+
+def fresh_in(runs: dict[int, RunState]) -> dict[int, Batch]:
+    """Return those of *runs* that came as fresh and that nobody has asked for."""
+    return runs.fresh if isinstance(runs, OpenRuns) else {}
+
+
+def run_of_firing(run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0) -> RunState:
+    """Return the run that *fired*, which has that sequence, makes at *at_ns*."""
+    return RunState(
+        run_id,
+        fired.task or fired.rule,
+        "waiting" if fired.outcome == "waiting" else "active",
+        at_ns,
+        at_ns,
+        fired.rule,
+        thaw(fired.key),
+        fired.events,
+        fired.due_ns,
+        fired.branches,
+        missed,
+        trace=fired.trace,
+        hops=fired.hops,
+        details=fired.details,
+    )
+
+
+def is_fresh(run: RunState) -> bool:
+    """Say whether *run*, whose code may execute, is what `run_of_firing` makes, but for crashes."""
+    return (
+        run.rule != ""
+        and run.status == "active"
+        and run.created_at_ns == run.attempt_at_ns
+        and run.attempt == 1
+        and run.kind is None
+        and run.cancelling is None
+        and run.failing is None
+        and run.error is None
+        and run.signals is None
+        and not (run.steps or run.undos or run.patches or run.missed)
+        and not (run.redriven_attempt or run.began)
+    )
