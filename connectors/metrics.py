@@ -72,13 +72,13 @@ class EngineCollector:
         counters: list[Family] = []
         if engine is not None:
             state = engine.state()
-            pipeline = engine.opened().pipeline
-            waiting = engine.kernel.sequence - pipeline.committed_sequence
+            life = engine.opened()
+            waiting = engine.kernel.sequence - life.pipeline.committed_sequence
             families.append(
                 ("headrace_log_uncommitted", "Records on their way to disk.", (), {(): waiting})
             )
             statuses = [c.status for c in engine.companions if isinstance(c, Feeder)]
-            families += [*_engine_gauges(state), *_source_gauges(statuses)]
+            families += [*_engine_gauges(state, life.runner.queued), *_source_gauges(statuses)]
             counters += [*_engine_counters(state), *_source_counters(statuses)]
             yield _commit_times(statuses)
         for kind, found in ((GaugeMetricFamily, families), (CounterMetricFamily, counters)):
@@ -89,7 +89,7 @@ class EngineCollector:
                 yield family
 
 
-def _engine_gauges(state: StateView) -> Iterator[Family]:
+def _engine_gauges(state: StateView, queued: int) -> Iterator[Family]:
     yield "headrace_ready", "Whether events are taken.", (), {(): float(state.ready)}
     yield "headrace_log_sequence", "The last record.", (), {(): state.sequence}
     yield "headrace_log_time_seconds", "Time of the last record.", (), {(): state.at_ns / NS}
@@ -98,10 +98,11 @@ def _engine_gauges(state: StateView) -> Iterator[Family]:
     yield "headrace_offers", "Events offered by others, not stored yet.", (), {(): state.offers}
     yield (
         "headrace_runs",
-        "Runs that are not at their end: in the queue or at work (active), or waiting.",
+        "Runs that are not at their end: queued for room, at work (active), or waiting.",
         ("state",),
         {
-            ("active",): state.runs_active - state.runs_waiting,
+            ("queued",): queued,
+            ("active",): max(0, state.runs_active - state.runs_waiting - queued),
             ("waiting",): state.runs_waiting,
         },
     )
@@ -179,6 +180,7 @@ def _source_counters(
         ("stored", "Events stored, those that were refused included"),
         ("duplicates", "Events that came again and were not stored again"),
         ("refused", "Messages that were no events"),
+        ("dropped", "Messages that came faster than they could be stored, and are lost"),
         ("connections", "Connections"),
     ):
         yield (

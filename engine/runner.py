@@ -99,6 +99,11 @@ class Runner(Stepping):
         return len(self._attempts) <= self._parked
 
     @property
+    def queued(self) -> int:
+        """How many runs wait for room: for a worker, or for what limits their task."""
+        return len(self._queued)
+
+    @property
     def waits_for_circuit(self) -> bool:
         """Whether runs wait for the timer of a circuit."""
         return self._queue.waits_for_circuit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +18,9 @@ import pytest
 from tests.connectors.asking import SECRET, github
 
 from headrace import App, Engine, FileLog, MemoryLog, Run, on
+from headrace.connectors.feeder import Feeder
 from headrace.connectors.http_in import Webhook
+from headrace.connectors.memory import Memory, Topic
 from headrace.connectors.metrics import LABELS_MAX, OTHERS, _bounded, metrics_of
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 from headrace.engine.log.protocol import EventLog
@@ -338,6 +341,57 @@ async def test_figures_say_what_is_so() -> None:
         assert value("source_commit_seconds_count", source="webhook") == 2
         assert value("source_commit_seconds_sum", source="webhook") > 0
         assert value("log_uncommitted") == 0
+
+
+async def test_figures_of_the_queue_and_of_what_was_lost() -> None:
+    """How many runs wait for room, and how many messages nobody will see again."""
+    app = App("hooks")
+    goes_on = anyio.Event()
+
+    @app.task(concurrency=1)
+    async def slow() -> None:
+        await goes_on.wait()
+
+    @app.rule(on("plain.event"))
+    async def look(run: Run) -> None:
+        run.spawn(slow)
+
+    app.source(Memory(Topic()))
+    async with app.open(MemoryLog()) as engine:
+        (feeder,) = [one for one in engine.companions if isinstance(one, Feeder)]
+        feeder.status.dropped = 3
+        for _ in range(4):
+            await engine.emit("plain.event", 1)
+        await anyio.wait_all_tasks_blocked()
+        figures = metrics_of("memory", engine)
+        assert b'headrace_runs{state="queued"} 3.0' in figures
+        assert b'headrace_source_dropped_total{source="memory"} 3.0' in figures
+        goes_on.set()
+        await engine.drain()
+        assert b'headrace_runs{state="queued"} 0.0' in metrics_of("memory", engine)
+
+
+async def test_page_names_each_figure() -> None:
+    """Who makes a board of them finds all, and none that is not there."""
+    page = (Path(__file__).parents[2] / "docs" / "connectors" / "http.md").read_text()
+    table = page.partition("## Figures")[2]
+    app = App("hooks")
+    app.source(Memory(Topic()))
+    app.rule(on("a"), name="one")(noop)
+    async with app.open(MemoryLog()) as engine:
+        status = next(one.status for one in engine.companions if isinstance(one, Feeder))
+        status.lag, status.last_at_ns = 1, 1
+        figures = set(re.findall(r"# TYPE (\w+) ", metrics_of("memory", engine).decode()))
+
+    named = set(re.findall(r"`(headrace_\w+)`", table))
+    tails = re.findall(r"`…(\w+)`", table)
+    meant = {f"headrace_{kind}{tail}" for kind in ("rule", "source") for tail in tails}
+    assert named <= figures <= named | meant
+    assert [tail for tail in tails if not any(name.endswith(tail) for name in figures)] == []
+
+
+async def noop() -> None:
+    """Do nothing."""
 
 
 async def test_figures_can_be_turned_off() -> None:
