@@ -79,18 +79,19 @@ def check_one_of(
     return value
 
 
-def needs_asyncio(place: str, library: str) -> None:
+def needs_asyncio(place: str, library: str, *, instead: str = "") -> None:
     """Refuse to work where the loop is not asyncio's.
 
     Raises:
-        ConnectorError: it is not; *place* says whose *library* needs it.
+        ConnectorError: it is not; *place* says whose *library* needs it, *instead* what else
+            can be done.
     """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         raise ConnectorError(
             f"{place}: expected asyncio, which {library} is made for, found another event loop; "
-            f"run the app on asyncio"
+            f"run the app on asyncio{', or ' if instead else ''}{instead}"
         ) from None
 
 

@@ -18,6 +18,7 @@ import anyio
 from anyio import CancelScope
 from msgspec import Struct
 
+from headrace.connectors.checks import needs_asyncio
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 
 LEAVE_S: Final = 2
@@ -56,13 +57,9 @@ async def serve(
         ConnectorError: the address is taken, uvicorn is not there, or the loop is not asyncio's.
     """
     name = serving.name
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        raise ConnectorError(
-            f"{name}, listen: expected asyncio, which uvicorn needs, found another loop; mount "
-            "`asgi` in a server that runs on it"
-        ) from None
+    needs_asyncio(
+        f"{name}, listen", "uvicorn", instead="mount `asgi` in a server that works on this one"
+    )
     listener = _bound(name, listen)
     try:
         host, port = listener.getsockname()[:2]
