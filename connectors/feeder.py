@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -11,13 +12,17 @@ from headrace.connectors.protocol import ConnectorError, Source
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.engine import Engine
 
+if TYPE_CHECKING:
+    from headrace.connectors.telemetry import Telemetry
+
 
 class Feeder:
     """A `Companion` of the engine: it keeps the status of its source."""
 
-    def __init__(self, source: Source) -> None:
-        """Take the source; nothing is connected yet."""
+    def __init__(self, source: Source, telemetry: Telemetry | None = None) -> None:
+        """Take the source, and what makes spans; nothing is connected yet."""
         self.source = source
+        self._telemetry = telemetry
         self.status = status_of(source)
         """How the source does, since the engine was opened."""
         self.ended = anyio.Event()
@@ -30,7 +35,8 @@ class Feeder:
 
     async def run(self, engine: Engine) -> None:
         """Let the source bring events in until it has no more, or until cancelled."""
-        intake, status = Intake(engine, self.status), self.status
+        status = self.status
+        intake = Intake(engine, status, self._telemetry, self.source)
         try:
             await self._run(intake)
         except ConnectorError as error:

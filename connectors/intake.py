@@ -10,7 +10,7 @@ acknowledged and not delivered for ever.  A rule can react to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import anyio
@@ -18,11 +18,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from headrace.connectors.promises import WORDS, Promise
+from headrace.connectors.trace_context import trace_headers
 from headrace.engine.diagnostics import logger
 from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, EventRefused, LogFull
 
 if TYPE_CHECKING:
+    from headrace.connectors.telemetry import Telemetry
     from headrace.engine.engine import Engine
 
 RAW_BYTES_MAX: Final = 64 * 1024
@@ -79,10 +81,21 @@ class SourceStatus(Struct):
 class Intake:
     """What one source has of one engine."""
 
-    def __init__(self, engine: Engine, status: SourceStatus) -> None:
-        """Made by `Feeder`, or by a test; *status* names the source and is kept up to date."""
+    def __init__(
+        self,
+        engine: Engine,
+        status: SourceStatus,
+        telemetry: Telemetry | None = None,
+        source: object = None,
+    ) -> None:
+        """Made by `Feeder`, or by a test; *status* names the source and is kept up to date.
+
+        *telemetry* makes spans of what *source* hands in.
+        """
         self.engine = engine
         self.status = status
+        self._telemetry = telemetry
+        self._source = source
         self.logger = logger().bind(source=status.name)
 
     @property
@@ -91,6 +104,14 @@ class Intake:
         return self.status.name
 
     # ------------------------------------------------------------ events
+
+    def trace_of(self, get: Callable[[str], str | bytes | None]) -> dict[str, str] | None:
+        """Return the headers of the event of a message: the context of the trace that it carries.
+
+        *get* returns a header of the message by its name in small letters.  Nothing else is taken
+        of its headers, for that may be a secret, and nothing at all unless the app makes traces.
+        """
+        return None if self._telemetry is None else trace_headers(get)
 
     def cursor(self, source: str | None = None) -> int | None:
         """Return the position after the last event stored; ``None``: none.
@@ -107,6 +128,12 @@ class Intake:
         the engine stops it does not return, and its caller is cancelled.
         """
         todo = [self._named(event) for event in events]
+        if self._telemetry is None or not todo:
+            return await self._put(todo)
+        with self._telemetry.receiving(self.name, self._source, todo):
+            return await self._put(todo)
+
+    async def _put(self, todo: list[Emission]) -> list[int]:
         status = self.status
         status.in_flight += len(todo)
         sequences: list[int] = []

@@ -27,6 +27,7 @@ from headrace.engine.firings import FiringLoader
 from headrace.engine.kernel import Kernel
 from headrace.engine.launching import Results
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.observer import Observer
 from headrace.engine.payer import Payer
 from headrace.engine.projected import is_projection
 from headrace.engine.record import (
@@ -68,6 +69,7 @@ class Settings(Struct, frozen=True):
     crash_attempts_max: int = CRASH_ATTEMPTS_MAX
     pending_runs_max: int = PENDING_RUNS_MAX
     probe_s: float = PROBE_S
+    observer: Observer | None = None
 
     def __post_init__(self) -> None:
         """Refuse what cannot work."""
@@ -107,6 +109,7 @@ class Core:
             crash_attempts_max=settings.crash_attempts_max,
             probe_s=settings.probe_s,
         )
+        self.runner.observer = settings.observer
         self.on_failure: Callable[[], None] = lambda: None
         """Called once the log has failed: `end` is due."""
         self.start_is_due = False

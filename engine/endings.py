@@ -21,6 +21,7 @@ from headrace.engine.commit import Pipeline
 from headrace.engine.compensation import failing_record, undo_all
 from headrace.engine.errors import LogError
 from headrace.engine.large_results import NIL, store_result
+from headrace.engine.observer import Observer
 from headrace.engine.parking import Parking
 from headrace.engine.payload import BLOB_BYTES_MIN
 from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
@@ -32,6 +33,8 @@ class Endings(ABC):
     """The part of the runner that ends what it has begun."""
 
     _queue: Admission
+    observer: Observer | None = None
+    """Who wants to know how runs execute; set before the first does."""
 
     def __init__(self, pipeline: Pipeline, clock: Clock, *, probe_s: float) -> None:
         self.pipeline = pipeline
@@ -222,6 +225,8 @@ class Endings(ABC):
     def _end(self, record: Any) -> int:
         """Record the end of an attempt; tell who waits once that is committed."""
         sequence = self.pipeline.put(record)
+        if self.observer is not None:
+            self.observer.end(record)
         run_id: int = record.run
         if run_id in self._ended and run_id not in self._runs:
             calls = self._ended.pop(run_id)

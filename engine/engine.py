@@ -95,6 +95,8 @@ class Engine(Life):
         """
         todo = checked_all(events)
         self._check_taking()
+        if self._settings.observer is not None:
+            todo = self._settings.observer.take_in(todo)
         return await self._core.store(todo)
 
     def _check_taking(self) -> None:
@@ -154,8 +156,10 @@ class Engine(Life):
         core = self._core
         spec = core.runner.spec_of(task)
         raw = spec.encode_args(args, kwargs)
+        observer = self._settings.observer
+        headers = None if observer is None else observer.headers()
         return await launch_outside(
-            core.results, core.turn, spec, raw, key=key, window_ns=window_ns
+            core.results, core.turn, spec, raw, key=key, window_ns=window_ns, headers=headers
         )
 
     async def result(self, run_id: int) -> Any:

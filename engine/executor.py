@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Raw
 
 from headrace.engine.commit import Pipeline
+from headrace.engine.observer import Observer
 from headrace.engine.processes import Processes
 from headrace.engine.stopwatch import Stopwatch
 from headrace.engine.task import TaskSpec
@@ -50,6 +51,8 @@ class Executor(Protocol):
     """What finds out whose code blocks the event loop."""
     rules: Rules | None
     """What changes the engine's rules."""
+    observer: Observer | None
+    """Who wants to know how runs execute."""
 
     def spec_of(self, task: Callable[..., Any]) -> TaskSpec:
         """Return the declaration of *task*, or raise `TypeError`."""

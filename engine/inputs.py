@@ -314,6 +314,8 @@ class RunLaunched(Struct, array_like=True, frozen=True, gc=False, tag=28):
     """The run that asked; 0: it came from outside."""
     ordinal: int = 0
     """Which call of that run, from 1."""
+    headers: dict[str, str] | None = None
+    """As of `EventStored`."""
 
 
 class BreakerMoved(Struct, array_like=True, frozen=True, tag=30):

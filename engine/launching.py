@@ -83,6 +83,7 @@ async def launch_outside(
     *,
     key: str | None,
     window_ns: int,
+    headers: dict[str, str] | None = None,
 ) -> int:
     """Store a launch that comes from outside; return the run's id once that is durable.
 
@@ -95,7 +96,8 @@ async def launch_outside(
         if held is not None:
             await pipeline.committed(held.run)
             return held.run
-    sequence = pipeline.put(RunLaunched(at_ns, spec.name, raw, key, window_ns))
+    record = RunLaunched(at_ns, spec.name, raw, key, window_ns, headers=headers)
+    sequence = pipeline.put(record)
     results.watch(sequence)
     await pipeline.committed(sequence)
     return sequence

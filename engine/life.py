@@ -34,6 +34,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import EngineClosed, HeadraceError, LogError, LogFull
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import EventLog
+from headrace.engine.observer import Observer
 from headrace.engine.process_import import refuse_in_import
 from headrace.engine.record import EngineStopped, encode
 from headrace.engine.resources import OpenResources, sole
@@ -69,6 +70,7 @@ class Life:
         declare: Declare | None = None,
         resources: OpenResources | None = None,
         companions: Sequence[Companion[Any]] = (),
+        observer: Observer | None = None,
     ) -> None:
         """Made by `App.open`."""
         refuse_in_import()
@@ -90,6 +92,7 @@ class Life:
             crash_attempts_max,
             pending_runs_max,
             probe_s,
+            observer,
         )
         self._grace_s = grace_s
         self._resources = resources or OpenResources({})

@@ -109,8 +109,9 @@ class Run(Completions, RunWaits):
         step = self._recorded(ordinal, "launch", spec.name, raw, key)
         sequence = 0
         if step is None:
-            at_ns = self._pipeline.tick()
-            record = RunLaunched(at_ns, spec.name, raw, key, window_ns, self.id, ordinal)
+            at_ns, observer = self._pipeline.tick(), self._executor.observer
+            headers = None if observer is None else observer.headers()
+            record = RunLaunched(at_ns, spec.name, raw, key, window_ns, self.id, ordinal, headers)
             sequence = self._pipeline.put(record)
             step = self._state.steps[ordinal]
         await self._committed(max(sequence, step.sequence))
@@ -127,7 +128,7 @@ class Run(Completions, RunWaits):
         ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "emit", subject, raw)
         if step is None:
-            state = self._state
+            state, observer = self._state, self._executor.observer
             record = EventStored(
                 self._pipeline.tick(),
                 subject,
@@ -136,6 +137,7 @@ class Run(Completions, RunWaits):
                 ordinal=ordinal,
                 trace=self.trace,
                 hops=max(1, state.hops),
+                headers=None if observer is None else observer.headers(),
             )
             self._pipeline.put(record)
             step = state.steps[ordinal]

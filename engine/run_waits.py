@@ -260,10 +260,15 @@ class RunWaits(Steps):
 
     async def _woken(self, step: Step, ordinal: int) -> None:
         """Return when the call at *ordinal* has ended, or its time has run out."""
+        observer = self._executor.observer
         while step.status == "pending" and not (step.wait is not None and step.wait.until):
             parking = self._parking()
             self._sleeping = (ordinal, parking.wake)
+            if observer is not None:
+                observer.wait(self.id)
             await parking.wait()
+            if observer is not None:
+                observer.go_on(self.id)
 
     async def _watch(self, step: Step, ordinal: int, watched: Watched, *, begins_ns: int) -> None:
         pipeline = self._pipeline

@@ -58,6 +58,7 @@ class Stepping(Attempts):
         caller = self._attempts.get(state.id)
         return (
             spec.is_light
+            and self.observer is None  # who sees attempts only
             and caller is not None
             and caller.run is parent
             and caller.stopped is None

@@ -195,7 +195,7 @@ class _Recorded:
     def __init__(self, log: Any, kernel: Kernel, specs: Mapping[str, TaskSpec]) -> None:
         self._specs = {id(spec.function): spec for spec in specs.values()}
         self.host = host = object()
-        self.rules = self.processes = self.stopwatch = None
+        self.rules = self.processes = self.stopwatch = self.observer = None
         self.pipeline = SimpleNamespace(
             backend=SimpleNamespace(current_task=lambda: host, waiter=self._wait),
             kernel=kernel,

@@ -344,6 +344,7 @@ class App(Connections, Projections):
             crash_attempts_max=crash_attempts_max,
             pending_runs_max=pending_runs_max,
             companions=self.feeders() if sources and self.sources else (),
+            observer=None if self._telemetry is None else self._telemetry.observer(),
         )
 
     def _engine(self, log: EventLog, resources: Mapping[str, Any] | None, **options: Any) -> Engine:

@@ -11,9 +11,13 @@ from headrace.engine.event import Firing
 from headrace.engine.retry import Retry
 from headrace.engine.run import Run
 from headrace.tasks import Tasks, check_name
+from headrace.version import __version__
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
     from headrace.connectors.feeder import Feeder
+    from headrace.connectors.telemetry import Telemetry
 
 M = TypeVar("M")
 R = TypeVar("R")
@@ -59,6 +63,27 @@ class Connections(Tasks):
         """What `source` has declared, by name, in that order."""
         self.sinks: dict[str, SinkTask[Any, Any]] = {}
         """What `sink` has declared, by name."""
+        self._telemetry: Telemetry | None = None
+
+    def telemetry(self, *, tracer_provider: TracerProvider | None = None) -> None:
+        """Let engines of this app make traces, with OpenTelemetry.
+
+        Spans: ``receive`` for what sources hand in, ``run`` and ``attempt``, ``send`` for what
+        sinks are given.  Without *tracer_provider* that of the process is used, which the host
+        sets.  Events get headers that say in which trace they are: docs/connectors/telemetry.md.
+
+        Raises:
+            ExtraMissing: the extra ``otel`` is not installed.
+            TypeError: *tracer_provider* is none.
+        """
+        from headrace.connectors.telemetry import Telemetry
+
+        self._telemetry = Telemetry(tracer_provider, version=__version__)
+
+    @property
+    def makes_traces(self) -> bool:
+        """Whether `telemetry` was called."""
+        return self._telemetry is not None
 
     def source(self, source: Source) -> None:
         """Let *source* bring events in as long as an engine of this app is open.
@@ -100,7 +125,11 @@ class Connections(Tasks):
         result_type: Any = sink.result_type
 
         async def send(run: Run, message: Any, sink: Any) -> Any:
-            return await sink.send(message, key=run.idempotency_key)
+            telemetry = self._telemetry
+            if telemetry is None:
+                return await sink.send(message, key=run.idempotency_key)
+            with telemetry.sending(sink, message, run.idempotency_key):
+                return await sink.send(message, key=run.idempotency_key)
 
         task: Callable[..., Any] = send
 
@@ -131,4 +160,4 @@ class Connections(Tasks):
         """Return what lets each source work beside an engine."""
         from headrace.connectors.feeder import Feeder
 
-        return [Feeder(source) for source in self.sources.values()]
+        return [Feeder(source, self._telemetry) for source in self.sources.values()]

@@ -182,6 +182,8 @@ def test_an_offer_without_headers_is_as_long_as_before_there_were_any() -> None:
 
     assert msgspec.msgpack.decode(plain) == [15, 5, 6, "a", 1, "s", "i", 7, "k"]
     assert msgspec.msgpack.decode(headed)[9] == {"a": "b"}
+    launched = r.encode(r.RunLaunched(5, "t", Raw(b"\x80"), "k", 6, 7, 8))
+    assert msgspec.msgpack.decode(launched) == [28, 5, "t", {}, "k", 6, 7, 8]
 
 
 def test_bytes_do_not_depend_on_the_order_of_a_dict() -> None:

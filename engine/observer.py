@@ -1,0 +1,52 @@
+"""`Observer`: who wants to know how runs execute, such as to make a trace of it.
+
+Nothing that an observer does changes what happens, and a fold or a replay knows of none.  An
+engine has none unless it is opened with one, and pays one test for that where it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from headrace.engine.emission import Checked
+from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
+
+if TYPE_CHECKING:
+    from headrace.engine.attempt import Attempt
+
+RunEnd = RunCompleted | RunFailed | RunCancelled | AttemptFailed
+
+
+class Observer(Protocol):
+    """Implemented by `headrace.connectors.telemetry.RunSpans`.
+
+    All methods belong to the event loop's thread, and raise nothing.
+    """
+
+    def take_in(self, events: list[Checked]) -> list[Checked]:
+        """Return *events*, which a program emits, with the headers that they get here."""
+        ...
+
+    def headers(self) -> dict[str, str] | None:
+        """Return those of what the code that executes now emits or launches; ``None``: none."""
+        ...
+
+    def begin(self, attempt: Attempt) -> None:
+        """Note that *attempt* is executed from now on, in the task that calls this."""
+        ...
+
+    def wait(self, run_id: int) -> None:
+        """Note that the code of a run waits: for a time, a signal or a pattern."""
+        ...
+
+    def go_on(self, run_id: int) -> None:
+        """Note that the code of a run goes on after `wait`."""
+        ...
+
+    def end(self, record: RunEnd) -> None:
+        """Note what an attempt or a run has come to."""
+        ...
+
+    def leave(self, attempt: Attempt) -> None:
+        """Note that *attempt* is not executed any more; called by the task that called `begin`."""
+        ...
