@@ -15,6 +15,7 @@ from typing import Any, Final
 import anyio
 import msgspec
 from anyio import CancelScope
+from msgspec.structs import replace
 
 from headrace.connectors.http_limits import Buckets, HttpRefused, Limits, check_limits
 from headrace.connectors.http_routes import Route, events_of, route_of
@@ -257,8 +258,9 @@ class Webhook:
             if answer.text is not None:
                 return 200, answer.text.encode(), b"text/plain"
             door.know(answer.events)
+            events = [_traced(event, headers, door.intake) for event in answer.events]
             deadline.deadline = anyio.current_time() + self.limits.store_deadline_s
-            sequences = await door.intake.put(answer.events)
+            sequences = await door.intake.put(events)
             told: object = {"sequence": sequences[0]} if len(sequences) == 1 else {
                 "sequences": sequences
             }  # fmt: skip
@@ -311,6 +313,14 @@ class Webhook:
         await _respond(send, status, text, b"application/json", headers=headers, is_last=False)
         await body.drain()
         await send({"type": "http.response.body", "body": b""})
+
+
+def _traced(event: Emission, headers: dict[bytes, bytes], intake: Intake) -> Emission:
+    """Return *event* with the context of a trace: its own as a CloudEvent, or the request's."""
+    trace = None if event.headers is None else intake.trace_of(event.headers.get)
+    if trace is None:
+        trace = intake.trace_of(lambda name: headers.get(name.encode()))
+    return event if trace is None and event.headers is None else replace(event, headers=trace)
 
 
 class _Body:

@@ -28,6 +28,7 @@ from headrace.connectors.protocol import (
     SinkRefused,
     SinkUnavailable,
 )
+from headrace.connectors.trace_context import outgoing
 from headrace.engine.clock import NS, Clock, SystemClock
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ class HttpSink:
         if not _METHOD.fullmatch(method):
             raise SinkRefused(f"{self._place(message)}: expected a method, found {method!r:.40}")
         content, content_type = _content(message.body)
-        headers = {**content_type, **_lower(message.headers), **self._headers}
+        headers = {**content_type, **outgoing(), **_lower(message.headers), **self._headers}
         headers[self._key_header.lower()] = key
         for _ in range(self._redirects_max + 1):
             if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):

@@ -41,6 +41,7 @@ class JetStream:
     """
 
     promise: Promise = "exactly once"
+    messaging_system = "nats"
 
     def __init__(
         self,

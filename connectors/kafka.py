@@ -48,6 +48,7 @@ class Kafka:
     """
 
     promise: Promise = "exactly once"
+    messaging_system = "kafka"
 
     def __init__(
         self,
@@ -175,6 +176,7 @@ class Kafka:
                 source=source,
                 position=record.offset + 1,
                 time_ns=record.timestamp * 1_000_000 if record.timestamp > 0 else None,
+                headers=intake.trace_of(headers.get),
             )
         except BadPayload as error:
             return intake.refusal(

@@ -19,6 +19,7 @@ from headrace.connectors.kafka_connection import (
     inner,
 )
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
+from headrace.connectors.trace_context import outgoing
 
 
 class KafkaMessage(Struct, frozen=True):
@@ -41,6 +42,7 @@ class KafkaSink:
     """
 
     message_type: Any = KafkaMessage
+    messaging_system = "kafka"
     result_type: Any = list[int]
 
     def __init__(
@@ -100,12 +102,17 @@ class KafkaSink:
         """Return the message that forwards an event."""
         return KafkaMessage(subject, data)
 
+    def destination_of(self, message: KafkaMessage) -> str:
+        """Return the topic that *message* is sent to."""
+        return message.topic or self._topic
+
     async def send(self, message: KafkaMessage, *, key: str) -> list[int]:
         """Send a record; return its partition and offset."""
         from aiokafka import errors
 
         failures: tuple[type[Exception], ...] = (*gone(), ConnectorError)
         headers = [(KEY_HEADER, key.encode())]
+        headers += [(name, value.encode()) for name, value in outgoing().items()]
         if message.subject:
             headers.append((SUBJECT_HEADER, message.subject.encode()))
         try:

@@ -60,6 +60,8 @@ class Mqtt:
     connection alone makes no duplicates.  QoS 0, or no session: at most once.
     """
 
+    messaging_system = "mqtt"
+
     def __init__(
         self,
         url: str,

@@ -97,7 +97,8 @@ class Translator:
             )
         if self._envelope:
             data = _received(message, topic, data, properties)
-        return Emission(subject, data, id_, source)
+        trace = intake.trace_of(lambda header: next(iter(properties.get(header, ())), None))
+        return Emission(subject, data, id_, source, headers=trace)
 
     def _subject_of(self, topic: str) -> tuple[str, str, bool]:
         """Return the subject of *topic*, or why it has none; and whether it was asked for."""

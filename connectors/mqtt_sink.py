@@ -18,6 +18,7 @@ from headrace.connectors.mqtt_link import FAILURE, Link, linked
 from headrace.connectors.mqtt_server import QOS, LinkLost, MqttServer, client_id_of
 from headrace.connectors.mqtt_topics import check_topic, subject_to_topic
 from headrace.connectors.protocol import SinkRefused, SinkUnavailable
+from headrace.connectors.trace_context import outgoing
 from headrace.engine.diagnostics import logger
 
 REFUSED: Final = frozenset({0x87, 0x90, 0x95, 0x99, 0x9A, 0x9B})
@@ -51,6 +52,7 @@ class MqttSink:
     """
 
     message_type: Any = MqttMessage
+    messaging_system = "mqtt"
     result_type: Any = None
 
     def __init__(
@@ -123,6 +125,10 @@ class MqttSink:
     def message_of(self, subject: str, data: Any) -> MqttMessage:
         """Return the message of an event: its subject, but for `prefix`, is the topic."""
         return MqttMessage(subject_to_topic(subject, self.prefix), data)
+
+    def destination_of(self, message: MqttMessage) -> str:
+        """Return the topic that *message* is published to."""
+        return message.topic
 
     async def send(self, message: MqttMessage, *, key: str) -> None:
         """Publish *message*; return once the server has it.
@@ -286,13 +292,19 @@ class _Outbox:
             )
 
     def _properties(self, key: str) -> Any:
-        if self._sink.server.version == 4 or not self._sink.id_property:
+        if self._sink.server.version == 4:
+            return None
+        pairs = list(outgoing().items())
+        if self._sink.id_property:
+            pairs.append((self._sink.id_property, key))
+        if not pairs:
             return None
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties
 
         properties: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-        properties.UserProperty = (self._sink.id_property, key)
+        for pair in pairs:
+            properties.UserProperty = pair  # each is added to those before
         return properties
 
     # ------------------------------------------------------------ see `Owner`

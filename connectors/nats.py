@@ -28,6 +28,7 @@ from headrace.connectors.payloads import BadPayload, Payload, reader, shown
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
 from headrace.connectors.sessions import keep_up
+from headrace.connectors.trace_context import outgoing
 from headrace.engine.diagnostics import logger
 from headrace.engine.emission import Emission
 from headrace.engine.subject import RESERVED_PREFIXES, check_pattern, check_subject
@@ -82,7 +83,8 @@ class Translator:
                 position=position,
                 source=source,
             )
-        return Emission(self.prefix + subject, data, event_id, source, position)
+        trace = intake.trace_of(headers.get) if headers else None
+        return Emission(self.prefix + subject, data, event_id, source, position, headers=trace)
 
 
 def _check_utf8(subject: str) -> None:
@@ -109,6 +111,7 @@ class Nats:
     """
 
     promise: Promise = "at most once"
+    messaging_system = "nats"
 
     def __init__(
         self,
@@ -281,6 +284,7 @@ class NatsSink:
 
     message_type: Any = NatsMessage
     result_type: Any = NatsStored
+    messaging_system = "nats"
 
     def __init__(
         self,
@@ -356,6 +360,10 @@ class NatsSink:
         """Return the message that forwards an event."""
         return NatsMessage(self._subject or self._prefix + subject, data)
 
+    def destination_of(self, message: NatsMessage) -> str:
+        """Return the subject that *message* is published to."""
+        return message.subject
+
     async def send(self, message: NatsMessage, *, key: str) -> NatsStored:
         """Publish *message* under *key*; see `Sink`."""
         payload = message.payload
@@ -364,7 +372,7 @@ class NatsSink:
             else payload if isinstance(payload, bytes)
             else msgspec.json.encode(payload)
         )  # fmt: skip
-        headers = {**message.headers, ID_HEADER: key}
+        headers = {**outgoing(), **message.headers, ID_HEADER: key}
         try:
             check_subject(message.subject)
             _check_headers(headers)

@@ -26,6 +26,7 @@ from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavai
 from headrace.connectors.redis_connection import Connection, gone
 from headrace.connectors.sessions import keep_up
 from headrace.connectors.tokens import token_of
+from headrace.connectors.trace_context import outgoing
 from headrace.engine.emission import Emission
 from headrace.engine.subject import check_emit
 
@@ -58,6 +59,7 @@ class RedisStream:
     """
 
     promise: Promise = "exactly once"
+    messaging_system = "redis"
 
     def __init__(
         self,
@@ -163,6 +165,7 @@ class RedisStream:
                 id=event_id,
                 source=self._cursor_name,
                 position=position,
+                headers=intake.trace_of(lambda header: fields.get(header.encode())),
             )
         except BadPayload as error:
             raw = fields.get(self._data_field or b"")
@@ -381,6 +384,7 @@ class RedisStreamSink:
 
     message_type: Any = StreamMessage
     result_type: Any = str
+    messaging_system = "redis"
 
     def __init__(
         self,
@@ -444,6 +448,10 @@ class RedisStreamSink:
         """Return the message that forwards an event."""
         return StreamMessage(subject, data)
 
+    def destination_of(self, message: StreamMessage) -> str:
+        """Return the stream that *message* is added to."""
+        return message.stream or self._stream
+
     async def send(self, message: StreamMessage, *, key: str) -> str:
         """Add an entry; return its id."""
         client = self._client
@@ -453,7 +461,7 @@ class RedisStreamSink:
         if message.subject:
             entry += ["subject", message.subject]
         entry += ["data", msgspec.json.encode(message.data)]
-        for name, value in message.fields.items():
+        for name, value in {**outgoing(), **message.fields}.items():
             entry += [name, value]
         command: list[str | bytes]
         if self._dedupe_s:

@@ -70,14 +70,8 @@ class Telemetry:
         Those without a context go on with that of this span.
         """
         senders = self._senders(events)
-        attributes: dict[str, Any] = {
-            OPERATION_TYPE: "receive",
-            OPERATION: "receive",
-            DESTINATION: name,
-            COUNT: len(events),
-            SOURCE: name,
-            **_system_of(source),
-        }
+        attributes: dict[str, Any] = {SOURCE: name, COUNT: len(events)}
+        attributes |= _messaging(source, "receive")
         if len(events) == 1 and events[0].id is not None:
             attributes[MESSAGE_ID] = events[0].id
         is_lone = len(events) == 1 and len(senders) == 1
@@ -106,19 +100,15 @@ class Telemetry:
 
         What the sink sends meanwhile can carry its context: see `outgoing`.
         """
-        system = _system_of(sink)
-        name = _destination_of(sink, message)
-        attributes: dict[str, Any] = {
-            OPERATION_TYPE: "send",
-            OPERATION: "send",
-            DESTINATION: name,
-            MESSAGE_ID: key,
-            SINK: sink.name,
-            **system,
-        }
+        attributes: dict[str, Any] = {SINK: sink.name, MESSAGE_ID: key}
+        messaging = _messaging(sink, "send")
+        destination_of = getattr(sink, "destination_of", None)
+        if messaging and callable(destination_of):
+            messaging[DESTINATION] = destination_of(message)
+        attributes |= messaging
         span = self._tracer.start_span(
-            f"send {name}",
-            kind=self._kinds.PRODUCER if system else self._kinds.CLIENT,
+            f"send {sink.name}",
+            kind=self._kinds.PRODUCER if messaging else self._kinds.CLIENT,
             attributes=attributes,
         )
         return Spanned(self._contexts, span, is_current=True)
@@ -159,14 +149,9 @@ class Spanned:
         self._span.end()
 
 
-def _system_of(connector: Any) -> dict[str, str]:
-    """Return which messaging system it is that *connector* speaks to, if it says so."""
+def _messaging(connector: Any, operation: str) -> dict[str, Any]:
+    """Return what the conventions ask of a span, if *connector* is one of a messaging system."""
     system = getattr(connector, "messaging_system", None)
-    return {SYSTEM: system} if isinstance(system, str) else {}
-
-
-def _destination_of(sink: Any, message: Any) -> str:
-    """Return where *message* goes, if *sink* says so: else the name of that."""
-    destination_of = getattr(sink, "destination_of", None)
-    name = destination_of(message) if callable(destination_of) else None
-    return name if isinstance(name, str) and name else sink.name
+    if not isinstance(system, str):
+        return {}
+    return {SYSTEM: system, OPERATION_TYPE: operation, OPERATION: operation}
