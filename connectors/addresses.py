@@ -28,19 +28,23 @@ def address(url: str, place: str, schemes: tuple[str, ...]) -> SplitResult:
     """Take an address apart.
 
     Raises:
+        TypeError: it is no text.
         ConnectorError: it has another scheme, or no host; *place* says whose it is.
     """
+    given: object = url
+    if not isinstance(given, str):
+        raise TypeError(f"{place}: expected an address, found {ascii(given)[:80]}")
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise ConnectorError(
-            f"{place}: expected an address, found {masked(url)!r} ({error})"
+            f"{place}: expected an address, found {masked(url)!r:.100} ({error})"
         ) from None
     if parts.scheme not in schemes or not parts.hostname or port == 0:
         wanted = " or ".join(f"{scheme}://" for scheme in schemes)
         raise ConnectorError(
             f"{place}: expected an address such as {schemes[0]}://localhost ({wanted}), "
-            f"found {masked(url)!r}"
+            f"found {masked(url)!r:.100}"
         )
     return parts

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
 from headrace.connectors.protocol import ConnectorError
+from headrace.engine.subject import check_emit
 
 SHOWN_CHARS_MAX: Final = 80
 LABEL_CHARS_MAX: Final = 150
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 N = TypeVar("N", int, float)
 
 
@@ -63,6 +67,40 @@ def check_flag(place: str, name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{place}, {name}: expected true or false, found {_shown(value)}")
     return value
+
+
+def check_subject(place: str, name: str, value: Any) -> str:
+    """Return *value*, a subject that events can have.
+
+    Raises:
+        TypeError, ValueError: it is none; *place* and *name* say which setting it is.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{place}, {name}: expected a subject, found {_shown(value)}")
+    try:
+        check_emit(value)
+    except ValueError as error:
+        raise ValueError(f"{place}, {name}: {error}") from None
+    return value
+
+
+def check_headers(place: str, headers: Any) -> dict[str, str]:
+    """Return *headers* of HTTP by their names in small letters.
+
+    Raises:
+        TypeError, ValueError: they are none.  No value is shown: it may be a secret.
+    """
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"{place}, headers: expected a table, found {_shown(headers)}")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER.fullmatch(name):
+            raise ValueError(f"{place}, headers: expected names of headers, found {name!r:.40}")
+        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
+            raise ValueError(
+                f"{place}, headers, {name[:40]}: expected text in ASCII without line breaks, "
+                "found another value"
+            )
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def check_one_of(

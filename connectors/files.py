@@ -16,7 +16,12 @@ import anyio
 from anyio import to_thread
 from msgspec import Struct
 
-from headrace.connectors.checks import check_number, check_text
+from headrace.connectors.checks import (
+    check_maybe_text,
+    check_number,
+    check_subject,
+    check_text,
+)
 from headrace.connectors.following import Followed, Waking, is_file, wait
 from headrace.connectors.intake import Intake
 from headrace.connectors.jsonl import LINE_BYTES_MAX, JsonLines, _Refused, rfc3339_ns
@@ -24,7 +29,6 @@ from headrace.connectors.payloads import BadPayload, Payload, read_json, reader
 from headrace.connectors.promises import Promise
 from headrace.connectors.tokens import token_of
 from headrace.engine.emission import Emission
-from headrace.engine.subject import check_emit
 
 TYPES: Final = ("text", "int", "float", "bool", "json")
 FIELD: Final = re.compile(r"\{([^{}]*)\}")
@@ -99,18 +103,21 @@ class CsvFile(Followed):
         """
         super().__init__(path, name=name, poll_s=poll_s)
         check_text(self._place, "subject", subject)
-        check_emit(FIELD.sub("x", subject))
+        check_subject(self._place, "subject", FIELD.sub("x", subject))
         if len(check_text(self._place, "delimiter", delimiter)) != 1:
             raise ValueError(f"{self._place}, delimiter: expected one character")
-        for column, kind in (types or {}).items():
+        kinds: object = {} if types is None else types
+        if not isinstance(kinds, dict):
+            raise TypeError(f"{self._place}, types: expected a table, found {ascii(kinds)[:80]}")
+        for column, kind in kinds.items():
             if kind not in TYPES:
                 raise ValueError(
-                    f"{self._place}, types: expected {', '.join(TYPES)} for {column!r}, "
+                    f"{self._place}, types: expected {', '.join(TYPES)} for {column!r:.80}, "
                     f"found {kind!r:.80}"
                 )
         self._subject = subject
         self._types = types or {}
-        self._time_column = time_column
+        self._time_column = check_maybe_text(self._place, "time_column", time_column)
         self._delimiter = delimiter
         self._columns: list[str] = []
 
@@ -221,8 +228,7 @@ class Directory:
         self.name = name
         place = f"Directory {name!r}"
         self._path = os.path.abspath(check_text(place, "path", path))  # noqa: PTH100 (as it is)
-        check_emit(subject)
-        self._subject = subject
+        self._subject = check_subject(place, "subject", subject)
         self._pattern = check_text(place, "pattern", pattern)
         self._read = None if payload is None else reader(payload, place)
         self._done = Path(self._path, check_text(place, "done", done))

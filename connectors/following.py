@@ -127,6 +127,12 @@ class Followed(ABC):
         if not isinstance(found, str | os.PathLike) or not os.fspath(found):
             raise TypeError(f"{self._place}, path: expected a path, found {path!r:.80}")
         self._path = os.path.abspath(path)  # noqa: PTH100 (names that are no UTF-8 stay as they are)
+        try:
+            is_path = b"\0" not in os.fsencode(self._path)
+        except UnicodeEncodeError:
+            is_path = False
+        if not is_path:
+            raise ValueError(f"{self._place}, path: expected a path, found {ascii(path)[:80]}")
         self._shown = os.fsencode(self._path).decode("utf-8", "backslashreplace")
         self._poll_s = check_number(self._place, "poll_s", poll_s, 0.005, 3600.0)
 

@@ -17,6 +17,7 @@ import msgspec
 from anyio import CancelScope
 from msgspec.structs import replace
 
+from headrace.connectors.checks import check_flag
 from headrace.connectors.http_limits import Buckets, HttpRefused, Limits, check_limits
 from headrace.connectors.http_routes import Route, events_of, route_of
 from headrace.connectors.http_server import Serving, serve
@@ -143,6 +144,8 @@ class Webhook:
         check_limits(self.limits, name)
         self._clock: Clock = clock or SystemClock()
         self._buckets = None if rate is None else Buckets(rate, 2 * rate, self._clock)
+        if metrics is not None:
+            check_flag(name, "metrics", metrics)
         if metrics and not has_prometheus():
             metrics_of(name, None)  # says what is missing
         self._has_metrics = has_prometheus() if metrics is None else metrics
@@ -416,6 +419,6 @@ def listening(name: str, listen: str) -> tuple[str, int]:
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(
-            f"{name}, listen: expected host:port as in '127.0.0.1:8080', found {listen!r}"
+            f"{name}, listen: expected host:port as in '127.0.0.1:8080', found {ascii(listen)[:80]}"
         )
     return host, int(port)

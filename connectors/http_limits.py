@@ -38,7 +38,9 @@ def check_limits(limits: Limits, place: str) -> None:
         if value is None and name == "rate":
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise ValueError(f"{place}, {name}: expected a number above 0, found {value!r}")
+            raise ValueError(
+                f"{place}, {name}: expected a number above 0, found {ascii(value)[:80]}"
+            )
 
 
 class HttpRefused(Exception):

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_number, check_text
+from headrace.connectors.checks import check_headers, check_number, check_text
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import (
     ConnectorError,
@@ -116,7 +116,7 @@ class HttpSink:
             raise ValueError(f"{place}, key_header: expected a header's name, found {key_header!r}")
         self._url = url
         self._method = method
-        self._headers = _checked(place, {} if headers is None else headers)
+        self._headers = check_headers(place, {} if headers is None else headers)
         self._key_header = key_header
         self._timeout_s = check_number(place, "timeout_s", timeout_s, 0.001, 86_400.0)
         self._connect_timeout_s = check_number(
@@ -299,21 +299,6 @@ def _content(body: Any) -> tuple[bytes | None, dict[str, str]]:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
-
-
-def _checked(place: str, headers: Mapping[Any, Any]) -> dict[str, str]:
-    if not isinstance(headers, Mapping):
-        raise TypeError(f"{place}, headers: expected a table, found {type(headers).__name__}")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"{place}, headers: expected names of headers, found {name!r:.40}")
-        # Not the value: it may be a secret.
-        if not isinstance(value, str) or not value.isascii() or not value.isprintable():
-            raise ValueError(
-                f"{place}, headers, {name}: expected text in ASCII without line breaks, "
-                "found another value"
-            )
-    return _lower(headers)
 
 
 def _context(ca: str | None) -> Any:

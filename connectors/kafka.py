@@ -13,7 +13,15 @@ from typing import Any, Final
 
 import anyio
 
-from headrace.connectors.checks import check_number, check_text, label, one_line
+from headrace.connectors.checks import (
+    check_flag,
+    check_maybe_text,
+    check_number,
+    check_subject,
+    check_text,
+    label,
+    one_line,
+)
 from headrace.connectors.intake import Intake
 from headrace.connectors.kafka_connection import (
     CLOSE_S,
@@ -101,15 +109,13 @@ class Kafka:
         )
         self._topics = _listed(place, topics)
         self._group = check_text(place, "group", group)
-        if subject is not None:
-            check_emit(subject)
-        self._subject = subject
+        self._subject = None if subject is None else check_subject(place, "subject", subject)
         self._read = reader(payload, place)
-        self._id_header = id_header
+        self._id_header = check_maybe_text(place, "id_header", id_header)
         if start not in STARTS:
             raise ValueError(f"{place}, start: expected {' or '.join(STARTS)}, found {start!r:.80}")
         self._start = start
-        self._shared = shared
+        self._shared = check_flag(place, "shared", shared)
         self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
         self._session_s = check_number(place, "session_s", session_s, 1.0, 3600.0)
 

@@ -64,7 +64,7 @@ class Brokers:
             host, colon, port = server.strip().rpartition(":")
             if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
                 raise ConnectorError(
-                    f"{place}, servers: expected {what}, found {masked(servers)!r}"
+                    f"{place}, servers: expected {what}, found {masked(servers)!r:.100}"
                 )
             self.hosts.append((host.strip("[]"), int(port)))
         for name, value, known in (
@@ -75,6 +75,8 @@ class Brokers:
                 raise ValueError(
                     f"{place}, {name}: expected one of {', '.join(known)}, found {value!r:.80}"
                 )
+        check_maybe_text(place, "user", user)
+        check_maybe_text(place, "password", password, secret=True)
         self.place = place
         self.servers: Any = [f"{host}:{port}" for host, port in self.hosts]
         """As the library takes them."""

@@ -6,6 +6,7 @@ What a stream of JetStream keeps comes in by `headrace.connectors.jetstream`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -326,8 +327,8 @@ class NatsSink:
         self._jetstream = check_flag(self._place, "jetstream", jetstream)
         for setting, value in (("subject", subject), ("prefix", prefix)):
             if value:
-                check_text(self._place, setting, value)
-                check_subject(value)
+                text = check_text(self._place, setting, value)
+                _checked(self._place, setting, partial(check_subject, text))
         self._subject = subject
         self._prefix = f"{prefix}." if prefix else ""
         self._link: Link | None = None

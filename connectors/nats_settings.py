@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, unquote
 
 from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_number, check_text, one_line
+from headrace.connectors.checks import check_flag, check_number, check_text, one_line
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 
 if TYPE_CHECKING:
@@ -49,6 +49,9 @@ class NatsServer:
         for name, value in texts.items():
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
+        given: object = url
+        if not isinstance(given, str | Sequence) or isinstance(given, bytes):
+            raise TypeError(f"{place}, url: expected an address, found {ascii(given)[:80]}")
         urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
         for one in urls or [""]:
             check_text(place, "url", one, what="an address such as nats://localhost:4222")
@@ -59,6 +62,7 @@ class NatsServer:
         _check_ways(place, user=user, token=token, creds_file=creds_file, nkey_file=nkey_file)
         if cert_file and not key_file:
             raise ValueError(f"{place}, key_file: expected the key of cert_file, found none")
+        check_flag(place, "tls_first", tls_first)
         self.wants_tls = bool(
             ca_file or cert_file or tls_first or any(one.scheme == "tls" for one in parts)
         )

@@ -56,6 +56,9 @@ class NotifySink:
         """
         self.name = name
         place = f"sink {name!r}"
+        several: object = urls
+        if not isinstance(several, str | Sequence) or isinstance(several, bytes):
+            raise TypeError(f"{place}, urls: expected addresses, found a {type(several).__name__}")
         given = [urls] if isinstance(urls, str) else list(urls)
         found: list[object] = [*given]
         if not found or not all(isinstance(url, str) and "://" in url for url in found):

@@ -26,10 +26,14 @@ def reader(payload: Payload, place: str) -> Callable[[bytes], Any]:
     """Return the function that reads messages; it raises `BadPayload`.
 
     Raises:
-        ValueError: *payload* is no form; *place* says whose it is.
+        TypeError, ValueError: *payload* is no form; *place* says whose it is.
     """
+    given: object = payload
+    wanted = f"{place}, payload: expected {', '.join(get_args(Form))} or a function"
     if not isinstance(payload, str):
         own = payload
+        if not callable(given):
+            raise TypeError(f"{wanted}, found {ascii(given)[:80]}")
 
         def read(raw: bytes) -> Any:
             try:
@@ -40,10 +44,7 @@ def reader(payload: Payload, place: str) -> Callable[[bytes], Any]:
         return read
     found = _READERS.get(payload)
     if found is None:
-        raise ValueError(
-            f"{place}, payload: expected {', '.join(get_args(Form))} or a function, "
-            f"found {payload!r}"
-        )
+        raise ValueError(f"{wanted}, found {ascii(given)[:80]}")
     return found
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import anyio
 
-from headrace.connectors.checks import check_number, check_text, label
+from headrace.connectors.checks import check_flag, check_number, check_subject, check_text, label
 from headrace.connectors.intake import Intake
 from headrace.connectors.payloads import BadPayload, Payload, reader
 from headrace.connectors.postgres_connection import Connection, Database, gone, quoted
@@ -87,12 +87,10 @@ class PostgresOutbox:
         self._id = quoted(place, "id_column", id_column)
         self._data = quoted(place, "data_column", data_column)
         self._subject_column = quoted(place, "subject_column", subject_column)
-        if subject is not None:
-            check_emit(subject)
-        self._subject = subject
+        self._subject = None if subject is None else check_subject(place, "subject", subject)
         self._channel = channel or f"{table.rpartition('.')[2]}_added"
         quoted(place, "channel", self._channel)
-        self._create = create
+        self._create = check_flag(place, "create", create)
         self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
         self._poll_s = check_number(place, "poll_s", poll_s, 0.01, 3600.0)
         self._read = reader(payload, place)
@@ -320,9 +318,7 @@ class PostgresNotify:
                 f"{place}, channels: expected a list of channels, found {channels!r:.80}"
             )
         self._channels = [check_text(place, "channels", channel) for channel in channels]
-        if subject is not None:
-            check_emit(subject)
-        self._subject = subject
+        self._subject = None if subject is None else check_subject(place, "subject", subject)
         self._waiting_max = check_number(place, "waiting_max", waiting_max, 1, 10_000_000)
         self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
         self._read = reader(payload, place)

@@ -155,3 +155,19 @@ def gone() -> tuple[type[Exception], ...]:
     from redis.exceptions import RedisError
 
     return RedisError, OSError
+
+
+def field_name(place: str, name: str, given: str | None) -> bytes | None:
+    """Return what an entry calls a field, or ``None`` as it is given.
+
+    Raises:
+        TypeError, ValueError: no field is called so; *place* and *name* say which setting it is.
+    """
+    if given is None:
+        return None
+    try:
+        return check_text(place, name, given, what="the name of a field").encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"{place}, {name}: expected the name of a field, found {ascii(given)[:80]}"
+        ) from None

@@ -18,12 +18,18 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from headrace.connectors.checks import check_number, check_text, label
+from headrace.connectors.checks import (
+    check_flag,
+    check_number,
+    check_subject,
+    check_text,
+    label,
+)
 from headrace.connectors.intake import Intake
 from headrace.connectors.payloads import BadPayload, Payload, read_text, reader
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
-from headrace.connectors.redis_connection import Connection, gone
+from headrace.connectors.redis_connection import Connection, field_name, gone
 from headrace.connectors.sessions import keep_up
 from headrace.connectors.tokens import token_of
 from headrace.connectors.trace_context import outgoing
@@ -109,16 +115,14 @@ class RedisStream:
         self._stream = check_text(self._place, "stream", stream)
         self._group = check_text(self._place, "group", group)
         self._start = check_text(self._place, "start", start)
-        self._create = create
+        self._create = check_flag(self._place, "create", create)
         self._batch_max = check_number(self._place, "batch_max", batch_max, 1, 100_000)
         self._claim_idle_s = check_number(self._place, "claim_idle_s", claim_idle_s, 0.001, 1e8)
-        if subject is not None:
-            check_emit(subject)
-        self._subject = subject
+        self._subject = None if subject is None else check_subject(self._place, "subject", subject)
         self._other_subject = f"redis.{token_of(stream)}"
         self._read = reader(payload, self._place)
-        self._data_field = None if data_field is None else data_field.encode()
-        self._id_field = None if id_field is None else id_field.encode()
+        self._data_field = field_name(self._place, "data_field", data_field)
+        self._id_field = field_name(self._place, "id_field", id_field)
         self._cursor_name = f"{name}:{label(f'{group}:{stream}')}"
 
     async def run(self, intake: Intake) -> None:

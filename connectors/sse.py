@@ -10,7 +10,13 @@ from msgspec import Struct
 
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.backoff import Backoff
-from headrace.connectors.checks import check_number
+from headrace.connectors.checks import (
+    check_flag,
+    check_headers,
+    check_number,
+    check_subject,
+    check_text,
+)
 from headrace.connectors.event_stream import EventStream, ServerEvent, TooLong
 from headrace.connectors.intake import Intake
 from headrace.connectors.payloads import BadPayload, Payload, reader
@@ -18,7 +24,6 @@ from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 from headrace.connectors.tokens import token_of
 from headrace.engine.emission import Emission
-from headrace.engine.subject import check_emit
 
 EVENT: Final = "{event}"
 EVENT_BYTES_MAX: Final = 1024 * 1024
@@ -74,12 +79,12 @@ class Sse:
         self._server = f"{parts.scheme}://{parts.hostname}" + (
             f":{parts.port}" if parts.port else ""
         )
-        check_emit(subject.replace(EVENT, "message"))
         self._url = url
-        self._subject = subject
-        self._headers = dict(headers or {})
+        self._subject = check_text(place, "subject", subject)
+        check_subject(place, "subject", subject.replace(EVENT, "message"))
+        self._headers = check_headers(place, {} if headers is None else headers)
         self._read = reader(payload, place)
-        self._ids = ids
+        self._ids = check_flag(place, "ids", ids)
         self._silence_s = check_number(place, "silence_s", silence_s, 0.01, 86_400.0)
         self._event_bytes_max = check_number(
             place, "event_bytes_max", event_bytes_max, 1, 64 * 1024 * 1024

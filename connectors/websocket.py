@@ -10,14 +10,19 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.backoff import Backoff
-from headrace.connectors.checks import check_number, needs_asyncio
+from headrace.connectors.checks import (
+    check_headers,
+    check_number,
+    check_subject,
+    check_text,
+    needs_asyncio,
+)
 from headrace.connectors.intake import Intake
 from headrace.connectors.payloads import BadPayload, Payload, reader
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 from headrace.engine.emission import Emission
 from headrace.engine.resources import sole
-from headrace.engine.subject import check_emit
 
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
 PING_S: Final = 20.0
@@ -29,6 +34,13 @@ _AGAIN: Final = frozenset((408, 425, 429))
 
 class _Refused(Exception):
     """What answers at the address is no WebSocket server, or does not let us in."""
+
+
+def _texts(place: str, given: Any) -> list[str]:
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{place}, subscribe: expected a text, or a list of texts")
+    return [check_text(place, "subscribe", text) for text in texts]
 
 
 class WebSocket:
@@ -67,13 +79,10 @@ class WebSocket:
         self._server = f"{parts.scheme}://{parts.hostname}" + (
             f":{parts.port}" if parts.port else ""
         )
-        check_emit(subject)
         self._url = url
-        self._subject = subject
-        self._headers = dict(headers or {})
-        self._subscribe = [subscribe] if isinstance(subscribe, str) else list(subscribe)
-        if not all(isinstance(text, str) for text in self._subscribe):
-            raise TypeError(f"{place}, subscribe: expected a text, or a list of texts")
+        self._subject = check_subject(place, "subject", subject)
+        self._headers = check_headers(place, {} if headers is None else headers)
+        self._subscribe = _texts(place, subscribe)
         self._read = reader(payload, place)
         self._ping_s = check_number(place, "ping_s", ping_s, 0.01, 3600.0)
         self._message_bytes_max = check_number(
