@@ -19,8 +19,14 @@ def last_event(made: Played) -> int:
     return [n for n, one in enumerate(made.records, 1) if isinstance(one, r.EventStored)][-1]
 
 
-MODES: dict[str, tuple[RunMode, list[float], str, str]] = {
-    "parallel": ("parallel", [0, 1], "fired", "the pattern was met by #4; run 5 of rule was made"),
+MODES: dict[str, tuple[RunMode, list[float], str, str, list[str]]] = {
+    "parallel": (
+        "parallel",
+        [0, 1],
+        "fired",
+        "the pattern was met by #4; run 5 of rule was made",
+        [],
+    ),
     "single": (
         "single",
         [0, 1],
@@ -29,33 +35,56 @@ MODES: dict[str, tuple[RunMode, list[float], str, str]] = {
             "the pattern was met by #4, and the firing was dropped by the run mode: run 3 of the "
             "same key is open"
         ),
+        ["run 3 had ended before"],
     ),
     "queue": (
         Queue(max=1),
         [0, 1],
         "fired",
         "the pattern was met by #4; run 5 waits for its turn while run 3 is active (run mode)",
+        [],
+    ),
+    "latest": (
+        "latest",
+        [0, 1, 2],
+        "fired",
+        (
+            "the pattern was met by #6; run 8 waits for its turn while run 3 is active, instead of "
+            "run 5 (run mode)"
+        ),
+        [],
+    ),
+    "restart": (
+        "restart",
+        [0, 1],
+        "fired",
+        (
+            "the pattern was met by #4; run 6 begins when run 3 has ended, which is cancelled for "
+            "it (run mode)"
+        ),
+        [],
     ),
     "queue, full": (
         Queue(max=1),
         [0, 1, 2],
         "suppressed",
         (
-            "the pattern was met by #6, and the firing was dropped by the run mode: run 3, 5 of "
-            "the same key is open"
+            "the pattern was met by #6, and the firing was dropped by the run mode: runs 3 and 5 "
+            "of the same key are open"
         ),
+        ["run 3 had ended before"],
     ),
 }
 
 
 @pytest.mark.parametrize("name", MODES)
 def test_what_a_run_mode_made_of_a_firing(name: str) -> None:
-    """The run that was in the way is named."""
-    mode, times, verdict, because = MODES[name]
+    """The run that was in the way is named, and what would have let this one begin."""
+    mode, times, verdict, because, wishes = MODES[name]
     made = played(a, at(*times), mode=mode)
     found = explained(made, last_event(made))
 
-    assert (found.verdict, found.because) == (verdict, because)
+    assert (found.verdict, found.because, found.wishes) == (verdict, because, wishes)
 
 
 def test_a_run_in_the_way_is_of_the_same_key() -> None:
@@ -86,6 +115,7 @@ def test_a_paused_rule_and_an_open_circuit() -> None:
     )
     assert paused.verdict == "suppressed"
     assert paused.because.endswith("and the rule is paused: no run is made")
+    assert paused.wishes == ["the rule had not been paused"]
 
 
 NS = 1_000_000_000

@@ -9,7 +9,7 @@ import pytest
 from tests.triggers.played import Timeline, at, explained, played
 
 from headrace import absent, all_of, any_of, field, not_, on, sequence, silent, step
-from headrace.engine.record import EventStored
+from headrace.engine.record import EventStored, RuleFired
 from headrace.triggers.explain.why import Why
 from headrace.triggers.pattern import Pattern
 
@@ -188,7 +188,78 @@ CASES: dict[str, Case] = {
             "sequence(…, step('l', …).times(2), …, within=10): meets step('l', on('b')).times(2): "
             "takes a partial match on; 1 open, waits for step 'l': on('b')"
         ),
-        ["step 'l': on('b') had come too within 10 s"],
+        ["step 'l': on('b') and then step 's3' (on('c')) had come too within 10 s"],
+    ),
+    "sequence, several steps are left": (
+        sequence(a, b, c, within=10),
+        at(0),
+        (
+            "sequence(…, …, …, within=10): meets on('a'): begins a partial match; 1 open, waits "
+            "for step 's2': on('b')"
+        ),
+        ["step 's2': on('b') and then step 's3' (on('c')) had come too within 10 s"],
+    ),
+    "sequence, several steps before": (
+        sequence(a, b, c, within=10),
+        at(0, subject="c"),
+        "sequence(…, …, …, within=10): meets on('c'): no partial match takes it",
+        ["step 's1' (on('a')) and then step 's2' (on('b')) had come before within 10 s"],
+    ),
+    "sequence, a step between": (
+        sequence(a, b, c, within=10),
+        [*at(0), *at(1, subject="c")],
+        "sequence(…, …, …, within=10): meets on('c'): no partial match takes it",
+        ["step 's2' (on('b')), which the match of #2 waits for, had come before within 10 s"],
+    ),
+    "sequence, a step that is taken already": (
+        sequence(a, b, c, within=10),
+        [*at(0), *at(1, 2, subject="b")],
+        "sequence(…, …, …, within=10): meets on('b'): no partial match takes it",
+        ["step 's3' (on('c')), which the match of #2, #3 waits for, had come within 10 s"],
+    ),
+    "sequence, in its middle": (
+        sequence(a, b, c, within=10),
+        at(1, subject="b"),
+        "sequence(…, …, …, within=10): meets on('b'): no partial match takes it",
+        [
+            (
+                "step 's1' (on('a')) had come before within 10 s, and then step 's3' (on('c')) "
+                "after it"
+            )
+        ],
+    ),
+    "sequence, what may be left out": (
+        sequence(a, step("m", b).optional(), step("l", b).times(1, 2), c, within=10),
+        at(1, subject="c"),
+        (
+            "sequence(…, step('m', …).optional(), step('l', …).times(1, 2), …, within=10): "
+            "meets on('c'): no partial match takes it"
+        ),
+        ["step 's1' (on('a')) and then step 'l' (on('b')) had come before within 10 s"],
+    ),
+    "sequence, till its end": (
+        sequence(a, b, not_(x), within=10),
+        [*at(0), *at(1, subject="b")],
+        (
+            "sequence(…, …, not_(…), within=10): meets on('b'): takes a partial match on; 1 open, "
+            "waits for the end of its time; not_(on('x')) kills it"
+        ),
+        [f"nothing had ended it before {T0}10Z"],
+    ),
+    "sequence, the very next": (
+        sequence(a, b.where(field() > 1), within=10, contiguity="strict"),
+        [(0, "a", 9), (1, "b", 0)],
+        (
+            "turned down by data = 0 > 1: no; sequence(…, …, within=10, contiguity='strict'): "
+            "meets no step: 1 partial match of 1 ended by it"
+        ),
+        ["field() > 1 had held (data was 0)"],
+    ),
+    "sequence, nothing to kill": (
+        sequence(a, not_(x), b, within=10),
+        at(1, subject="x"),
+        "sequence(…, not_(…), …, within=10): meets not_(on('x')): no partial match takes it",
+        [],
     ),
     "sequence, the events so far": (
         sequence(a, step("l", b.where(lambda e, m: e.data > m["s1"][0].data)), within=10),
@@ -322,7 +393,27 @@ CASES: dict[str, Case] = {
         a.event_time(lambda e: e.data, lateness=5).count(1, within=60),
         values(10, 20, 14),
         f"it came too late: its time {T0}14Z is not after the watermark {T0}15Z",
-        [],
+        ["lateness= had been more than 6 s"],
+    ),
+    "event_time, ahead of what it lets go of": (
+        a.event_time(lambda e: e.data, lateness=5).count(2, within=60),
+        values(10, 20),
+        (
+            f"the event waits for the watermark, which is at {T0}15Z; by its time it let go of "
+            "#2: 1 of 2 within 60 s: 1 more to come"
+        ),
+        ["the watermark had passed its time"],
+    ),
+    "a throttle behind": (
+        a.count(2, within=60).throttle(period=30),
+        at(0, 1, 2),
+        "count(2, within=60): 1 of 2 within 60 s: 1 more to come",
+        [
+            (
+                "1 more had come within 60 s, and throttle(period=30) had not been in a period, "
+                f"which ends at {T0}31Z"
+            )
+        ],
     ),
 }
 
@@ -491,6 +582,55 @@ def test_what_would_have_made_it_fire_was_tried_out() -> None:
     assert missed.wishes == ["field() > 90 had held (data was 88)"]
 
     assert why(pattern, values(95, 91)).verdict == "fired"
+
+
+ABC = sequence(a, b, c, within=10)
+
+PUT_RIGHT: dict[str, tuple[Pattern[Any], Timeline, Timeline]] = {
+    "the steps before": (ABC, at(5, subject="c"), [*at(1), *at(2, subject="b")]),
+    "the step between": (ABC, [*at(0), *at(5, subject="c")], at(1, subject="b")),
+    "the steps after": (ABC, at(0), [*at(1, subject="b"), *at(2, subject="c")]),
+    "in the middle": (ABC, at(1, subject="b"), [*at(0), *at(2, subject="c")]),
+    "what waits": (ABC, [*at(0), *at(1, 2, subject="b")], at(3, subject="c")),
+    "the watermark": (
+        a.event_time(lambda e: e.data, lateness=7).count(3, within=60),
+        values(10, 20, 14),
+        [(9, "a", 40)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUT_RIGHT)
+def test_it_fires_once_the_nearest_miss_is_put_right(name: str) -> None:
+    """What `CASES` say would have made it fire does so, and nothing less."""
+    pattern, timeline, more = PUT_RIGHT[name]
+    for cut in range(len(more)):
+        less = sorted([*timeline, *more[:cut], *more[cut + 1 :]], key=lambda one: one[0])
+        assert not has_fired(pattern, less), cut
+
+    assert has_fired(pattern, sorted([*timeline, *more], key=lambda one: one[0]))
+
+
+def has_fired(pattern: Pattern[Any], timeline: Timeline) -> bool:
+    return any(isinstance(one, RuleFired) for one in played(pattern, timeline).records)
+
+
+def test_what_was_before_says_which_came_too_late() -> None:
+    """An event that was dropped is not among those that wait."""
+    pattern = a.event_time(lambda e: e.data, lateness=5).count(9, within=60)
+    found = why(pattern, values(10, 20, 14, 19))
+
+    assert [line.text for line in found.history][-1] == (
+        f"event on a: it came too late: its time {T0}14Z is not after the watermark {T0}15Z"
+    )
+
+
+def test_a_key_behind_event_time_is_not_known_before() -> None:
+    """It is not said that an event is of another key, when nobody has asked it yet."""
+    pattern = a.event_time(lambda e: e.data, lateness=5).key(lambda _: "k").count(2, within=60)
+    found = why(pattern, values(10), "k")
+
+    assert found.because.startswith("an event is given its key when the watermark passes its time")
 
 
 def test_the_place_of_a_function_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -58,3 +59,20 @@ class TracedStep(Struct):
     def entry_keys(self) -> list[Any]:
         """The keys that the event has where it came in."""
         return [key for *_, key in self.entries]
+
+
+def in_order(notes: Sequence[Note]) -> list[Note]:
+    """Return *notes* with the operators in written order: those behind are noted first."""
+    order: list[Note] = []
+    waiting = list(notes)
+    while waiting:
+        # One that handed on is before what it handed on to, which was noted just before it.
+        chain = [waiting.pop()]
+        while waiting and any(_led_to(note, waiting[-1]) for note in chain):
+            chain.append(waiting.pop())
+        order = [*chain, *order]
+    return order
+
+
+def _led_to(first: Note, then: Note) -> bool:
+    return then.hit is not None and any(then.hit is hit for hit in first.passed)

@@ -62,6 +62,11 @@ def stages_of(automaton: Automaton, node: n.Node) -> list[tuple[n.Node, Stateful
     return list(zip(nodes, stages, strict=True))
 
 
+def is_inside(inner: n.Node, outer: n.Node) -> bool:
+    """Say whether *inner* is *outer* or stands somewhere before it."""
+    return inner is outer or any(is_inside(inner, source) for source in outer.sources)
+
+
 def own_text(node: n.Node) -> str:
     """Return what users write for *node* alone: ``count(3, within=60)``, ``silent(…, for_=6)``."""
     text = node.text()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
+from headrace.engine.event import Event
 from headrace.triggers.explain.operators import step_text
 from headrace.triggers.nfa import IGNORED, START, Node, Partial, State, nodes_of
 from headrace.triggers.nodes_joined import SequenceNode, StepNode
@@ -117,3 +119,16 @@ def forbidden_in(state: State, steps: Sequence[StepNode]) -> list[StepNode]:
 def kills(state: State, bit: int) -> bool:
     """Say whether an event that meets nothing but the step of *bit* ends a partial in *state*."""
     return bool(state.care & bit) and not state.moved(bit)
+
+
+def match_of(node: SequenceNode, last: Node) -> Mapping[str, list[Event[Any]]]:
+    """Return what a partial match has taken, as conditions on it are given it."""
+    events: dict[str, list[Event[Any]]] = {step.name: [] for step in node.steps if not step.is_not}
+    for taken in reversed(list(nodes_of(last))):
+        events[node.steps[taken.step].name] += [seen.event for seen in taken.hit.seen]
+    return events
+
+
+def events_of(last: Node) -> list[int]:
+    """Return the events that a partial match has taken, in order."""
+    return [event for taken in reversed(list(nodes_of(last))) for event in taken.hit.events]

@@ -15,9 +15,10 @@ from headrace.engine.decider import Verdict
 from headrace.triggers import nodes as n
 from headrace.triggers.absent import AFTER
 from headrace.triggers.explain.clauses import ClauseSeen, clause_of, shown, text_of
+from headrace.triggers.explain.lacking import lacked, left
 from headrace.triggers.explain.notes import Note
 from headrace.triggers.explain.operators import own_text, step_text
-from headrace.triggers.explain.partials import open_partial, plain_partials
+from headrace.triggers.explain.partials import Open, open_partial, plain_partials
 from headrace.triggers.level import FIRED
 from headrace.triggers.nfa import START
 from headrace.triggers.nodes_joined import AbsentNode, AllNode, SequenceNode
@@ -248,20 +249,19 @@ def _sequence(_rule: str, node: SequenceNode, note: Note) -> Saying:
         events = [event for hit in note.passed for event in hit.events]
         return "passes", f"meets {names}: complete with {_numbered(events)}", ""
     before, after = _sizes(note.before), _sizes(note.after)
-    first = steps[0]
     if note.before is note.after or note.before == note.after:
-        text = f"meets {names}: no partial match takes it"
-        wish = f"step {first.name!r} ({first.source.text()}) had come before"
-        return "stops", text, wish + _within(node.within_ns)
+        return "stops", f"meets {names}: no partial match takes it", lacked(note)
     if after < before:
         return "stops", f"meets {names}: {_ended(before - after)} of {before} ended by it", ""
     does = "begins a partial match" if _has_begun(note) else "takes a partial match on"
-    waits_for = _left(node, note)
-    text = f"meets {names}: {does}; {after} open" + (
-        f", waits for {waits_for}" if waits_for else ""
-    )
-    wanted = waits_for.partition("; ")[0] or "what is left"
-    return "holds", text, f"{wanted} had come too{_within(node.within_ns)}"
+    newest = _newest_open(node, note)
+    text = f"meets {names}: {does}; {after} open"
+    if newest is None:
+        return "holds", text, ""
+    text += f", waits for {newest.waits_for}"
+    if not newest.names and newest.until_ns is not None:
+        return "holds", text, f"nothing had ended it before {time_text(newest.until_ns)}"
+    return "holds", text, f"{left(note, newest)} had come too{_within(node.within_ns)}"
 
 
 def _has_begun(note: Note) -> bool:
@@ -277,14 +277,14 @@ def _ended(count: int) -> str:
     return "1 partial match" if count == 1 else f"{count} partial matches"
 
 
-def _left(node: SequenceNode, note: Note) -> str:
-    """Return what the newest partial match waits for."""
+def _newest_open(node: SequenceNode, note: Note) -> Open | None:
+    """Return the newest partial match."""
     if isinstance(note.after, Partials):
         found = [one for one in note.after.partials if one is not START]
         newest = max(found, key=lambda one: (one.node.turn, one.node.start), default=None)
-        return "" if newest is None else open_partial(note.stage, node, newest).waits_for
+        return None if newest is None else open_partial(note.stage, node, newest)
     *_, last = plain_partials(node, note.after)
-    return last.waits_for
+    return last
 
 
 def _sizes(state: Any) -> int:

@@ -6,7 +6,7 @@ what is open for its key and what has died, and what would have had to be otherw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -17,6 +17,8 @@ from headrace.engine.decider import Matched
 from headrace.engine.event import Event
 from headrace.engine.state import EngineState
 from headrace.engine.subject import matches
+from headrace.triggers import nodes as n
+from headrace.triggers.explain.ahead import is_ahead, waited_longer
 from headrace.triggers.explain.clauses import (
     ClauseSeen,
     chains_of,
@@ -27,13 +29,15 @@ from headrace.triggers.explain.clauses import (
 from headrace.triggers.explain.deaths import Death
 from headrace.triggers.explain.forced import Copy
 from headrace.triggers.explain.holdings import Holding
-from headrace.triggers.explain.notes import Note, TracedStep
-from headrace.triggers.explain.operators import slot_texts
-from headrace.triggers.explain.outcome import outcome_of
+from headrace.triggers.explain.notes import Note, TracedStep, in_order
+from headrace.triggers.explain.operators import is_inside, own_text, slot_texts, stages_of
+from headrace.triggers.explain.outcome import outcome_of, trouble_of
+from headrace.triggers.explain.partials import events_of, match_of
 from headrace.triggers.explain.rules import held, inside, why_not_in_force
 from headrace.triggers.explain.said import NS, Said, said, time_text
+from headrace.triggers.explain.states import frozen
 from headrace.triggers.explain.tracing import NOTHING, TracedRules
-from headrace.triggers.nfa import START, nodes_of
+from headrace.triggers.nfa import START
 from headrace.triggers.nodes_joined import SequenceNode
 from headrace.triggers.reach import relative_conditions
 from headrace.triggers.sequence import Partials, SequenceStage
@@ -212,7 +216,7 @@ class Inquiry:
         notes = [] if step is None else step.notes
         if self._keys:
             notes = [note for note in notes if note.key in self._keys]
-        for note in _in_order(notes):
+        for note in in_order(notes):
             why.operators += [*self._relative(note), said(self._rule, note)]
         if step is not None:
             keys = [key for key in step.keys if not self._keys or key in self._keys]
@@ -220,6 +224,7 @@ class Inquiry:
             self._fill_entries(why, record, step)
         if outcome.because:
             why.verdict, why.because = outcome.verdict, outcome.because
+            why.wishes = [outcome.wish] if outcome.wish else []
         else:
             self._fill_refusal(why, record, notes, decisions)
 
@@ -267,9 +272,9 @@ class Inquiry:
                     state = stage._nfa.states[partial.state]
                     if not state.care >> number & 1:
                         continue
-                    match = _match_of(node, partial.node)
+                    match = match_of(node, partial.node)
                     seen = clause_of(self._rule, where, note.hit.event, match)
-                    taken = ", ".join(f"#{one}" for one in _events_of(partial.node))
+                    taken = ", ".join(f"#{one}" for one in events_of(partial.node))
                     text = f"{seen.text}: {seen.verdict}, with {taken} taken so far"
                     verdict = "passes" if seen.passes else "stops"
                     name = f"step {node.steps[number].name!r}"
@@ -280,6 +285,8 @@ class Inquiry:
         wanted = ", ".join(subjects) or "none: only time drives it"
         if isinstance(record, r.EventStored):
             if any(matches(subject, record.subject) for subject in subjects):
+                if self._automaton._clock is not None:
+                    return "an event is given its key when the watermark passes its time"
                 return (
                     f"the event is not of key {shown(self._keys[0])}"
                     if self._keys
@@ -297,13 +304,18 @@ class Inquiry:
         notes: Sequence[Note],
         decisions: Sequence[tuple[int, r.Decision]],
     ) -> None:
-        trouble = _trouble(self._rule, decisions)
+        trouble = trouble_of(self._rule, (decision for _, decision in decisions))
         if trouble is not None:
             clauses = [clause for entry in why.entries for clause in entry.clauses]
             raised = next((clause for clause in clauses if clause.verdict == "error"), None)
             why.because = trouble if raised is None else raised.line
-        elif not notes and why.entries and not any(entry.passes for entry in why.entries):
+            why.wishes = list(waited_longer(self._rule, self._node, decisions))
+        elif is_ahead(self._automaton, why.sequence):
+            self._fill_ahead(why, notes)
+        elif why.entries and not any(one.passes for one in why.entries) and not _took_part(notes):
             self._fill_turned_down(why, record)
+            if why.operators:  # of a sequence that wants the very next event
+                why.because += f"; {why.operators[-1].operator}: {why.operators[-1].text}"
         elif why.operators:
             refused = (one for one in why.operators if one.clause is not None and one.wish)
             last = next(refused, why.operators[-1])
@@ -311,8 +323,8 @@ class Inquiry:
                 why.verdict = "suppressed"
             why.because = f"{last.operator}: {last.text}"
             why.wishes = self._wishes_behind(why, record, last)
-        elif self._automaton._clock is not None:
-            self._fill_ahead(why)
+            if last is why.operators[-1] and why.wishes:
+                why.wishes[-1] += self._suppressed_behind(in_order(notes)[-1])
         else:
             why.because = "the rule made nothing of it"
 
@@ -334,7 +346,7 @@ class Inquiry:
             if has_fired:
                 why.wishes.append(wish)
             elif step is not None and step.notes:
-                then = said(self._rule, _in_order(step.notes)[-1])
+                then = said(self._rule, in_order(step.notes)[-1])
                 more = f", and {then.wish}" if then.wish else f"; even then: {then.text}"
                 why.wishes.append(f"{wish}{more}")
 
@@ -353,7 +365,7 @@ class Inquiry:
         if is_where and self._copy is not None and isinstance(record, r.EventStored):
             has_fired, step = self._copy.forced(why.sequence, record, None)
             if not has_fired and step is not None and step.notes:
-                then = said(self._rule, _in_order(step.notes)[-1])
+                then = said(self._rule, in_order(step.notes)[-1])
                 wishes = [f"{last.wish}, and {then.wish or then.text}"]
         return [*self._nearest_death(why), *wishes]
 
@@ -377,12 +389,29 @@ class Inquiry:
                 return [f"#{death.by} had not ended {taken}, which waited for it ({death.of})"]
         return []
 
-    def _fill_ahead(self, why: Why) -> None:
+    def _suppressed_behind(self, note: Note) -> str:
+        """Return what would suppress it all the same behind the operator of *note*; "": nothing."""
+        for inner, stage in stages_of(self._automaton, self._node):
+            is_behind = inner is not note.node and is_inside(note.node, inner)
+            if not (is_behind and isinstance(inner, n.ThrottleNode)):
+                continue
+            period = frozen(stage, note.key, None)
+            if inner.edge == "leading" and period is not None and period.end_ns > note.at_ns:
+                ends = time_text(period.end_ns)
+                return f", and {own_text(inner)} had not been in a period, which ends at {ends}"
+        return ""
+
+    def _fill_ahead(self, why: Why, notes: Sequence[Note]) -> None:
         assert self._automaton._clock is not None
         watermark_ns = self._automaton._clock._watermark.at_ns
         at = "not there yet" if watermark_ns is None else f"at {time_text(watermark_ns)}"
         why.because = f"the event waits for the watermark, which is {at}"
         why.wishes = ["the watermark had passed its time"]
+        hits = (note.hit for note in notes if note.hit is not None)
+        released = dict.fromkeys(event for hit in hits for event in hit.events)
+        if released:
+            of = ", ".join(f"#{event}" for event in released)
+            why.because += f"; by its time it let go of {of}: {why.operators[-1].text}"
 
     # ------------------------------------------------------------ what was before
 
@@ -408,8 +437,11 @@ class Inquiry:
             return f"{what}: met the pattern"
         notes = [note for note in step.notes if note.key == key]
         if notes:
-            last = said(self._rule, _in_order(notes)[-1])
+            last = said(self._rule, in_order(notes)[-1])
             return f"{what}: {last.operator}: {last.text}"
+        trouble = trouble_of(self._rule, step.verdicts)
+        if trouble is not None:
+            return f"{what}: {trouble}"
         for entry, event, _ in step.entries:
             chain = list(chains_of(self._node))[entry.number]
             for clause in clauses_of(self._rule, chain, event):
@@ -423,7 +455,7 @@ def step_lines(rule: str, rules: TracedRules, step: TracedStep) -> Iterable[tupl
 
     Of an event that went no further than a condition, what that saw.
     """
-    for note in _in_order(step.notes):
+    for note in in_order(step.notes):
         told = said(rule, note)
         yield note.key, f"{told.operator}: {told.text}"
     if step.notes:
@@ -437,44 +469,6 @@ def step_lines(rule: str, rules: TracedRules, step: TracedStep) -> Iterable[tupl
             yield key, clause.line
 
 
-def _in_order(notes: Sequence[Note]) -> list[Note]:
-    """Return *notes* with the operators in written order: those behind are noted first."""
-    order: list[Note] = []
-    waiting = list(notes)
-    while waiting:
-        # One that handed on is before what it handed on to, which was noted just before it.
-        chain = [waiting.pop()]
-        while waiting and any(_led_to(note, waiting[-1]) for note in chain):
-            chain.append(waiting.pop())
-        order = [*chain, *order]
-    return order
-
-
-def _led_to(first: Note, then: Note) -> bool:
-    return then.hit is not None and any(then.hit is hit for hit in first.passed)
-
-
-def _trouble(rule: str, decisions: Sequence[tuple[int, r.Decision]]) -> str | None:
-    """Return what is recorded of a failure of *rule* in this step."""
-    for _, decision in decisions:
-        if isinstance(decision, r.RuleMismatch) and decision.rule == rule:
-            return f"its data is not of the rule's type: {decision.error}"
-        if isinstance(decision, r.RuleError) and decision.rule == rule:
-            return f"{decision.place} raised {decision.error}"
-        if isinstance(decision, r.RuleLate) and decision.rule == rule:
-            return (
-                f"it came too late: its time {time_text(decision.time_ns)} is not after the "
-                f"watermark {time_text(decision.watermark_ns)}"
-            )
-    return None
-
-
-def _match_of(node: SequenceNode, last: Any) -> Mapping[str, list[Event[Any]]]:
-    events: dict[str, list[Event[Any]]] = {step.name: [] for step in node.steps if not step.is_not}
-    for taken in reversed(list(nodes_of(last))):
-        events[node.steps[taken.step].name] += [seen.event for seen in taken.hit.seen]
-    return events
-
-
-def _events_of(last: Any) -> list[int]:
-    return [event for taken in reversed(list(nodes_of(last))) for event in taken.hit.events]
+def _took_part(notes: Sequence[Note]) -> bool:
+    """Say whether any operator did more than to see that the event is none of its steps."""
+    return any(note.met or not isinstance(note.node, SequenceNode) for note in notes)
