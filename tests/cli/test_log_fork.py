@@ -78,8 +78,8 @@ def test_fork_at_a_time(headrace: Call, log: Path, at: str, events: int) -> None
 @pytest.mark.parametrize(
     ("at", "code", "error"),
     [
-        ("0", 1, "expected record 0, found records 1 to"),
-        ("99999", 1, "expected record 99999, found records 1 to"),
+        ("0", 4, "--at 0: expected a sequence from 1 to"),
+        ("99999", 4, "--at 99999: expected a sequence from 1 to"),
         ("tuesday", 2, "expected a sequence, a time such as 2026-03-01T08:00:00Z, or so long ago"),
         ("2023-13-14T22:13:20Z", 2, "found none of these"),
         ("-15", 2, "found none of these"),

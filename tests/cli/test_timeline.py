@@ -125,6 +125,7 @@ def test_a_report_can_go_to_stdout(shell: Call, log: Path) -> None:
     done = shell("timeline", log, "--out=-")
 
     assert done.code == 0, done.err
+    assert shell("timeline", log, "--out", "-").out == done.out
     assert done.out.startswith("<!doctype html>")
     assert data_of(done.out)["log"] == str(log)
 

@@ -8,18 +8,22 @@ from typing import Any
 from headrace.cli.errors import OK
 from headrace.cli.logs import check_there, opened
 from headrace.cli.output import Output, facts, write_document
-from headrace.cli.times import sequence_upto
+from headrace.cli.places import sequence_of
 
 
 def fork(log: Path, new: Path, output: Output, *, at: str | None) -> int:
-    """Make a log that has the first records of another one and goes its own way."""
+    """Make a log that has the first records of another one and goes its own way.
+
+    Raises:
+        RecordNotFound: there is no such place in the log.
+    """
     from headrace.engine.log.fork import fork as make
 
     check_there(log)
     sequence = None
     if at is not None:
         with opened(log) as reader:
-            sequence = sequence_upto(reader, at, "--at")
+            sequence = sequence_of(reader, at)
     made = make(log, sequence, new)
     left_out = None
     if made.left_out is not None:

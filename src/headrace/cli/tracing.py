@@ -53,6 +53,7 @@ ReportOut = Annotated[
     Path | None,
     Parameter(
         name="--out",
+        allow_leading_hyphen=True,
         help="The file to write, or - for standard output. Without: DIR.timeline.html, here.",
     ),
 ]
