@@ -1,66 +1,36 @@
-"""Traces: which spans there are, where they belong, and what is not in them."""
+"""Traces of runs: which spans there are, where they belong, and that nothing else changes."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import SpanKind, StatusCode
+from tests.connectors.traces import (
+    CARRIED,
+    PARENT,
+    TRACE,
+    Traces,
+    above,
+    carried,
+    headers_of,
+    id_of,
+    linked_to,
+    said,
+)
+from tests.engine.stand import Gate, StepClock, borders, check_replay, of_kind, opened, quiet
 
-from headrace import App, Firing, MemoryLog, Run, on
+from headrace import App, Firing, MemoryLog, Retry, Run, on, sequence, step
+from headrace.connectors import run_spans
+from headrace.connectors.run_spans import RunSpans
+from headrace.engine.record import EventStored, RunLaunched
 
-TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
-PARENT = "00f067aa0ba902b7"
-CARRIED = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=b"}
-
-
-class Traces:
-    """An app that makes traces, and the spans that have ended."""
-
-    def __init__(self) -> None:
-        self.exporter = InMemorySpanExporter()
-        self.provider = TracerProvider()
-        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.tracer = self.provider.get_tracer("test")
-
-    def app(self) -> App:
-        app = App("t")
-        app.telemetry(tracer_provider=self.provider)
-        return app
-
-    @property
-    def spans(self) -> list[ReadableSpan]:
-        return list(self.exporter.get_finished_spans())
-
-    def named(self, name: str) -> ReadableSpan:
-        """The only span of this name."""
-        found = [span for span in self.spans if span.name == name]
-        assert len(found) == 1, [span.name for span in self.spans]
-        return found[0]
-
-    def tree(self) -> dict[str, str]:
-        """The name of each span's parent by its name; those of others as they are carried."""
-        names = {id_of(span): span.name for span in self.spans}
-        return {
-            span.name: "" if span.parent is None else names.get(f"{span.parent.span_id:016x}", "?")
-            for span in self.spans
-        }
-
-
-def id_of(span: ReadableSpan) -> str:
-    return f"{span.context.span_id:016x}"
-
-
-def trace_of(span: ReadableSpan) -> str:
-    return f"{span.context.trace_id:032x}"
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
+SECRET = "s3cr3t-of-the-mill"
 
 
 @pytest.fixture
@@ -68,8 +38,11 @@ def traces() -> Traces:
     return Traces()
 
 
+# ---------------------------------------------------------------- where spans belong
+
+
 async def test_a_run_goes_on_with_the_trace_of_its_event(traces: Traces) -> None:
-    """Event, run, attempt, and what the code does by itself are one trace, one below the other."""
+    """Event, run, attempt, and what the code does by itself: one trace, one below the other."""
     app = traces.app()
 
     @app.rule(on("a"), name="mill")
@@ -79,20 +52,431 @@ async def test_a_run_goes_on_with_the_trace_of_its_event(traces: Traces) -> None
         trace.get_current_span().set_attribute("outer", 2)
 
     log = MemoryLog()
-    async with app.open(log) as engine:
+    async with opened(app, log) as engine:
         await engine.emit("a", 1, headers=CARRIED)
         await engine.drain()
 
-    assert {trace_of(span) for span in traces.spans} == {TRACE}
+    assert traces.trace_ids() == {TRACE}
     assert traces.tree() == {"own": "attempt mill", "attempt mill": "run mill", "run mill": "?"}
-    run, attempt = traces.named("run mill"), traces.named("attempt mill")
-    assert run.parent is not None
-    assert f"{run.parent.span_id:016x}" == PARENT
-    assert attributes(run) == {
+    run, attempt = traces.one("run mill"), traces.one("attempt mill")
+    assert above(run) == PARENT
+    assert said(run) == {
         "headrace.task": "mill",
         "headrace.run.id": 3,
         "headrace.log.id": log.log_id.hex(),
         "headrace.run.state": "completed",
     }
-    assert attributes(attempt) == {**attributes(run), "headrace.run.attempt": 1, "outer": 2}
+    assert said(attempt) == {**said(run), "headrace.run.attempt": 1, "outer": 2}
     assert run.kind is SpanKind.INTERNAL
+
+
+async def test_what_a_run_emits_and_launches_goes_on_with_its_trace(traces: Traces) -> None:
+    """A chain of runs is one trace: by events, by steps, by launches, by what follows an end."""
+    app, heard = traces.app(), list[Any]()
+
+    @app.task
+    async def bill(n: int) -> int:
+        return n
+
+    @app.task
+    def grind(n: int) -> int:
+        with traces.tracer.start_as_current_span("in thread"):
+            return n
+
+    @app.task
+    async def told(n: int) -> None:
+        pass
+
+    @app.rule(on("a"), name="first")
+    async def first(run: Run) -> None:
+        with traces.tracer.start_as_current_span("own"):
+            await run.emit("b", SECRET)
+        await run.call(grind, 1)
+        await run.launch(bill, 1)
+        await run.keyed("k").launch(bill, 2)
+
+    @app.rule(on("b"), name="second")
+    async def second(run: Run, firing: Firing[Any]) -> None:
+        heard.append(firing.events[-1].headers)
+
+    app.then(bill, told)
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("a", SECRET, headers=CARRIED)
+        await engine.drain()
+        await quiet(engine)
+        await engine.drain()
+
+    assert traces.trace_ids() == {TRACE}
+    assert len(traces.all("run bill")) == len(traces.all("run told")) == 2
+    assert heard == [headers_of(traces.one("own")) | {"tracestate": "a=b"}]
+    tree = traces.tree()
+    assert tree["run second"] == "own"
+    assert tree["run grind"] == "attempt first"
+    assert tree["in thread"] == "attempt grind"
+    # The one that has no headers of its own follows from where its run is.
+    assert {tree["run bill"]} <= {"attempt first", "run first"}
+    assert SECRET not in traces.text()
+    check_replay(app, log)
+
+
+async def test_what_is_launched_or_emitted_in_a_span_goes_on_with_it(traces: Traces) -> None:
+    """Such as the span of a request that is answered by the program which has the engine."""
+    app = traces.app()
+
+    @app.task
+    async def bill() -> None:
+        pass
+
+    @app.rule(on("a"))
+    async def mill() -> None:
+        pass
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("z", 0)
+        with traces.tracer.start_as_current_span("request"):
+            await engine.launch(bill)
+            await engine.emit("a", 1)
+            await engine.emit("a", 2, id="i", headers={"tenant": "mill"})
+            await engine.emit_many([("a", 3)])
+        await engine.drain()
+
+    ours = headers_of(traces.one("request"))
+    events = [event.headers for event in of_kind(log, EventStored)]
+    assert events == [None, ours, {"tenant": "mill", **ours}, ours]
+    assert [launched.headers for launched in of_kind(log, RunLaunched)] == [ours]
+    assert traces.tree()["run bill"] == traces.tree()["run mill"] == "request"
+    assert len(traces.trace_ids()) == 1
+
+
+async def test_the_host_s_span_is_not_that_of_everything(traces: Traces) -> None:
+    """An engine may be opened within a span: what has no context begins a trace of its own."""
+    app = traces.app()
+
+    @app.rule(on("a"), name="mill")
+    async def mill() -> None:
+        pass
+
+    with traces.tracer.start_as_current_span("host"):
+        manager = opened(app)
+        engine = await manager.__aenter__()
+    await engine.emit("a")
+    await engine.drain()
+    await manager.__aexit__(None, None, None)
+
+    assert traces.one("run mill").parent is None
+    assert len(traces.trace_ids()) == 2
+
+
+async def test_a_run_of_several_events_has_links_to_all_but_the_last(traces: Traces) -> None:
+    """It goes on with the trace of the event that has met the pattern."""
+    app = traces.app()
+
+    @app.rule(
+        sequence(step("a", on("a")), step("b", on("b")), step("c", on("c")), within=60), name="mill"
+    )
+    async def mill() -> None:
+        pass
+
+    async with opened(app) as engine:
+        await engine.emit("a", headers=carried(1))
+        await engine.emit("b")
+        await engine.emit("c", headers=carried(3))
+        await engine.drain()
+
+    run = traces.one("run mill")
+    assert above(run) == f"{3:016x}"
+    assert linked_to(run) == [f"{1:016x}"]
+
+
+# ---------------------------------------------------------------- how they end
+
+
+async def test_a_failed_attempt_has_its_error_and_the_next_is_another_span(traces: Traces) -> None:
+    """Error, message and traceback are those of the record; the run of the first goes on below."""
+    app = traces.app()
+
+    @app.rule(on("a"), name="mill", retry=Retry(attempts=2, wait_first=1, on=OSError))
+    async def mill(run: Run) -> None:
+        raise OSError(f"no water in attempt {run.attempt}")
+
+    clock = StepClock()
+    async with opened(app, clock=clock) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await clock.step(engine, 10)
+
+    first, second = traces.all("attempt mill")
+    run = traces.one("run mill")
+    assert [said(span)["headrace.run.attempt"] for span in (first, second)] == [1, 2]
+    assert [said(span)["headrace.run.state"] for span in (run, first, second)] == [
+        "retrying",
+        "retrying",
+        "failed",
+    ]
+    assert above(first) == above(second) == id_of(run)
+    for span, number in ((first, 1), (second, 2)):
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.status.description == f"OSError: no water in attempt {number}"
+        assert said(span)["error.type"] == "OSError"
+        (event,) = span.events
+        assert event.attributes is not None
+        assert event.attributes["exception.type"] == "OSError"
+        assert "in mill" in str(event.attributes["exception.stacktrace"])
+
+
+async def test_a_run_that_sleeps_has_no_open_span(traces: Traces) -> None:
+    """Its spans end when it waits, and another goes on; what the code holds is the same object."""
+    app = traces.app()
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        here = trace.get_current_span()
+        await run.sleep(1000)
+        assert trace.get_current_span() is here
+        here.set_attribute("slept", True)
+        with traces.tracer.start_as_current_span("after"):
+            await run.receive("go")
+
+    clock = StepClock()
+    async with opened(app, clock=clock) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await quiet(engine)
+        first = traces.one("attempt mill")
+        assert said(first)["headrace.run.state"] == "waiting"
+        assert (
+            said(traces.one("run mill"))
+            == {**said(first), "headrace.run.attempt": None} | {"headrace.run.attempt": None}
+            or said(traces.one("run mill"))["headrace.run.state"] == "waiting"
+        )
+        await clock.step(engine, 1000)
+        await engine.signal(3, "go")
+        await engine.drain()
+
+    assert traces.trace_ids() == {TRACE}
+    _, second, third = traces.all("attempt mill")
+    assert linked_to(second) == [id_of(first)]
+    assert linked_to(third) == [id_of(second)]
+    assert said(second)["slept"] is True
+    assert said(second)["headrace.attempt.continues"] is True
+    assert above(traces.one("after")) == id_of(second)
+    assert said(third)["headrace.run.state"] == "completed"
+    assert above(first) == above(second) == above(third) == id_of(traces.one("run mill"))
+
+
+async def test_what_is_kept_of_runs_is_bounded(
+    traces: Traces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of those that have ended but a few, no span of those that wait, few of all others."""
+    monkeypatch.setattr(run_spans, "ENDED_MAX", 3)
+    monkeypatch.setattr(run_spans, "OPEN_MAX", 2)
+    app, gate = traces.app(), Gate()
+
+    @app.task
+    async def slow() -> None:
+        await gate.wait()
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        await run.call(slow)
+
+    async with opened(app) as engine:
+        await engine.emit_many([("a", n) for n in range(10)])
+        await quiet(engine)
+        observer = engine._settings.observer
+        assert isinstance(observer, RunSpans)
+        assert len(observer._open) == 2
+        gate.open()
+        await engine.drain()
+        assert [len(of) for of in (observer._runs, observer._attempts, observer._open)] == [0, 0, 0]
+        assert len(observer._ended) == 3
+
+    assert len(traces.all("run mill")) == len(traces.all("run slow")) == 10
+    ends = [said(span)["headrace.run.state"] for span in traces.all("attempt slow")]
+    assert ends.count("completed") == 10
+
+
+async def test_a_run_that_is_cancelled_says_so(traces: Traces) -> None:
+    """It is no error, and no span stays open."""
+    app, gate = traces.app(), Gate()
+
+    @app.task
+    async def mill() -> None:
+        await gate.wait()
+
+    async with opened(app) as engine:
+        run_id = await engine.launch(mill)
+        await quiet(engine)
+        await engine.cancel(run_id)
+        await engine.drain()
+
+    for span in (traces.one("run mill"), traces.one("attempt mill")):
+        assert said(span)["headrace.run.state"] == "cancelled"
+        assert span.status.status_code is StatusCode.UNSET
+
+
+# ---------------------------------------------------------------- over a crash
+
+
+async def test_a_trace_goes_on_after_a_crash_at_every_place(traces: Traces) -> None:
+    """What is executed after it is below what the log says, and what is recorded makes no span."""
+    app, executed = traces.app(), list[str]()
+
+    @app.task
+    async def one() -> None:
+        executed.append("one")
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        await run.call(one)
+        await run.sleep(5)
+        await run.emit("b")
+
+    @app.rule(on("b"), name="other")
+    async def other(run: Run) -> None:
+        executed.append("other")
+
+    clock, log = StepClock(), MemoryLog()
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await clock.step(engine, 10)
+        await engine.drain()
+    emitted = 0
+    for border in borders(log)[2:-1]:
+        traces.exporter.clear()
+        executed.clear()
+        clock, left = StepClock(), log.copy(border)
+        async with opened(app, left, clock) as engine:
+            await clock.step(engine, 10)
+            await engine.drain()
+        if of_kind(left, EventStored) and executed:
+            assert traces.trace_ids() == {TRACE}
+        assert len(traces.all("attempt one")) == executed.count("one")
+        assert len(traces.all("run other")) == executed.count("other")
+        emitted += len(executed)
+    assert emitted > 3
+
+
+async def test_a_run_that_goes_on_in_another_process_is_below_its_event(traces: Traces) -> None:
+    """Also a step of it, and one that is launched by it: the log leads back to the event."""
+    app = traces.app()
+
+    @app.task
+    async def part(run: Run) -> None:
+        await run.sleep(5)
+
+    @app.task
+    async def own(run: Run) -> None:
+        await run.sleep(5)
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        await run.launch(own)
+        run.spawn(part)
+        await run.sleep(1)
+
+    clock, log = StepClock(), MemoryLog()
+    async with opened(app, log, clock) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await quiet(engine)
+    traces.exporter.clear()
+    async with opened(app, log, clock) as engine:
+        await clock.step(engine, 10)
+        await engine.drain()
+
+    tree = traces.tree()
+    assert above(traces.one("run mill")) == PARENT
+    assert {tree["run own"], tree["run part"]} == {"attempt mill"}
+    assert traces.trace_ids() == {TRACE}
+
+
+# ---------------------------------------------------------------- off, and without an SDK
+
+
+async def test_without_telemetry_events_have_no_headers(traces: Traces) -> None:
+    """A span that is the current one does not get into the log by itself."""
+    app = App("t")
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        await run.emit("b")
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        with traces.tracer.start_as_current_span("request"):
+            await engine.emit("a")
+        await engine.drain()
+
+    assert [event.headers for event in of_kind(log, EventStored)] == [None, None]
+
+
+def test_without_telemetry_opentelemetry_is_not_imported(tmp_path: Path) -> None:
+    """Who does not ask for traces pays nothing for them."""
+    code = f"""
+import anyio, sys
+from headrace import App, on
+from headrace.connectors.memory import Memory, MemorySink, Topic
+app = App("t")
+out = app.sink(MemorySink(Topic()))
+app.source(Memory(Topic()))
+app.rule(on("a"))(out.forward)
+async def main():
+    async with app.open({str(tmp_path / "log")!r}) as engine:
+        await engine.emit("a", 1)
+        await engine.drain()
+anyio.run(main)
+print([name for name in sys.modules if name.startswith("opentelemetry")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"
+
+
+async def test_what_is_not_sampled_goes_on_as_such() -> None:
+    """The sender's decision holds for all that follows; the log has its context all the same."""
+    traces = Traces(sampler=ALWAYS_OFF)
+    app, found = traces.app(), list[Any]()
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        found.append(trace.get_current_span().get_span_context())
+        await run.emit("b")
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await engine.drain()
+
+    assert traces.spans == []
+    assert [f"{place.trace_id:032x}" for place in found] == [TRACE]
+    emitted = of_kind(log, EventStored)[-1].headers
+    assert emitted is not None
+    assert emitted["traceparent"].startswith(f"00-{TRACE}-")
+    assert emitted["traceparent"].endswith("-00")
+    assert emitted["tracestate"] == "a=b"
+
+
+async def test_without_an_sdk_contexts_are_handed_on() -> None:
+    """The API alone makes no spans; a trace that comes in goes out all the same."""
+    app = App("t")
+    app.telemetry()
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        await run.emit("b")
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("a", headers=CARRIED)
+        await engine.emit("a")
+        await engine.drain()
+
+    found = [event.headers for event in of_kind(log, EventStored) if event.subject == "b"]
+    assert found == [CARRIED, None]
+
+
+def test_what_is_no_provider_is_refused() -> None:
+    """In one line that says what was expected and found."""
+    wrong: Any = "otlp"
+    with pytest.raises(TypeError, match=r"tracer_provider: expected a TracerProvider .* 'otlp'$"):
+        App("t").telemetry(tracer_provider=wrong)
