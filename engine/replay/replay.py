@@ -63,6 +63,8 @@ class Replayed(Struct, kw_only=True):
     diverged: int = 0
     """How many there were of those."""
     changed: list[Changed] = []
+    foreign: list[str] = []
+    """Rules of the log, if none of them is declared today: then nothing was compared."""
     unrecorded: list[str] = []
     """Rules that are declared, and were never in force in the log."""
     unknown: int = 0
@@ -97,6 +99,7 @@ def replay(stretch: Stretch, decider: Decider) -> Replayed:
     found.events = kernel.state.events - events_before
     found.firings = _fired(kernel) - fired_before
     found.changed = changes.found
+    found.foreign = changes.foreign()
     in_force = kernel.state.rules
     rules = {rule for rule in decider.fingerprints() if not is_projection(rule)}
     found.unrecorded = sorted(rules - set(in_force)) if in_force else []
@@ -140,6 +143,7 @@ class _Changes:
         """*declared* are today's fingerprints by rule."""
         self._declared = declared
         self._rules: dict[str, str] = {}
+        self._seen: set[str] = set()
         self.found: list[Changed] = []
 
     def note(self, sequence: int, rules: dict[str, str]) -> None:
@@ -147,10 +151,15 @@ class _Changes:
         for rule, fingerprint in rules.items():
             if is_projection(rule):
                 continue  # it decides nothing
+            self._seen.add(rule)
             today = self._declared.get(rule)
             if fingerprint not in (today, self._rules.get(rule)) and len(self.found) < SHOWN_MAX:
                 self.found.append(Changed(sequence, rule, today is not None))
         self._rules = dict(rules)
+
+    def foreign(self) -> list[str]:
+        """Return the rules that were seen, if none of them is declared today."""
+        return [] if self._seen & self._declared.keys() else sorted(self._seen)
 
 
 def digest_of(kernel: Kernel) -> str:

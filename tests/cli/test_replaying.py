@@ -52,6 +52,33 @@ def test_replay_shows_the_first_divergence_field_by_field(headrace: Call, drifti
     assert "outcome" in text
 
 
+def test_a_log_of_another_app_is_no_log_to_compare(headrace: Call, log: Path, plant: Path) -> None:
+    """CI over a wrong log would be green for ever: it is said that nothing was compared."""
+    Path("other.py").write_text(
+        "from headrace import App, on\n\napp = App('other')\n\n\n"
+        "@app.rule(on('x'))\ndef far() -> None: ...\n"
+    )
+    done = headrace("replay", "other.py", log)
+
+    assert done.code == 4
+    assert done.out.splitlines()[-1].endswith("firings: nothing was compared")
+    assert "expected a log with rules of the app other (far), found cool: " in done.last_error
+    assert "name the app that wrote it" in done.last_error
+    data = headrace("replay", "other.py", log, "-o", "json")
+    assert (data.code, data.json["compared"]) == (4, False)
+    assert headrace("whatif", "other.py", log).code == 3
+
+
+def test_the_verdict_says_what_was_compared(headrace: Call, log: Path, plant: Path) -> None:
+    """Of a changed rule nothing is derived, so that is not claimed."""
+    whole = headrace("replay", "plant.py", log).out
+    change(plant, "> 90", "> 80")
+    part = headrace("replay", "plant.py", log).out
+
+    assert whole.endswith(": every decision is derived again\n")
+    assert part.endswith(": every decision of the rules that are as they were is derived again\n")
+
+
 def test_replay_of_a_part(headrace: Call, drifting: Path) -> None:
     """What came before the first difference is the same; a place is a sequence or a time."""
     first = headrace("replay", "plant.py", drifting, "-o", "json").json["divergences"][0]

@@ -130,4 +130,19 @@ def test_a_rule_that_is_another_one_today() -> None:
 
     assert changed is not None
     assert found.verdict == "not in force"
-    assert found.because == "rule rule: it was another one there: it has changed since"
+    assert found.because == (
+        "rule rule: it was another one there: it has changed since; `headrace whatif` says what "
+        "today's would have made of it"
+    )
+
+
+def test_a_rule_that_was_not_there_yet() -> None:
+    """The rules that were there are named: it may only have another name today."""
+    made = played(a.count(2, within=5), at(0))
+    made.records[0] = r.EngineStarted(0, "", "input", {"old": "1", "older": "2"})
+    found = explained(made, 2)
+
+    assert found.verdict == "not in force"
+    assert found.because == (
+        "rule rule: it was not in force there; the rules in force were old, older"
+    )

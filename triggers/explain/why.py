@@ -15,6 +15,7 @@ from msgspec import Struct
 from headrace.engine import record as r
 from headrace.engine.decider import Matched
 from headrace.engine.event import Event
+from headrace.engine.projected import is_projection
 from headrace.engine.state import EngineState
 from headrace.engine.subject import matches
 from headrace.triggers import nodes as n
@@ -46,6 +47,8 @@ HOLDINGS_MAX: Final = 50
 UNKEYED_RECORDS: Final = 20_000
 """Records before the one that is asked about in which all that happens to a rule is noted, if
 there is no key by which to choose."""
+RULES_MAX: Final = 10
+"""Rules that are named where the one that is asked about was not in force."""
 MATCHES_MAX: Final = 5
 """Partial matches that a condition on the events taken so far is shown for."""
 
@@ -174,11 +177,22 @@ class Inquiry:
         not_in_force = why_not_in_force(self._state, self._rule)
         if not_in_force is not None:
             why.verdict, why.because = "not in force", f"rule {self._rule}: {not_in_force}"
+            why.because += f"; {self._what_to_do()}"
             return why
         step = self._step_at(sequence)
         self._fill(why, record, step, decisions)
         self._add_past(why, sequence)
         return why
+
+    def _what_to_do(self) -> str:
+        """Return what there was instead of a rule that was not in force, and who can tell more."""
+        state = self._state
+        if self._rule in state.rules:
+            return "`headrace whatif` says what today's would have made of it"
+        others = sorted(rule for rule in state.rules if not is_projection(rule))
+        more = f" and {len(others) - RULES_MAX} more" if len(others) > RULES_MAX else ""
+        there = ", ".join(others[:RULES_MAX]) or "none"
+        return f"the rules in force were {there}{more}"
 
     def _what(self, record: r.Record) -> str:
         if isinstance(record, r.EventStored):

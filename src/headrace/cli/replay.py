@@ -14,7 +14,7 @@ from headrace.cli.paced import Paced
 from headrace.cli.places import sequence_of
 from headrace.cli.progress import shown
 from headrace.cli.text import safe
-from headrace.engine.errors import LogMismatch
+from headrace.engine.errors import LogMismatch, RuleNotFound
 
 if TYPE_CHECKING:
     from headrace.app import App
@@ -39,6 +39,7 @@ def replay(
     Raises:
         RecordNotFound: there is no such place in the log.
         LogCorrupt: it is damaged; what came before was compared, and printed.
+        RuleNotFound: it has none of the app's rules, so that nothing could be compared.
     """
     from headrace.engine.replay.doubts import count_all
     from headrace.engine.replay.replay import replay as replayed
@@ -66,7 +67,19 @@ def replay(
     write_document(document, output, lambda: _text(document, strict=strict))
     if found.damage is not None:
         raise found.damage
+    if found.foreign:
+        raise RuleNotFound(_foreign(app, log, found.foreign))
     return DIFFERENCE if differs else OK
+
+
+def _foreign(app: App, log: Path, rules: list[str]) -> str:
+    """Return what to say of a log that has none of the app's rules."""
+    declared = some_of([safe(rule) for rule in app.rules], len(app.rules)) or "none"
+    theirs = some_of([safe(rule) for rule in rules], len(rules))
+    return (
+        f"{safe(str(log))}: expected a log with rules of the app {safe(app.name)} ({declared}), "
+        f"found {theirs}: nothing was compared; name the app that wrote it, or ask `headrace whatif`"
+    )
 
 
 def _code_of(app: App, stretch: Stretch) -> dict[str, Any]:
@@ -151,6 +164,7 @@ def _document(log: Path, found: Replayed, *, until: int | None) -> dict[str, Any
             for d in found.divergences
         ],
         "diverged": found.diverged,
+        "compared": not found.foreign,
         "changed": [
             {"sequence": c.sequence, "rule": c.rule, "declared": c.is_declared}
             for c in found.changed
@@ -194,8 +208,16 @@ def _text(document: dict[str, Any], *, strict: bool) -> str:
     lines += _notes(document)
     events, firings = document["events"], document["firings"]
     count = f"{events} events, {document['records']} records, {firings} firings"
-    verdict = "every decision is derived again" if document["same"] else "a difference was found"
-    return "\n".join([*lines, f"{count}: {verdict}"])
+    return "\n".join([*lines, f"{count}: {_verdict(document)}"])
+
+
+def _verdict(document: dict[str, Any]) -> str:
+    if not document["compared"]:
+        return "nothing was compared"
+    if not document["same"]:
+        return "a difference was found"
+    of = " of the rules that are as they were" if document["changed"] else ""
+    return f"every decision{of} is derived again"
 
 
 def _runs_text(document: dict[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from headrace.cli.errors import OK, Usage
+from headrace.cli.errors import OK, RecordNotFound, Usage
 from headrace.cli.logs import decoder, opened, time_before
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.progress import shown
@@ -74,6 +74,10 @@ def timeline(
 def _range(reader: LogReader, from_: str | None, until: str | None) -> tuple[int, int]:
     """Return the first and the last record of the stretch."""
     first, last = reader.first_sequence, reader.last_sequence
+    if not last:
+        raise RecordNotFound(
+            f"{safe(str(reader.path))}: expected a log with records, found none in it yet"
+        )
     if from_ is not None:
         first = max(first, _sequence_from(reader, from_))
     if until is not None:

@@ -107,9 +107,10 @@ def _there(reader: LogReader, sequence: int) -> r.Record:
     last = reader.refresh()
     record = stored(reader, sequence, decoder(reader)) if 0 < sequence <= last else None
     if record is None:
+        there = f"a record from {reader.first_sequence} to {last}" if last else "a log with records"
+        found = sequence if last else "none in it yet"
         raise RecordNotFound(
-            f"{reader.path}: expected a record from {reader.first_sequence} to {last}, found "
-            f"{sequence}; `headrace log cat` has the records"
+            f"{reader.path}: expected {there}, found {found}; `headrace log cat` has the records"
         )
     return record
 

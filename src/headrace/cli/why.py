@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.errors import CORRUPT, OK
+from headrace.cli.errors import CORRUPT, OK, RecordNotFound
 from headrace.cli.logs import decoded, opened
 from headrace.cli.output import Output, write_document
 from headrace.cli.places import damage_note, keys_named, sequence_of, walk_to
@@ -39,7 +39,12 @@ def why(app: App, log: Path, rule: str, output: Output, *, at: str | None, key: 
 
     check_rule(rule, app.decider())
     with opened(log) as reader:
-        sequence = input_before(reader, sequence_of(reader, at), partial(decoded, reader))
+        place = sequence_of(reader, at)
+        if not place:
+            raise RecordNotFound(
+                f"{safe(str(log))}: expected a log that has records, found none in it yet"
+            )
+        sequence = input_before(reader, place, partial(decoded, reader))
         document, note = explanation(app, reader, rule, sequence, key)
     write_document(document, output, lambda: "\n".join(why_text(document)))
     if note is None:
