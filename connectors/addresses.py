@@ -24,6 +24,14 @@ def masked(text: str) -> str:
     return _SECRET.sub(r"\1\2***", _USER.sub("***@", text))
 
 
+def without_echo(text: str) -> str:
+    """Return what a library says of an answer, without the bytes: they may be what was asked.
+
+    Of a server that sends everything back they would be our own request, which has secrets.
+    """
+    return text.partition("bytearray(")[0].rstrip(" :")
+
+
 def address(url: str, place: str, schemes: tuple[str, ...]) -> SplitResult:
     """Take an address apart.
 

@@ -146,6 +146,12 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def kind_and_line(error: BaseException) -> str:
+    """Return what *error* is and what it says, as one line; its kind alone if that is all."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def _plain(number: float) -> str:
     """Return *number* as people write it: ``65 535``, and ``0.1``."""
     shown = int(number) if number == int(number) else number

@@ -19,8 +19,8 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_headers, check_number, check_text
+from headrace.connectors.addresses import address, masked, without_echo
+from headrace.connectors.checks import check_headers, check_number, check_text, kind_and_line
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import (
     ConnectorError,
@@ -308,5 +308,4 @@ def _context(ca: str | None) -> Any:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(masked(str(error)).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    return masked(without_echo(kind_and_line(error)))[:250]

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 import anyio
+from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from headrace.connectors.addresses import masked
@@ -19,6 +20,7 @@ from headrace.connectors.checks import (
     check_maybe_text,
     check_number,
     check_text,
+    kind_and_line,
     needs_asyncio,
     one_line,
 )
@@ -87,6 +89,7 @@ class Brokers:
         self._key_file = check_maybe_text(place, "key_file", key_file)
         if key_file and not cert_file:
             raise ValueError(f"{place}, key_file: expected a cert_file beside it, found none")
+        self._has_login = security.startswith("SASL")
         self._has_tls = security in ("SSL", "SASL_SSL")
         if not self._has_tls and (ca_file or cert_file):
             raise ValueError(
@@ -166,8 +169,9 @@ class Brokers:
         failure: Exception = OSError("no broker")
         for host, port in self.hosts:
             try:
-                if settings["security_protocol"] == "PLAINTEXT":
-                    await self._speaks_kafka(host, port)
+                # First by ourselves: of another server the library would take any length.
+                await self._speaks_kafka(host, port, settings.get("ssl_context"))
+                if not self._has_login:
                     return
                 connection = await create_conn(host, port, **settings)
             except (
@@ -196,18 +200,17 @@ class Brokers:
                 await closing
                 return
         said = "" if isinstance(failure, ConnectionRefusedError) else f"; {HINT}"
-        raise OSError(
-            f"{self.shown}: {type(failure).__name__}: {one_line(failure)}{said}"
-        ) from failure
+        raise OSError(f"{self.shown}: {kind_and_line(failure)}{said}") from failure
 
-    async def _speaks_kafka(self, host: str, port: int) -> None:
-        """Return if a broker answers without a login."""
+    async def _speaks_kafka(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
+        """Return if a broker answers: without a login to all that is asked."""
         what = "the connection was closed"
+        questions = [ASK_VERSIONS] if self._has_login else [ASK_VERSIONS, ASK_BROKERS]
         try:
             with anyio.fail_after(self.timeout_s):
-                async with await anyio.connect_tcp(host, port) as stream:
+                async with await _connected(host, port, tls) as stream:
                     answers = BufferedByteReceiveStream(stream)
-                    for question in (ASK_VERSIONS, ASK_BROKERS):
+                    for question in questions:
                         await stream.send(question)
                         await self._answered(answers, f"{host}:{port}")
                         what = "a broker that wants a login, or one that was about to end"
@@ -223,6 +226,12 @@ class Brokers:
                 f"answers {shown(head)}; check the port, and security"
             )
         await answers.receive_exactly(size - 4)
+
+
+async def _connected(host: str, port: int, tls: ssl.SSLContext | None) -> ByteStream:
+    if tls is None:
+        return await anyio.connect_tcp(host, port)
+    return await anyio.connect_tcp(host, port, ssl_context=tls, tls_standard_compatible=False)
 
 
 def inner(place: str, owner: Any, name: str) -> Any:

@@ -30,6 +30,7 @@ PACKETS_AT_ONCE: Final = 64
 """How many packets are read before others get their turn."""
 FAREWELL_S: Final = 1.0
 """Seconds for what is still to be sent when a connection is closed."""
+CONNECT: Final = 0x10
 CONNACK: Final = 0x20
 PINGREQ: Final = b"\xc0\x00"
 WRONG_VERSION: Final = b"\x01"
@@ -242,6 +243,10 @@ class Link:
 
     def _check_first(self, data: bytes) -> None:
         """Look at the first bytes before paho does: it waits for the rest of whatever it is."""
+        if data[0] == CONNECT:  # not shown: it may hold our password
+            raise LinkRefused(
+                f"{self.server.at()}: expected an MQTT server, found one that sends a greeting back"
+            )
         if data[0] != CONNACK:
             raise LinkRefused(
                 f"{self.server.at()}: expected an MQTT server, found one that says {shown(data)}"

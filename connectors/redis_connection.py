@@ -6,6 +6,9 @@ source and a run each do that in their own way, and every wait for an answer has
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -23,6 +26,7 @@ CLOSE_S: Final = 2.0
 LATER: Final = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "READONLY", "OOM",
                 "NOREPLICAS", "MISCONF", "UNKILLABLE")  # fmt: skip
 """How answers begin that say nothing about what was asked, but how the server is just now."""
+SAID_CHARS_MAX: Final = 200
 
 
 class Connection:
@@ -109,6 +113,18 @@ class Connection:
                 await client.aclose()
         return f"Redis {info['redis_version']} at {self.shown}"
 
+    @contextmanager
+    def answers(self) -> Generator[None]:
+        """Say of an answer without an end what the library says of others that are none."""
+        try:
+            yield
+        except ValueError as error:
+            if not isinstance(error.__context__, asyncio.LimitOverrunError):
+                raise
+            from redis.exceptions import InvalidResponse
+
+            raise InvalidResponse("a line without an end") from None
+
     def refusal(self, error: Exception) -> ConnectorError | None:
         """Return what trying again cannot mend about *error*; ``None``: it may."""
         from redis.exceptions import (
@@ -120,7 +136,7 @@ class Connection:
             ResponseError,
         )
 
-        said = masked(one_line(error))
+        said = masked(one_line(error))[:SAID_CHARS_MAX]
         if isinstance(error, AuthenticationError | AuthorizationError | NoPermissionError):
             return ConnectorError(
                 f"{self.place}: expected to be let in at {self.shown}, found {said!r}; "

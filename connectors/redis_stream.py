@@ -143,7 +143,8 @@ class RedisStream:
     async def _session(self, intake: Intake, client: Redis) -> None:
         taker = _Taker(self, intake, client)
         try:
-            await taker.take()
+            with self._connection.answers():
+                await taker.take()
         except gone() as error:
             refusal = self._connection.refusal(error)
             if refusal is None:
@@ -476,7 +477,8 @@ class RedisStreamSink:
         try:
             # Not typed by the library.
             execute: Callable[..., Awaitable[Any]] = client.execute_command
-            added: Any = await execute(*command)
+            with self._connection.answers():
+                added: Any = await execute(*command)
         except gone() as error:
             raise self._failure(error, stream) from error
         entry_id: str = added.decode()

@@ -9,7 +9,7 @@ import anyio
 
 from headrace.connectors.addresses import masked
 from headrace.connectors.backoff import Backoff
-from headrace.connectors.checks import one_line
+from headrace.connectors.checks import kind_and_line
 from headrace.connectors.intake import Intake
 from headrace.connectors.protocol import ConnectorError
 from headrace.engine.backend import is_cancelled_here
@@ -36,9 +36,9 @@ async def keep_up(
             if is_cancelled_here():
                 raise
             # A library awaited what it had cancelled itself.
-            intake.lost(f"{type(error).__name__}: {masked(one_line(error))}")
+            intake.lost(masked(kind_and_line(error)))
         except gone as error:
-            intake.lost(f"{type(error).__name__}: {masked(one_line(error))}")
+            intake.lost(masked(kind_and_line(error)))
         held = status.connections > connections
         backoff.reset(held_s=anyio.current_time() - began_s if held else 0)
         await backoff.wait()

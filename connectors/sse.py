@@ -8,7 +8,7 @@ from typing import Any, Final
 import anyio
 from msgspec import Struct
 
-from headrace.connectors.addresses import address, masked
+from headrace.connectors.addresses import address, masked, without_echo
 from headrace.connectors.backoff import Backoff
 from headrace.connectors.checks import (
     check_flag,
@@ -16,6 +16,7 @@ from headrace.connectors.checks import (
     check_number,
     check_subject,
     check_text,
+    kind_and_line,
 )
 from headrace.connectors.event_stream import EventStream, ServerEvent, TooLong
 from headrace.connectors.intake import Intake
@@ -116,7 +117,7 @@ class Sse:
                         raise ConnectorError(f"source {self.name!r}: {error}") from None
                     lost = str(error)
                 except (httpx2.TransportError, OSError, TooLong) as error:
-                    lost = f"{type(error).__name__}: {' '.join(masked(str(error)).split())}"
+                    lost = masked(without_echo(kind_and_line(error)))
                 intake.lost(lost[:300])
                 backoff.reset(held_s=anyio.current_time() - begun)
                 await anyio.sleep(max(backoff.next_s(), min(link.retry_s, AGAIN_S_MAX)))

@@ -8,13 +8,14 @@ from typing import Any, Final
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from headrace.connectors.addresses import address, masked
+from headrace.connectors.addresses import address, masked, without_echo
 from headrace.connectors.backoff import Backoff
 from headrace.connectors.checks import (
     check_headers,
     check_number,
     check_subject,
     check_text,
+    kind_and_line,
     needs_asyncio,
 )
 from headrace.connectors.intake import Intake
@@ -115,7 +116,7 @@ class WebSocket:
                     raise ConnectorError(f"source {self.name!r}: {error}") from None
                 lost = str(error)
             except (WebSocketException, OSError) as error:
-                lost = f"{type(error).__name__}: {' '.join(masked(str(error)).split())}"
+                lost = masked(without_echo(kind_and_line(error)))
             intake.lost(lost[:300])
             backoff.reset(held_s=anyio.current_time() - begun)
             await backoff.wait()
