@@ -12,7 +12,7 @@ FOUND_BYTES_MAX: Final = 60
 
 Form = Literal["json", "msgpack", "text", "bytes"]
 Payload = Form | Callable[[bytes], Any]
-"""How the bytes of a message are read: a name, or a function that raises `ValueError`."""
+"""How the bytes of a message are read: a name, or a function, which raises if it cannot."""
 
 _json: Final = msgspec.json.Decoder().decode
 _msgpack: Final = msgspec.msgpack.Decoder().decode
@@ -40,6 +40,10 @@ def reader(payload: Payload, place: str) -> Callable[[bytes], Any]:
                 return own(raw)
             except ValueError as error:
                 raise BadPayload(str(error)) from error
+            except Exception as error:  # noqa: BLE001 (user code, and a message that it cannot read)
+                # Whatever a parser raises: the message would come again, and end the engine again.
+                said = " ".join(str(error).split())
+                raise BadPayload(f"{type(error).__name__}: {said}") from error
 
         return read
     found = _READERS.get(payload)

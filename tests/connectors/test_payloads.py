@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -108,3 +109,14 @@ def test_wrong_addresses_are_refused(url: str) -> None:
     """With what is expected."""
     with pytest.raises(ConnectorError, match="expected an address"):
         address(url, "mqtt source 'line'", ("mqtt", "mqtts"))
+
+
+@pytest.mark.parametrize("error", [KeyError("a"), struct.error("too short"), ZeroDivisionError()])
+def test_whatever_a_parser_of_ones_own_raises_is_a_bad_message(error: Exception) -> None:
+    """One that ended the source would come again after the restart, and end it again."""
+
+    def parse(raw: bytes) -> Any:
+        raise error
+
+    with pytest.raises(BadPayload, match=type(error).__name__):
+        reader(parse, "here")(b"x")
