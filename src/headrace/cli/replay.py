@@ -78,7 +78,8 @@ def _foreign(app: App, log: Path, rules: list[str]) -> str:
     theirs = some_of([safe(rule) for rule in rules], len(rules))
     return (
         f"{safe(str(log))}: expected a log with rules of the app {safe(app.name)} ({declared}), "
-        f"found {theirs}: nothing was compared; name the app that wrote it, or ask `headrace whatif`"
+        f"found {theirs}: nothing was compared; "
+        f"name the app that wrote it, or ask `headrace whatif`"
     )
 
 
