@@ -9,6 +9,7 @@ written here, and not imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -34,6 +35,14 @@ SOURCE: Final = "headrace.source"
 SINK: Final = "headrace.sink"
 
 
+def has_opentelemetry() -> bool:
+    """Say whether the API of OpenTelemetry is installed."""
+    try:
+        return find_spec("opentelemetry.trace") is not None
+    except ModuleNotFoundError:  # not even what it is in
+        return False
+
+
 class Telemetry:
     """The tracer of an app."""
 
@@ -57,8 +66,17 @@ class Telemetry:
                 "telemetry, tracer_provider: expected a TracerProvider of OpenTelemetry, found "
                 f"{tracer_provider!r:.80}"
             )
+        self._provider = tracer_provider
         self._kinds = trace.SpanKind
         self._tracer = trace.get_tracer("headrace", version, tracer_provider)
+
+    @property
+    def provider(self) -> str:
+        """What spans go to, as it is now; ``ProxyTracerProvider``: to nobody yet."""
+        from opentelemetry import trace
+
+        provider = self._provider or trace.get_tracer_provider()
+        return type(provider).__name__
 
     def observer(self) -> RunSpans:
         """Return what makes the spans of one engine's runs."""

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from headrace.app import App
 
 EMPTY: Final = "expected tables such as [sources.line], found an empty file"
-SECTIONS: Final = ("run", "sources", "sinks", "forward")
+SECTIONS: Final = ("run", "sources", "sinks", "forward", "telemetry")
 RUN_KEYS: Final = ("app", "log", "rules")
 FORWARD_KEYS: Final = ("on", "sink", "name")
+TELEMETRY_KEYS: Final = ("opentelemetry",)
 RETRY_KEYS: Final = ("attempts", "wait_first", "wait_max")
 SINK_KEYS: Final = ("retry", "concurrency", "timeout")
 """What a sink's table may say of the task that sends, unless it is a setting of the sink."""
@@ -99,6 +100,8 @@ class Config(Struct, frozen=True):
     log: str | None = None
     rules: str | None = None
     """The path of a rules file."""
+    telemetry: bool = False
+    """Whether engines make traces, with OpenTelemetry."""
     sources: dict[str, Source] = {}
     sinks: dict[str, DeclaredSink] = {}
     forwards: list[Forward] = []
@@ -110,6 +113,8 @@ class Config(Struct, frozen=True):
             ConfigError: a name is taken; nothing was declared.
         """
         self._check_names(app)
+        if self.telemetry:
+            app.telemetry()
         for source in self.sources.values():
             app.source(source)
         tasks = {name: app.sink(made.sink, **made.options) for name, made in self.sinks.items()}
@@ -154,6 +159,7 @@ def read_config(
     settings = Settings(report, os.environ if environ is None else environ)
     table = Table(report, (), values, SECTIONS)
     said = _run_in(table)
+    telemetry = _telemetry_in(table, is_needed=connectors)
     sources: dict[str, Source] = {}
     for name, own in _named(table, "sources"):
         if connectors and (made := settings.made(("sources", name), own, "source")) is not None:
@@ -167,7 +173,9 @@ def read_config(
     forwards = _forwards(table)
     if report.problems:
         raise ConfigError(place, report.problems)
-    return Config(place, **said, sources=sources, sinks=sinks, forwards=forwards)
+    return Config(
+        place, **said, telemetry=telemetry, sources=sources, sinks=sinks, forwards=forwards
+    )
 
 
 def load_config(
@@ -187,6 +195,24 @@ def _run_in(table: Table) -> dict[str, str | None]:
     own = Table(table.report, ("run",), table.get("run") if "run" in table else {}, RUN_KEYS)
     what = {"app": "an app such as 'plant.py:app'", "log": "a folder", "rules": "a file"}
     return {key: own.text(key, what[key]) for key in RUN_KEYS}
+
+
+def _telemetry_in(table: Table, *, is_needed: bool) -> bool:
+    """Say whether traces are to be made: never where nothing but looking back is."""
+    if "telemetry" not in table:
+        return False
+    own = Table(table.report, ("telemetry",), table.get("telemetry"), TELEMETRY_KEYS)
+    wanted = bool(own.flag("opentelemetry")) and is_needed
+    if wanted:
+        from headrace.connectors.telemetry import has_opentelemetry
+
+        if not has_opentelemetry():
+            own.fail(
+                "opentelemetry",
+                "expected the extra 'otel' to be installed, found no module 'opentelemetry'; "
+                "pip install 'headrace[otel]'",
+            )
+    return wanted
 
 
 def _named(table: Table, section: str) -> list[tuple[str, dict[str, Any]]]:

@@ -81,9 +81,12 @@ class Connections(Tasks):
         self._telemetry = Telemetry(tracer_provider, version=__version__)
 
     @property
-    def makes_traces(self) -> bool:
-        """Whether `telemetry` was called."""
-        return self._telemetry is not None
+    def tracer_provider(self) -> str | None:
+        """What spans go to, by the name of its class; ``None``: no traces are made.
+
+        ``ProxyTracerProvider``: nothing has set up a provider in this process.
+        """
+        return None if self._telemetry is None else self._telemetry.provider
 
     def source(self, source: Source) -> None:
         """Let *source* bring events in as long as an engine of this app is open.

@@ -52,6 +52,7 @@ def check(app: App, output: Output) -> int:
             }
             for name, one in app.sinks.items()
         ],
+        "tracer_provider": app.tracer_provider,
         "subjects": sorted({s for one in [*rules, *projections] for s in one["subjects"]}),
     }
     write_document(document, output, lambda: _text(document))
@@ -198,11 +199,13 @@ def _retry(policy: Any) -> str | None:
 
 
 def _text(document: dict[str, Any]) -> str:
+    provider = document["tracer_provider"]
     parts = [
         facts(
             [
                 ("app", document["app"]),
                 ("subjects", ", ".join(document["subjects"]) or "none"),
+                ("traces", "none" if provider is None else f"OpenTelemetry, {provider}"),
             ]
         )
     ]

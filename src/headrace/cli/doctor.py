@@ -64,6 +64,7 @@ def _all(
     else:
         yield warn("disk", "no log was named", "name it: --log DIR, or log in [run] of --config")
     if app is not None:
+        yield _traces(app)
         from headrace.cli.doctor_links import links
 
         yield from links(app)
@@ -74,6 +75,19 @@ def _settings(name: str | None, rules: Path | None, config: Path | None) -> tupl
 
     app, said = load_with("doctor", name, rules, config)
     return app, said.log
+
+
+def _traces(app: App) -> Finding:
+    provider = app.tracer_provider
+    if provider is None:
+        return ok("traces", "none are made")
+    if provider == "ProxyTracerProvider":
+        return warn(
+            "traces",
+            "made with OpenTelemetry, whose spans go to nobody in this process",
+            "set up a tracer provider, or start it under opentelemetry-instrument",
+        )
+    return ok("traces", f"made with OpenTelemetry, for {provider}")
 
 
 def _said(app: App) -> str:
