@@ -59,16 +59,7 @@ class Brokers:
         timeout_s: float,
     ) -> None:
         """Check the settings; nothing is connected yet.  *place* is how errors call the user."""
-        what = "addresses such as localhost:9092, separated by commas"
-        check_text(place, "servers", servers, what=what)
-        self.hosts: list[tuple[str, int]] = []
-        for server in servers.split(","):
-            host, colon, port = server.strip().rpartition(":")
-            if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-                raise ConnectorError(
-                    f"{place}, servers: expected {what}, found {masked(servers)!r:.100}"
-                )
-            self.hosts.append((host.strip("[]"), int(port)))
+        self.hosts = _hosts(place, servers)
         for name, value, known in (
             ("security", security, PROTOCOLS),
             ("mechanism", mechanism, MECHANISMS),
@@ -226,6 +217,19 @@ class Brokers:
                 f"answers {shown(head)}; check the port, and security"
             )
         await answers.receive_exactly(size - 4)
+
+
+def _hosts(place: str, servers: str) -> list[tuple[str, int]]:
+    what = "addresses such as localhost:9092, separated by commas"
+    hosts: list[tuple[str, int]] = []
+    for server in check_text(place, "servers", servers, what=what).split(","):
+        host, colon, port = server.strip().rpartition(":")
+        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ConnectorError(
+                f"{place}, servers: expected {what}, found {masked(servers)!r:.100}"
+            )
+        hosts.append((host.strip("[]"), int(port)))
+    return hosts
 
 
 async def _connected(host: str, port: int, tls: ssl.SSLContext | None) -> ByteStream:

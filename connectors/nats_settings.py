@@ -49,12 +49,7 @@ class NatsServer:
         for name, value in texts.items():
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
-        given: object = url
-        if not isinstance(given, str | Sequence) or isinstance(given, bytes):
-            raise TypeError(f"{place}, url: expected an address, found {ascii(given)[:80]}")
-        urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
-        for one in urls or [""]:
-            check_text(place, "url", one, what="an address such as nats://localhost:4222")
+        urls = _urls(place, url)
         parts = [address(one, place, SCHEMES) for one in urls]
         self.shown = ", ".join(masked(one) for one in urls)
         self.addresses = [_plain_address(one) for one in parts]
@@ -148,6 +143,15 @@ def _plain_address(parts: SplitResult) -> str:
     name = parts.hostname or ""
     host = f"[{name}]" if ":" in name else name
     return f"{parts.scheme}://{host}:{parts.port or PORT}"
+
+
+def _urls(place: str, url: str | Sequence[str]) -> list[str]:
+    given: object = url
+    if not isinstance(given, str | Sequence) or isinstance(given, bytes):
+        raise TypeError(f"{place}, url: expected an address, found {ascii(given)[:80]}")
+    urls = [part.strip() for part in url.split(",")] if isinstance(url, str) else list(url)
+    what = "an address such as nats://localhost:4222"
+    return [check_text(place, "url", one, what=what) for one in urls or [""]]
 
 
 def _login(

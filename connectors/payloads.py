@@ -40,7 +40,7 @@ def reader(payload: Payload, place: str) -> Callable[[bytes], Any]:
                 return own(raw)
             except ValueError as error:
                 raise BadPayload(str(error)) from error
-            except Exception as error:  # noqa: BLE001 (user code, and a message that it cannot read)
+            except Exception as error:
                 # Whatever a parser raises: the message would come again, and end the engine again.
                 said = " ".join(str(error).split())
                 raise BadPayload(f"{type(error).__name__}: {said}") from error
