@@ -300,6 +300,7 @@ _FIRED_FIELDS: Final = attrgetter(*RuleFired.__struct_fields__[:8])
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
 _CAUSED_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:12])
 _PAYING_FIELDS: Final = attrgetter(*EventStored.__struct_fields__[:13])
+_RARE: Final = frozenset({UnknownRecord, RunLaunched, EventOffered})
 _LAUNCHED_FIELDS: Final = attrgetter(*RunLaunched.__struct_fields__[:7])
 _OFFERED_FIELDS: Final = attrgetter(*EventOffered.__struct_fields__[:8])
 
@@ -329,12 +330,16 @@ def encode(record: Record) -> bytes:
         return _encode((64, *_FIRED_FIELDS(record)))
     if type(record) is RunCompleted and record.blob is None:
         return _encode((3, record.at_ns, record.run, record.result))
+    return _rare(record) if type(record) in _RARE else _encode(record)
+
+
+def _rare(record: Record) -> bytes:
+    if type(record) is UnknownRecord:
+        return record.raw
     if type(record) is RunLaunched and record.headers is None:
         return _encode((28, *_LAUNCHED_FIELDS(record)))
     if type(record) is EventOffered and record.headers is None:
         return _encode((15, *_OFFERED_FIELDS(record)))
-    if type(record) is UnknownRecord:
-        return record.raw
     return _encode(record)
 
 
