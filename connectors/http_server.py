@@ -24,6 +24,8 @@ from headrace.connectors.protocol import ConnectorError, ExtraMissing
 LEAVE_S: Final = 2
 """Seconds that those get who are answered while the engine ends."""
 KEEP_ALIVE_S: Final = 5
+CHUNK_TIMES_MAX: Final = 8
+"""How many times as long as its body a request may be on the wire."""
 BACKLOG: Final = 1024
 _PHRASES: Final = {
     408: "Request Timeout",
@@ -151,12 +153,18 @@ def _protocol(serving: Serving) -> type[asyncio.Protocol]:
             self.logger = _quiet()
             self.is_in_headers = False
             self.head_bytes = 0
+            self.is_in_body = False
+            self.spare_bytes = 0
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():
                 return
             before = self.head_bytes if self.is_in_headers else 0
+            if self.is_in_body:
+                self.spare_bytes += len(data)
             super().data_received(data)
+            if self.is_in_body and self.spare_bytes > serving.header_bytes_max:
+                self.refuse(431)
             if self.is_in_headers:
                 self.head_bytes = before + len(data)
                 if self.head_bytes > serving.header_bytes_max:
@@ -170,8 +178,20 @@ def _protocol(serving: Serving) -> type[asyncio.Protocol]:
 
         def on_headers_complete(self) -> None:
             self.is_in_headers = False
+            self.is_in_body, self.spare_bytes = True, 0
             self.forget()
             super().on_headers_complete()
+
+        # What is in a body and is none of it, such as headers behind the last chunk, the parser
+        # keeps or drops without a bound.  A chunk has a line of its own: of one byte, five more.
+
+        def on_body(self, body: bytes) -> None:
+            self.spare_bytes -= CHUNK_TIMES_MAX * len(body)
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.is_in_body = False
+            super().on_message_complete()
 
     return Protocol
 

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,43 @@ async def test_sender_of_a_slow_body_gets_408() -> None:
 
         assert answer.startswith(b"HTTP/1.1 408 ")
         assert engine.state().events == 0
+
+
+CHUNKED = (
+    b"POST /plain HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    b"transfer-encoding: chunked\r\n\r\n"
+)
+
+
+@pytest.mark.usefixtures("parser")
+@pytest.mark.parametrize(
+    "begin", [b"1\r\n1\r\n0\r\nx: ", b"1;x=", b"1\r\n1\r\n1;x="], ids=["trailer", "first", "next"]
+)
+async def test_chunks_without_an_end_are_bounded(begin: bytes) -> None:
+    """Headers behind the body and parameters of a chunk would otherwise be taken for ever."""
+    hook = webhook()
+    async with served(hook) as (engine, client):
+        assert hook.address is not None
+        async with await anyio.connect_tcp(*hook.address) as stream:
+            sent = 0
+            with anyio.fail_after(10), suppress(anyio.BrokenResourceError):
+                await stream.send(CHUNKED + begin)
+                while sent < 64 * 1024 * 1024:
+                    await stream.send(b"x" * 65_536)
+                    sent += 65_536
+            assert sent < 32 * 1024 * 1024, "it was taken"
+        assert (await client.post("/plain", json=1)).status_code == 202
+        assert engine.state().events == 1
+
+
+@pytest.mark.usefixtures("parser")
+async def test_body_in_chunks_of_one_byte_is_taken() -> None:
+    """It is six times as long on the wire, and nothing is wrong with it."""
+    body = b"1" * 40_000
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in b'"' + body + b'"') + b"0\r\n\r\n"
+    hook = webhook()
+    async with served(hook) as (_, __):
+        assert b"HTTP/1.1 202 " in await raw(hook, CHUNKED + chunks)
 
 
 @pytest.mark.usefixtures("parser")
