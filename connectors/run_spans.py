@@ -4,7 +4,7 @@ A run has a span for each process in which it executes, and below that one for e
 is the current span of the task's code.  A run may sleep for days, and a hundred thousand may: so
 the spans end as soon as the code waits for a time, a signal or a pattern, or for another attempt.
 When it goes on another span does, with a link to the one before.  What is kept meanwhile is where
-they belong, a few hundred bytes for a run.
+they belong, about a kilobyte for a run, which needs ten times that for its code.
 
 What a run belongs to is in the log: the context in the headers of the event that began it.  So a
 trace goes on after a crash, though the spans that were open then are lost.
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from headrace.engine.attempt import Attempt
     from headrace.engine.commit import Pipeline
     from headrace.engine.observer import RunEnd
+    from headrace.engine.run_state import RunState
 
 LINKS_MAX: Final = 32
 """Events whose contexts one run is said to follow from: the newest."""
@@ -72,10 +73,11 @@ class AttemptSpan:
     doing.
     """
 
-    def __init__(self, span: Span, run: _RunSpan, name: str, attributes: dict[str, Any]) -> None:
+    __slots__ = ("place", "run", "span", "state", "token")
+
+    def __init__(self, span: Span, run: _RunSpan, state: RunState) -> None:
+        self.state = state
         self.run = run
-        self.name = name
-        self.attributes = attributes
         self.span: Span | None = span
         self.place = span.get_span_context()
         self.token: Any = None
@@ -158,6 +160,7 @@ class RunSpans:
         """Those that have executed in this process and have not ended."""
         self._ended: dict[int, SpanContext] = {}
         self._attempts: dict[int, AttemptSpan] = {}
+        self._log_id = ""
         self._open: dict[int, AttemptSpan] = {}
         """Of them, those whose spans have not ended, in the order of their beginnings."""
 
@@ -180,19 +183,24 @@ class RunSpans:
         if attempt.stopped is not None or state.failing is not None:
             return  # no code is executed
         run = self._runs.get(state.id)
-        pipeline = attempt.run._pipeline
-        common = {TASK: state.task, RUN_ID: state.id, LOG_ID: pipeline.log.log_id.hex()}
         if run is None:
-            run = self._runs[state.id] = self._begin_run(attempt, common)
-        name, attributes = f"attempt {state.task}", {**common, ATTEMPT: state.attempt}
-        span = self._tracer.start_span(name, self._contexts.below(run.place), attributes=attributes)
-        made = AttemptSpan(span, run, name, attributes)
+            run = self._runs[state.id] = self._begin_run(attempt)
+        span = self._tracer.start_span(
+            f"attempt {state.task}",
+            self._contexts.below(run.place),
+            attributes={**self._facts(state), ATTEMPT: state.attempt},
+        )
+        made = AttemptSpan(span, run, state)
         self._attempts[state.id] = made
         self._note_open(state.id, made)
         made.token = self._contexts.attach(made)
 
-    def _begin_run(self, attempt: Attempt, attributes: dict[str, Any]) -> _RunSpan:
+    def _facts(self, state: RunState) -> dict[str, Any]:
+        return {TASK: state.task, RUN_ID: state.id, LOG_ID: self._log_id}
+
+    def _begin_run(self, attempt: Attempt) -> _RunSpan:
         state, pipeline = attempt.state, attempt.run._pipeline
+        self._log_id = self._log_id or pipeline.log.log_id.hex()
         parent, links = self._cause_of(pipeline, attempt)
         begun_ns = None
         if state.attempt == 1 and not state.steps and not pipeline.by_input:
@@ -202,7 +210,7 @@ class RunSpans:
             self._tracer.start_span(
                 f"run {state.task}",
                 self._contexts.below(parent),
-                attributes=attributes,
+                attributes=self._facts(state),
                 links=links,
                 start_time=begun_ns,
             )
@@ -226,10 +234,11 @@ class RunSpans:
         made = self._attempts.get(run_id)
         if made is None or made.span is not None:
             return
+        state = made.state
         made.span = self._tracer.start_span(
-            made.name,
+            f"attempt {state.task}",
             self._contexts.below(made.run.place),
-            attributes={**made.attributes, CONTINUES: True},
+            attributes={**self._facts(state), ATTEMPT: state.attempt, CONTINUES: True},
             links=self._contexts.links([made.place]),
         )
         made.place = made.span.get_span_context()
