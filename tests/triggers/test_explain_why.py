@@ -314,11 +314,17 @@ CASES: dict[str, Case] = {
         f"hold(for_=30): the condition is false: it had been true since {T0}00Z only",
         [f"the condition had stayed true for 30 s from {T0}00Z on"],
     ),
+    "hold, not begun": (
+        a.where(field() > 30).hold(for_=30),
+        values(20, 21),
+        "hold(for_=30): the condition is false, and was",
+        ["the condition had been true for 30 s"],
+    ),
     "hold, fired": (
         a.where(field() > 30).hold(for_=1),
         [(0, "a", 31), (5, "a", 32)],
         "hold(for_=1): true, and has fired: it re-arms when the condition is false",
-        ["the condition had been false before"],
+        ["the condition had been false, and then true for 1 s"],
     ),
     "debounce": (
         a.debounce(quiet=10),

@@ -206,15 +206,20 @@ def _dedupe(rule: str, node: n.DedupeNode, note: Note) -> Saying:
 
 
 def _hold(_rule: str, node: n.HoldNode, note: Note) -> Saying:
+    as_long = f"for {n.seconds(node.for_ns)} s"
     if note.is_miss:
         if note.passed:
             return "passes", "the condition has ended: it says that it is clear", ""
         if note.before is None:
-            return "stops", "the condition is false, and was", "the condition had been true"
+            return (
+                "stops",
+                "the condition is false, and was",
+                f"the condition had been true {as_long}",
+            )
         if note.before.first is None:
             return "stops", "the condition is false: it is armed again", ""
         since = time_text(note.before.first.at_ns)
-        wish = f"the condition had stayed true for {n.seconds(node.for_ns)} s from {since} on"
+        wish = f"the condition had stayed true {as_long} from {since} on"
         return "stops", f"the condition is false: it had been true since {since} only", wish
     if note.after is not None and note.after.first is not None:
         since_ns = note.after.first.at_ns
@@ -224,7 +229,7 @@ def _hold(_rule: str, node: n.HoldNode, note: Note) -> Saying:
     return (
         "holds",
         "true, and has fired: it re-arms when the condition is false",
-        ("the condition had been false before"),
+        f"the condition had been false, and then true {as_long}",
     )
 
 
