@@ -48,6 +48,8 @@ async def redis(folder: Path) -> AsyncGenerator[Both]:
     try:
         server.start()
         yield test_redis_stream.RedisHarness(server)
+        with server.client as client:
+            client.delete("jobs")
         yield test_redis_stream.SinkOfRedis(server)
     finally:
         server.kill()
