@@ -42,12 +42,14 @@ def here(headrace: Call) -> Call:
 
 
 def test_check_says_whether_traces_are_made(here: Call) -> None:
-    """And for which provider; without a word on it there are none."""
+    """And for which provider; of an app that makes none there is no word on it."""
     asked = here("check", "--config", "headrace.toml")
     assert "traces    OpenTelemetry, ProxyTracerProvider\n" in asked.out
     document = json.loads(here("check", "--config", "headrace.toml", "-o", "json").out)
     assert document["tracer_provider"] == "ProxyTracerProvider"
-    assert "traces    none\n" in here("check", "plant.py:app").out
+    assert "traces" not in here("check", "plant.py:app").out
+    document = json.loads(here("check", "plant.py:app", "-o", "json").out)
+    assert document["tracer_provider"] is None
 
 
 def test_doctor_warns_of_spans_that_nobody_gets(here: Call) -> None:

@@ -205,7 +205,7 @@ def _text(document: dict[str, Any]) -> str:
             [
                 ("app", document["app"]),
                 ("subjects", ", ".join(document["subjects"]) or "none"),
-                ("traces", "none" if provider is None else f"OpenTelemetry, {provider}"),
+                *(() if provider is None else (("traces", f"OpenTelemetry, {provider}"),)),
             ]
         )
     ]
