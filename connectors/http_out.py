@@ -8,12 +8,13 @@ letter at once.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import anyio
 import msgspec
@@ -40,6 +41,10 @@ RESPONSE_BYTES_MAX: Final = 64 * 1024
 RETRY_AFTER_S_MAX: Final = 1e9
 KEY_HEADER: Final = "Idempotency-Key"
 SUBJECT: Final = "{subject}"
+SECRET_CHARS_MIN: Final = 6
+"""What is shorter stands in many an answer by itself."""
+PUBLIC: Final = frozenset(("accept", "accept-language", "content-type", "user-agent", "prefer"))
+"""Headers that hold no secret, but words of which answers are full."""
 AGAIN: Final = frozenset((408, 425, 429))
 """Statuses below 500 that say "not now"."""
 _REDIRECTS: Final = frozenset((301, 302, 303, 307, 308))
@@ -133,6 +138,9 @@ class HttpSink:
         # Of an address the path may be as secret as a password: that of a chat's webhook is.
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         self._server = f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port else "")
+        self._secrets = _secrets(parts, self._headers)
+        self._places = [] if len(parts.path) < 2 else [parts.path.encode()]
+        self._places += [parts.query.encode()] if parts.query else []
         self._client: httpx2.AsyncClient | None = None
 
     def __repr__(self) -> str:
@@ -256,10 +264,11 @@ class HttpSink:
         status = response.status_code
         if 200 <= status < 300:
             content_type = response.headers.get("content-type", "")
+            body = _without(body, self._secrets)
             return HttpResult(status, body, content_type[:200], truncated)
         found = f"{self._place(message)}: expected a status of success, found {status}"
         if body:
-            found += f" and {masked(shown(body))}"
+            found += f" and {masked(shown(_without(body, self._secrets + self._places)))}"
         if status in AGAIN or status >= 500:
             after_s = retry_after_s(response.headers.get("retry-after"), self._clock)
             raise SinkUnavailable(found, retry_after_s=after_s)
@@ -299,6 +308,23 @@ def _content(body: Any) -> tuple[bytes | None, dict[str, str]]:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
+
+
+def _secrets(parts: SplitResult, headers: Mapping[str, str]) -> list[bytes]:
+    """Return what a server that says what it got would say, the longest first."""
+    values = [value for name, value in headers.items() if name not in PUBLIC]
+    given = [word for value in values for word in (value, value.rpartition(" ")[2])]
+    if parts.password:
+        word, user = unquote(parts.password), unquote(parts.username or "")
+        given += [word, parts.password, b64encode(f"{user}:{word}".encode()).decode()]
+    found = {text.encode() for text in given if len(text) >= SECRET_CHARS_MIN}
+    return sorted(found, key=len, reverse=True)
+
+
+def _without(body: bytes, secrets: list[bytes]) -> bytes:
+    for secret in secrets:
+        body = body.replace(secret, b"***")
+    return body
 
 
 def _context(ca: str | None) -> Any:

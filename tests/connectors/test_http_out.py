@@ -283,6 +283,30 @@ async def test_events_are_forwarded_until_they_are_taken() -> None:
     assert {request.split(b" ")[1] for request in server.requests} == {b"/events/alert.t1%2Fx"}
 
 
+@pytest.mark.parametrize("code", [200, 400, 503])
+async def test_server_that_sends_our_secrets_back(code: int) -> None:
+    """As one that says what it got: neither in the result nor in an error, both are in the log."""
+    key = "planted-key-1234"
+    async with serving() as server:
+        path, login = "/hooks/T1/planted-path", f"u:{'planted-word'}@"
+        headers = {"Authorization": f"Bearer {key}", "X-Key": key, "Accept": "planted"}
+        body = b'Cannot POST /hooks/T1/planted-path {"authorization": "Bearer planted-key-1234"}'
+        body += b" planted-word dTpwbGFudGVkLXdvcmQ= /planted"
+        server.answers = [status(code, body=body)]
+        url = server.url.replace("://", f"://{login}") + path
+        async with HttpSink(url, headers=headers) as sink:
+            try:
+                found = repr(await sink.send(HttpMessage(1), key="k"))
+            except (SinkRefused, SinkUnavailable) as error:
+                found = str(error)
+    for secret in (key, "planted-word", "dTpwbGFudGVkLXdvcmQ="):
+        assert secret not in found
+    assert "***" in found
+    assert code != 200 or found.count("planted") == 2, "what is no secret stays"
+    # What an answer is about may well be a path; an error is for people.
+    assert ("planted-path" in found) == (code == 200)
+
+
 async def test_secrets_are_not_shown() -> None:
     """Neither headers nor what stands in the address: of a chat's webhook the path is secret."""
     async with serving() as server:
