@@ -239,6 +239,7 @@ class Directory:
         """Bring files in until cancelled."""
         waking = Waking()
         seen: dict[str, tuple[tuple[int, int], float]] = {}
+        failed: dict[str, str] = {}
         async with anyio.create_task_group() as group:
             group.start_soon(waking.watch, self._path)
             while True:
@@ -247,8 +248,10 @@ class Directory:
                     there = await to_thread.run_sync(self._there)
                     if intake.status.state != "connected":
                         intake.connected(path=self._path)
+                    for path in failed.keys() - there.keys():
+                        del failed[path]
                     for path in self._whole(there, seen):
-                        await self._take(path, intake)
+                        await self._try(path, failed, intake)
                 except OSError as error:
                     intake.lost(f"{error.strerror or error}: {error.filename!r}")
                 await wait(event, self._poll_s)
@@ -277,9 +280,25 @@ class Directory:
                 whole.append(path)
         return whole
 
+    async def _try(self, path: str, failed: dict[str, str], intake: Intake) -> None:
+        """Take a file; one that cannot be taken does not stand in the way of the others."""
+        try:
+            await self._take(path, intake)
+        except FileNotFoundError:
+            return  # it is gone, or its folder: which one is seen the next time
+        except OSError as error:
+            said = f"{error.strerror or error}: {error.filename!r}"
+            if failed.get(path) != said:  # once, not at each look
+                intake.logger.warning("file_not_taken", error=said, meaning="it is tried again")
+            failed[path] = said
+        else:
+            failed.pop(path, None)
+
     async def _take(self, path: str, intake: Intake) -> None:
         def load() -> tuple[bytes, FileData]:
-            with Path(path).open("rb") as file:
+            # What has become a link since it was looked at is not gone after, nor waited for.
+            opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with os.fdopen(opened, "rb") as file:
                 status, digest = os.fstat(file.fileno()), blake2b(digest_size=16)
                 content = file.read(CONTENT_BYTES_MAX + 1)
                 block = content

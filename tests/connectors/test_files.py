@@ -314,6 +314,32 @@ async def test_files_of_a_folder(tmp_path: Path) -> None:
     assert (bad["place"], bad["raw"]) == ("b\\xff.json", b"\xff")
 
 
+async def test_file_that_cannot_be_read_is_not_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another owner, or a link by the time it is opened: it is said once, and tried again."""
+    elsewhere = tmp_path.parent / "planted.txt"
+    elsewhere.write_text("planted")
+    harness = FolderHarness(tmp_path)
+    lives = Lives(harness.source, MemoryLog())
+    there = Directory._there
+
+    def swap(self: Directory) -> dict[str, tuple[int, int]]:
+        found = there(self)
+        if (first := str(harness.path / "0.json")) in found:
+            Path(first).unlink()
+            Path(first).symlink_to(elsewhere)
+        return found
+
+    monkeypatch.setattr(Directory, "_there", swap)
+    async with lives.life() as life:
+        await harness.publish(range(3))
+        await stored(life, 2)
+        assert life.status.state == "connected"
+    assert [harness.number(event) for event in lives.kept()] == [1, 2]
+    assert elsewhere.exists()
+
+
 @pytest.mark.slow
 async def test_file_that_is_still_written_waits(tmp_path: Path) -> None:
     """And one that was stored before a crash is not stored again."""
