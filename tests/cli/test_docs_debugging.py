@@ -16,15 +16,12 @@ from headrace.cli.debug import HELP
 PAGE = Path(__file__).parents[2] / "docs" / "debugging.md"
 
 
-@pytest.mark.slow
-def test_every_command_prints_what_the_page_shows(
-    headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A reader can ask the log of that night each question, and gets each answer."""
+def executed(page: Path, headrace: Call, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Do all that *page* says in *folder*; return how many commands printed what it shows."""
     executed = 0
-    for block in BLOCK.finditer(PAGE.read_text()):
+    for block in BLOCK.finditer(page.read_text()):
         if block["file"]:
-            (tmp_path / block["file"]).write_text(block["text"])
+            (folder / block["file"]).write_text(block["text"])
         if block["kind"] != "console":
             continue
         for example in re.split(r"^\$ ", block["text"], flags=re.MULTILINE)[1:]:
@@ -32,14 +29,22 @@ def test_every_command_prints_what_the_page_shows(
             code = next((int(line[2:]) for line in shown if line.startswith("= ")), 0)
             printed = [line for line in shown if not line.startswith("= ")]
             call, _, piped = command.partition(" < ")
-            text = (tmp_path / piped).read_text() if piped else ""
+            text = (folder / piped).read_text() if piped else ""
             monkeypatch.setattr("sys.stdin", io.StringIO(text))
             done = headrace(*shlex.split(call)[1:])
             executed += 1
 
             assert done.code == code, (command, done.err)
             assert pattern_of(printed).fullmatch(done.out), (command, done.out)
-    assert executed == 9
+    return executed
+
+
+@pytest.mark.slow
+def test_every_command_prints_what_the_page_shows(
+    headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader can ask the log of that night each question, and gets each answer."""
+    assert executed(PAGE, headrace, tmp_path, monkeypatch) == 9
 
 
 def test_the_page_has_each_command_of_the_stepper() -> None:
