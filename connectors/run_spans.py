@@ -204,8 +204,8 @@ class RunSpans:
         parent, links = self._cause_of(pipeline, attempt)
         begun_ns = None
         if state.attempt == 1 and not state.steps and not pipeline.by_input:
-            # That it had to wait for its turn is a part of it; log time may be ahead of the clock.
-            begun_ns = min(state.created_at_ns, SystemClock().wall_ns())
+            # That it had to wait for its turn is a part of it.  Log time need not be the clock's.
+            begun_ns = SystemClock().wall_ns() - (pipeline.now_ns() - state.created_at_ns)
         return _RunSpan(
             self._tracer.start_span(
                 f"run {state.task}",

@@ -57,7 +57,8 @@ def test_doctor_warns_of_spans_that_nobody_gets(here: Call) -> None:
     asked = here("doctor", "--config", "headrace.toml").out
     assert (
         "warn  traces        made with OpenTelemetry, whose spans go to nobody in this process; "
-        "set up a tracer provider, or start it under opentelemetry-instrument\n" in asked
+        "set up a tracer provider, or start it as opentelemetry-instrument -- headrace run …\n"
+        in asked
     )
     assert "ok    traces        none are made\n" in here("doctor", "plant.py:app").out
 

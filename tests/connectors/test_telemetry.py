@@ -264,6 +264,28 @@ async def test_a_run_that_sleeps_has_no_open_span(traces: Traces) -> None:
     assert above(first) == above(second) == above(third) == id_of(traces.one("run mill"))
 
 
+async def test_the_wait_for_a_turn_is_a_part_of_the_run(traces: Traces) -> None:
+    """As long as it was in log time, whatever the time of the log is; it ends now."""
+    app, gate, clock = traces.app(), Gate(), StepClock()
+
+    @app.rule(on("a"), name="mill")
+    async def mill() -> None:
+        await gate.wait()
+
+    async with opened(app, clock=clock, concurrency=1) as engine:
+        await engine.emit_many([("a", 1), ("a", 2)])
+        await clock.step(engine, 30)
+        gate.open()
+        await engine.drain()
+
+    waits_s = list[float]()
+    for run, attempt in zip(traces.all("run mill"), traces.all("attempt mill"), strict=True):
+        assert run.start_time is not None
+        assert attempt.start_time is not None
+        waits_s.append((attempt.start_time - run.start_time) / 1e9)
+    assert waits_s == [pytest.approx(0, abs=1), pytest.approx(30, abs=1)]
+
+
 async def test_what_is_kept_of_runs_is_bounded(
     traces: Traces, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,7 +85,7 @@ def _traces(app: App) -> Finding:
         return warn(
             "traces",
             "made with OpenTelemetry, whose spans go to nobody in this process",
-            "set up a tracer provider, or start it under opentelemetry-instrument",
+            "set up a tracer provider, or start it as opentelemetry-instrument -- headrace run …",
         )
     return ok("traces", f"made with OpenTelemetry, for {provider}")
 
