@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from headrace.connectors.addresses import address, masked, without_echo
 from headrace.connectors.backoff import Backoff
@@ -29,6 +28,8 @@ MESSAGE_BYTES_MAX: Final = 1024 * 1024
 PING_S: Final = 20.0
 CONNECT_TIMEOUT_S: Final = 5.0
 IN_FLIGHT_MAX: Final = 1000
+HELD_BYTES_MAX: Final = 16 * 1024 * 1024
+"""How many bytes of messages wait to be stored before no more is read."""
 CLOSE_S: Final = 1.0
 _AGAIN: Final = frozenset((408, 425, 429))
 
@@ -139,15 +140,25 @@ class WebSocket:
             connection.transport.abort()
 
     async def _messages(self, connection: Any, intake: Intake) -> None:
-        # A bound: while it is full, the connection is not read, and the server waits.
-        inbox, outbox = anyio.create_memory_object_stream[str | bytes](self._in_flight_max)
-        with inbox, outbox:
-            try:
-                async with anyio.create_task_group() as group:
-                    group.start_soon(self._store, intake, outbox)
-                    await self._receive(connection, inbox)
-            except BaseExceptionGroup as several:
-                raise sole(several) from None
+        from websockets.exceptions import WebSocketException
+
+        held, failure = _Held(self._in_flight_max), None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._store, intake, held)
+                try:
+                    async for message in connection:
+                        held.add(message)
+                        # While it is full, the connection is not read, and the server waits.
+                        await held.room()
+                except (WebSocketException, OSError) as error:
+                    failure = error  # once all that had come is stored
+                finally:
+                    held.end()
+        except BaseExceptionGroup as several:
+            raise sole(several) from None
+        if failure is not None:
+            raise failure
 
     async def _opened(self) -> Any:
         from websockets.asyncio.client import connect
@@ -178,21 +189,11 @@ class WebSocket:
         except InvalidHandshake as error:
             raise _Refused(f"{found} {type(error).__name__}; is the address right?") from None
 
-    async def _receive(self, connection: Any, inbox: MemoryObjectSendStream[str | bytes]) -> None:
-        with inbox:
-            async for message in connection:
-                await inbox.send(message)
-
-    async def _store(self, intake: Intake, outbox: MemoryObjectReceiveStream[str | bytes]) -> None:
+    async def _store(self, intake: Intake, held: _Held) -> None:
         """Store what came meanwhile as one group, until nothing more comes."""
-        async for message in outbox:
-            messages = [message]
-            try:
-                while len(messages) < self._in_flight_max:
-                    messages.append(outbox.receive_nowait())
-            except (anyio.WouldBlock, anyio.EndOfStream):
-                pass
+        while messages := await held.take():
             await intake.put([self._emission(intake, one) for one in messages])
+            held.done(messages)
 
     def _emission(self, intake: Intake, message: str | bytes) -> Emission:
         raw = message.encode("utf-8", "surrogatepass") if isinstance(message, str) else message
@@ -200,3 +201,48 @@ class WebSocket:
             return Emission(self._subject, self._read(raw))
         except BadPayload as error:
             return intake.refusal(raw, str(error), place=self._subject)
+
+
+class _Held:
+    """The messages that are taken and not stored: so many, and so many bytes of them."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._waiting: list[str | bytes] = []
+        self._count = self._size = 0
+        self._has_ended = False
+        self._changed = anyio.Event()
+
+    def add(self, message: str | bytes) -> None:
+        """Hold one more."""
+        self._waiting.append(message)
+        self._count += 1
+        self._size += len(message)
+        self._tell()
+
+    async def room(self) -> None:
+        """Return once there is room for another one."""
+        while self._count >= self._count_max or self._size >= HELD_BYTES_MAX:
+            await self._changed.wait()
+
+    async def take(self) -> list[str | bytes]:
+        """Return all that wait to be stored, and wait for one; none: there will be no more."""
+        while not self._waiting and not self._has_ended:
+            await self._changed.wait()
+        taken, self._waiting = self._waiting, []
+        return taken
+
+    def done(self, messages: list[str | bytes]) -> None:
+        """Let go of what is stored."""
+        self._count -= len(messages)
+        self._size -= sum(map(len, messages))
+        self._tell()
+
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._has_ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()

@@ -145,7 +145,7 @@ class TestSse(SourceContract):
 class WebSocketHarness(SourceHarness):
     """What is sent while nobody listens goes nowhere, and nothing has an identity."""
 
-    in_flight_max = 100
+    in_flight_max = 50
     keeps = False
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import pytest
 from headrace import App, Engine, MemoryLog
 from headrace.connectors.feeder import Feeder
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
-from headrace.connectors.websocket import WebSocket
+from headrace.connectors.websocket import HELD_BYTES_MAX, WebSocket, _Held
 from headrace.engine.record import EventStored, decode
 
 websockets = pytest.importorskip("websockets.asyncio.server")
@@ -180,6 +180,40 @@ async def test_slow_engine_slows_the_server() -> None:
         assert most <= 10
         # What is under way is in buffers of the network and of two libraries.
         assert sent - engine.state().events < 1000
+
+
+async def test_large_messages_are_bounded_by_their_bytes() -> None:
+    """A thousand of them would be a gigabyte."""
+    held = _Held(1000)
+    for _ in range(HELD_BYTES_MAX // 2**20):
+        with anyio.fail_after(1):
+            await held.room()
+        held.add(b"x" * 2**20)
+    with anyio.move_on_after(0.05) as waited:
+        await held.room()
+    assert waited.cancelled_caught
+    held.done(await held.take())
+    with anyio.fail_after(1):
+        await held.room()
+
+
+async def test_what_had_come_is_stored_although_the_connection_broke() -> None:
+    """It was received: an engine that is slow is no reason to lose it."""
+
+    async def talk(connection: Any) -> None:
+        for number in range(10):
+            await connection.send(str(number))
+        connection.transport.close()  # without a farewell
+
+    async with serving(talk) as port, taking(port) as engine:
+        real = engine.emit_many
+
+        async def slow(events: Any) -> list[int]:
+            await anyio.sleep(0.05)
+            return await real(events)
+
+        engine.emit_many = slow  # type: ignore[method-assign]
+        assert (await until(engine, 10))[:10] == list(range(10))
 
 
 async def test_long_message_is_not_taken() -> None:
