@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import anyio
 
-from headrace.connectors.intake import Intake, SourceStatus
+from headrace.connectors.intake import Intake, Receiving, SourceStatus
 from headrace.connectors.protocol import ConnectorError, Source
 from headrace.engine.backend import is_cancelled_here
 from headrace.engine.engine import Engine
-
-if TYPE_CHECKING:
-    from headrace.connectors.telemetry import Telemetry
 
 
 class Feeder:
     """A `Companion` of the engine: it keeps the status of its source."""
 
-    def __init__(self, source: Source, telemetry: Telemetry | None = None) -> None:
+    def __init__(self, source: Source, telemetry: Receiving | None = None) -> None:
         """Take the source, and what makes spans; nothing is connected yet."""
         self.source = source
         self._telemetry = telemetry

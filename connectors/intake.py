@@ -11,7 +11,8 @@ acknowledged and not delivered for ever.  A rule can react to it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import anyio
 from msgspec import Struct
@@ -24,7 +25,6 @@ from headrace.engine.emission import Emission, checked
 from headrace.engine.errors import EngineClosed, EventRefused, LogFull
 
 if TYPE_CHECKING:
-    from headrace.connectors.telemetry import Telemetry
     from headrace.engine.engine import Engine
 
 RAW_BYTES_MAX: Final = 64 * 1024
@@ -78,6 +78,16 @@ class SourceStatus(Struct):
     """How long that took in all: how long its messages waited for the log."""
 
 
+class Receiving(Protocol):
+    """Who makes spans: implemented by `headrace.connectors.telemetry.Telemetry`."""
+
+    def receiving(
+        self, name: str, source: Any, events: Sequence[Emission]
+    ) -> AbstractContextManager[object]:
+        """Return what is to be the context while *events* of *source* are stored."""
+        ...
+
+
 class Intake:
     """What one source has of one engine."""
 
@@ -85,7 +95,7 @@ class Intake:
         self,
         engine: Engine,
         status: SourceStatus,
-        telemetry: Telemetry | None = None,
+        telemetry: Receiving | None = None,
         source: object = None,
     ) -> None:
         """Made by `Feeder`, or by a test; *status* names the source and is kept up to date.

@@ -36,7 +36,6 @@ from headrace.engine.record import (
 if TYPE_CHECKING:
     from opentelemetry.trace import Link, Span, SpanContext, Tracer
 
-    from headrace.engine.attempt import Attempt
     from headrace.engine.commit import Pipeline
     from headrace.engine.observer import RunEnd
     from headrace.engine.run_state import RunState
@@ -177,14 +176,13 @@ class RunSpans:
 
     # ------------------------------------------------------------ runs
 
-    def begin(self, attempt: Attempt) -> None:
+    def begin(self, state: RunState, pipeline: Pipeline) -> None:
         """See `Observer`."""
-        state = attempt.state
-        if attempt.stopped is not None or state.failing is not None:
+        if state.failing is not None:
             return  # no code is executed
         run = self._runs.get(state.id)
         if run is None:
-            run = self._runs[state.id] = self._begin_run(attempt)
+            run = self._runs[state.id] = self._begin_run(state, pipeline)
         span = self._tracer.start_span(
             f"attempt {state.task}",
             self._contexts.below(run.place),
@@ -198,10 +196,9 @@ class RunSpans:
     def _facts(self, state: RunState) -> dict[str, Any]:
         return {TASK: state.task, RUN_ID: state.id, LOG_ID: self._log_id}
 
-    def _begin_run(self, attempt: Attempt) -> _RunSpan:
-        state, pipeline = attempt.state, attempt.run._pipeline
+    def _begin_run(self, state: RunState, pipeline: Pipeline) -> _RunSpan:
         self._log_id = self._log_id or pipeline.log.log_id.hex()
-        parent, links = self._cause_of(pipeline, attempt)
+        parent, links = self._cause_of(pipeline, state)
         begun_ns = None
         if state.attempt == 1 and not state.steps and not pipeline.by_input:
             # That it had to wait for its turn is a part of it.  Log time need not be the clock's.
@@ -271,9 +268,8 @@ class RunSpans:
             if len(self._ended) > ENDED_MAX:
                 del self._ended[next(iter(self._ended))]
 
-    def leave(self, attempt: Attempt) -> None:
+    def leave(self, run_id: int) -> None:
         """See `Observer`."""
-        run_id = attempt.state.id
         made = self._attempts.pop(run_id, None)
         if made is None:
             return
@@ -287,10 +283,9 @@ class RunSpans:
     # ------------------------------------------------------------ what a run belongs to
 
     def _cause_of(
-        self, pipeline: Pipeline, attempt: Attempt
+        self, pipeline: Pipeline, state: RunState
     ) -> tuple[SpanContext | None, Sequence[Link]]:
         """Return the context that a run goes on with, and those that it follows from as well."""
-        state = attempt.state
         if state.parent:
             known = self._place(state.parent)
             if known is not None:

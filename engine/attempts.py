@@ -86,8 +86,8 @@ class Attempts(Endings):
             attempt.stop("shutdown", "the engine stops")
         if spec.timeout_s is not None or spec.limits is not None:
             attempt.on_begin = self._let_time_count
-        if self.observer is not None:
-            self.observer.begin(attempt)
+        if self.observer is not None and attempt.stopped is None:
+            self.observer.begin(state, self.pipeline)
         return attempt
 
     def _is_left(self) -> bool:
@@ -130,7 +130,7 @@ class Attempts(Endings):
 
     def _forget(self, attempt: Attempt, *, succeeded: bool | None) -> None:
         if self.observer is not None:
-            self.observer.leave(attempt)
+            self.observer.leave(attempt.state.id)
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
             if attempt.run._again is not None:

@@ -6,13 +6,12 @@ engine has none unless it is opened with one, and pays one test for that where i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from headrace.engine.commit import Pipeline
 from headrace.engine.emission import Checked
 from headrace.engine.record import AttemptFailed, RunCancelled, RunCompleted, RunFailed
-
-if TYPE_CHECKING:
-    from headrace.engine.attempt import Attempt
+from headrace.engine.run_state import RunState
 
 RunEnd = RunCompleted | RunFailed | RunCancelled | AttemptFailed
 
@@ -31,8 +30,8 @@ class Observer(Protocol):
         """Return those of what the code that executes now emits or launches; ``None``: none."""
         ...
 
-    def begin(self, attempt: Attempt) -> None:
-        """Note that *attempt* is executed from now on, in the task that calls this."""
+    def begin(self, state: RunState, pipeline: Pipeline) -> None:
+        """Note that an attempt of a run is executed from now on, in the task that calls this."""
         ...
 
     def wait(self, run_id: int) -> None:
@@ -47,6 +46,6 @@ class Observer(Protocol):
         """Note what an attempt or a run has come to."""
         ...
 
-    def leave(self, attempt: Attempt) -> None:
-        """Note that *attempt* is not executed any more; called by the task that called `begin`."""
+    def leave(self, run_id: int) -> None:
+        """Note that no attempt of a run is executed any more; in the task that called `begin`."""
         ...
