@@ -157,6 +157,8 @@ class Pairing:
 
     def _fired(self, here: Here, derived: r.RuleFired) -> None:
         said = _encode((derived.key, derived.events, derived.due_ns, derived.outcome))
+        if derived.details is not None or derived.branches:
+            said += _encode((derived.details, derived.branches))
         self._digest.update(derived.rule.encode() + said)
         self.digests[derived.rule] = crc32(said, self.digests.get(derived.rule, 0))
         if self._on_fired is not None:

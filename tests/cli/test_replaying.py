@@ -130,6 +130,32 @@ def test_a_rule_that_throws_dice_is_named(headrace: Call, plant: Path, tmp_path:
     assert "rule cool is not deterministic" in headrace("replay", "plant.py", "dice.log").out
 
 
+def test_a_rule_whose_values_are_chance_is_named(headrace: Call, tmp_path: Path) -> None:
+    """It fires on the same events each time, and yet no log can be asked about it."""
+    Path("chance.py").write_text(CHANCE)
+    (tmp_path / "many.jsonl").write_text(lines_of([95.0] * 6, every_s=1))
+    run = ("run", "chance.py", "--log", "chance.log", "--from", "many.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    done = headrace("replay", "chance.py", "chance.log", "-o", "json")
+
+    assert done.code == 3
+    assert done.json["differences"] == {"three": 2}
+    assert done.json["non_deterministic"] == ["three"]
+
+
+CHANCE = """\
+import uuid
+
+from headrace import App, on
+
+app = App("chance")
+
+
+@app.rule(on("plant.>").count(3, within=60).aggregate(lambda _: str(uuid.uuid4())))
+def three() -> None: ...
+"""
+
+
 def test_replay_at_the_speed_of_a_demonstration(headrace: Call, log: Path) -> None:
     """Each record is printed when its time has come; so fast, that is at once."""
     done = headrace("replay", "plant.py", log, "--speed", 1e6)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 import pytest
 from tests.engine.stand import opened
 
-from headrace import App, Emission, Firing, MemoryLog, Retry, Run, any_of, on, sequence, silent
+from headrace import (
+    App,
+    Emission,
+    Event,
+    Firing,
+    MemoryLog,
+    Retry,
+    Run,
+    any_of,
+    on,
+    sequence,
+    silent,
+)
 from headrace.engine.record import EventStored, RuleFired, decode, thaw
 from headrace.engine.replay.stretch import Stretch
 from headrace.engine.replay.tally import Supposed
@@ -389,6 +402,33 @@ async def test_bisect_shows_what_each_fires() -> None:
     assert [fired.rule for fired in found.fired[0]] == []
     assert [fired.rule for fired in found.fired[1]] == ["high"]
     assert "high" in found.rules
+
+
+def worth(fold: Callable[[Sequence[Event[int]]], int]) -> App:
+    """A rule that fires by three events, with what *fold* makes of them."""
+    app = App("worth")
+
+    @app.rule(on("w").count(3, within=100).aggregate(fold))
+    async def three(run: Run, firing: Firing[int]) -> None: ...
+
+    return app
+
+
+async def test_bisect_sees_what_firings_are_worth() -> None:
+    """Two apps fire on the same events and make other values of them: there they part."""
+    timeline_ = [(float(t), "w", t) for t in range(4)]
+    log = await played(worth(lambda events: sum(e.data for e in events)), timeline_)
+    most, least = (
+        worth(lambda es: max(e.data for e in es)),
+        worth(lambda es: min(e.data for e in es)),
+    )
+    found = bisect(log, most, least)
+    events = [number for number, one in stored(log).items() if type(one) is EventStored]
+
+    assert found.at == events[2]
+    assert found.rules == ["three"]
+    values = [[fired.details.value for fired in side if fired.details] for side in found.fired]
+    assert values == [[2], [0]]
 
 
 class Busy(Exception):
