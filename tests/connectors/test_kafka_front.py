@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ pytestmark = [*test_kafka.pytestmark, pytest.mark.slow]
 anyio_backend = test_kafka.anyio_backend
 mock = test_kafka.mock
 USERS = {"plant": "sesame"}
+PAUSE_S = 0.004
+"""Between two messages: of those that were sent singly the mock hands out four a request."""
 
 
 class GoneHarness(KafkaHarness):
@@ -96,6 +99,7 @@ def publishing(mock: KafkaMock, topic: str) -> Callable[[int], None]:
         )  # fmt: skip
         if producer.flush(10) or failures:
             raise ConnectionError(str(failures))
+        time.sleep(PAUSE_S)
 
     return publish
 
