@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import Any
 from zlib import crc32
 
 import msgspec
@@ -27,6 +27,7 @@ from headrace.engine.replay.here import (
     take_known,
 )
 from headrace.engine.replay.pending import (
+    Gone,
     Pending,
     Side,
     gives_same,
@@ -42,9 +43,6 @@ from headrace.engine.replay.units import NO_DECISIONS, Unit
 from headrace.engine.replay.world import World
 from headrace.engine.run_state import RunState
 from headrace.engine.verdicts import decide
-
-GONE_MAX: Final = 100_000
-"""Events that are gone, of which the newest are remembered, to say why others are."""
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
@@ -74,7 +72,9 @@ class Pairing:
         self._on_fired = on_fired
         self._blind = blind
         self._recorded, self._derived = Side(), Side()
-        self._gone: dict[int, None] = {}
+        self.held_events: dict[int, Pending] = {}
+        """What such runs have emitted: a wait that it has ended is held with it."""
+        self._gone = Gone()
         self._digest = blake2b(digest_size=DIGEST_BYTES)
 
     # ------------------------------------------------------------ one input
@@ -360,15 +360,14 @@ class Pairing:
     def gone(self, sequence: int) -> None:
         """Note that an event would not be."""
         self.tally.result.events_gone += 1
-        self._gone[sequence] = None
-        if len(self._gone) > GONE_MAX:
-            del self._gone[next(iter(self._gone))]
+        self._gone.note(sequence)
 
-    def first_gone(self, events: Iterable[int]) -> int | None:
-        """Return the first of *events* that would not be."""
-        if not self._gone:
-            return None
-        return next((number for number in events if number in self._gone), None)
+    def end_if_unmet(self, run: RunState, sequence: int, ended: r.WaitEnded) -> None:
+        """End *run* as unknown if what *ended* its wait would not be."""
+        missing = None if ended.met is None else self._gone.first_of(ended.met.events)
+        if missing is not None:
+            why = f"it waited for event {missing}, which would not be there"
+            self.end_unknown(run, sequence, why)
 
     def _lose(self, held: list[Unit]) -> None:
         """Note what the run of a firing did that is gone."""
@@ -378,6 +377,8 @@ class Pairing:
             elif type(record) is r.EventStored:
                 self.gone(sequence)
                 self.decide(sequence, record, (), decisions, is_gone=True)
+            elif type(record) is r.WaitEnded and record.run in self.world.runs.active:
+                self.end_if_unmet(self.world.runs.active[record.run], sequence, record)
 
     def holder_of(self, run_id: int, kind: type[Any]) -> Pending | None:
         """Return the firing that what the run *run_id* does has to wait for, if there is one."""
@@ -398,6 +399,11 @@ class Pairing:
         if kind is r.StepRequested or kind is r.RunLaunched:
             holder.runs.append(unit[0])
             self.held_by[unit[0]] = holder
+        elif kind is r.EventStored:
+            self.held_events[unit[0]] = holder
+        elif type(unit[1]) is r.WaitEnded:
+            holder.runs.append(unit[1].run)
+            self.held_by[unit[1].run] = holder
         if self._recorded.is_full:
             for one in self._recorded.too_many():
                 self._vanished(one)
@@ -409,10 +415,12 @@ class Pairing:
     def _forget_runs(self, one: Pending) -> None:
         for run in one.runs:
             self.held_by.pop(run, None)
+        for sequence, _, _ in one.held:
+            self.held_events.pop(sequence, None)
 
     def _vanished(self, one: Pending) -> None:
         self._forget_runs(one)
-        missing = self.first_gone(one.fired.events)
+        missing = self._gone.first_of(one.fired.events)
         why = "" if missing is None else f"event {missing} would not be there"
         fate: Fate = "gone" if one.fired.outcome in MAKES_RUN else "none"
         self.tally.differs(

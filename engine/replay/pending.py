@@ -8,7 +8,7 @@ goes first, and that is then one that has appeared, or vanished.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from msgspec import Struct
@@ -21,6 +21,9 @@ PENDING_MAX: Final = 10_000
 """Firings of each side that wait for their counterpart."""
 HELD_MAX: Final = 20_000
 """Units that wait with the recorded ones: what their runs did."""
+
+GONE_MAX: Final = 100_000
+"""Events that are gone, of which so many are remembered."""
 
 Identity = tuple[Any, ...]
 
@@ -160,3 +163,22 @@ class Side:
             one = self._queue[0]
             self.give_up(one)
             yield one
+
+
+class Gone:
+    """Events that would not be: the newest are remembered, to say why others are."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, None] = {}
+
+    def note(self, sequence: int) -> None:
+        """Remember one."""
+        self._numbers[sequence] = None
+        if len(self._numbers) > GONE_MAX:
+            del self._numbers[next(iter(self._numbers))]
+
+    def first_of(self, events: Iterable[int]) -> int | None:
+        """Return the first of *events* that would not be."""
+        if not self._numbers:
+            return None
+        return next((number for number in events if number in self._numbers), None)

@@ -282,7 +282,11 @@ class WhatIf:
             run = record.slot  # type: ignore[union-attr]
         else:
             run = getattr(record, _RUN_OF.get(kind, ""), 0)
-        return self._pairing.holder_of(run, kind) if run else None
+        holder = self._pairing.holder_of(run, kind) if run else None
+        if holder is None and type(record) is r.WaitEnded and record.met is not None:
+            held = self._pairing.held_events
+            return next((held[event] for event in record.met.events if event in held), None)
+        return holder
 
     def _note_run(self, sequence: int, record: Any) -> None:
         """See whether what a run did can still be said of it."""
@@ -291,11 +295,8 @@ class WhatIf:
         if run is None:
             if makes_launch(record):
                 self._tally.result.runs_gone += 1
-        elif kind is r.WaitEnded and record.met is not None:
-            missing = self._pairing.first_gone(record.met.events)
-            if missing is not None:
-                why = f"it waited for event {missing}, which would not be there"
-                self._pairing.end_unknown(run, sequence, why)
+        elif kind is r.WaitEnded:
+            self._pairing.end_if_unmet(run, sequence, record)
         elif self._policies is not None:
             verdict = self._policies.unlike(run, record, runs)
             if verdict is not None:

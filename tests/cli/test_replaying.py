@@ -79,6 +79,43 @@ def test_the_verdict_says_what_was_compared(headrace: Call, log: Path, plant: Pa
     assert part.endswith(": every decision of the rules that are as they were is derived again\n")
 
 
+def test_all_rules_that_differ_are_counted_and_no_others(
+    headrace: Call, plant: Path, tmp_path: Path
+) -> None:
+    """What a changed rule would make of the log is a matter of what-if."""
+    Path("drifts.py").write_text(DRIFTS)
+    (tmp_path / "more.jsonl").write_text(lines_of([95.0] * 9))
+    run = ("run", "drifts.py", "--log", "drifts.log", "--from", "more.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    change(Path("drifts.py"), "LIMIT = 90", "LIMIT = 99")
+    change(Path("drifts.py"), "> 80", "> 99")
+    done = headrace("replay", "drifts.py", "drifts.log", "-o", "json").json
+
+    assert done["diverged"] == 2
+    assert done["differences"] == {"one": 9, "other": 9}
+    assert [found["rule"] for found in done["changed"]] == ["third"]
+
+
+DRIFTS = """\
+from headrace import App, on
+
+app = App("drifts")
+LIMIT = 90
+
+
+@app.rule(on("plant.>").where(lambda e: e.data["degrees"] > LIMIT))
+def one() -> None: ...
+
+
+@app.rule(on("plant.>").where(lambda e: e.data["degrees"] > LIMIT))
+def other() -> None: ...
+
+
+@app.rule(on("plant.>").where(lambda e: e.data["degrees"] > 80))
+def third() -> None: ...
+"""
+
+
 def test_replay_of_a_part(headrace: Call, drifting: Path) -> None:
     """What came before the first difference is the same; a place is a sequence or a time."""
     first = headrace("replay", "plant.py", drifting, "-o", "json").json["divergences"][0]

@@ -435,11 +435,11 @@ class Busy(Exception):
     """What the flaky service answers."""
 
 
-def flaky(retry: Any, *, succeeds_at: int = 3) -> App:
+def flaky(retry: Any, *, succeeds_at: int = 3, deadline: float | None = None) -> App:
     """A rule whose run calls a service that answers at the third attempt."""
     app = App("flaky")
 
-    @app.task(retry=retry)
+    @app.task(retry=retry, deadline=deadline)
     async def ask(run: Run) -> str:
         if run.attempt < succeeds_at:
             raise Busy(f"attempt {run.attempt}")
@@ -499,3 +499,69 @@ async def test_of_an_attempt_that_was_not_made_nothing_is_known() -> None:
 
     assert what == {("ask", "changed", "unknown"), ("page", "vanished", "gone")}
     assert "attempt 3 would follow" in next(one.why for one in found.differences)
+
+
+async def test_a_longer_wait_may_come_too_late_for_the_deadline() -> None:
+    """Then no attempt would follow, though the policy has some left."""
+    short = Retry(attempts=5, wait_first=4, jitter=0, on=Busy)
+    log = await flaky_log(flaky(short, deadline=60))
+    found = whatif(
+        log, flaky(Retry(attempts=5, wait_first=90, wait_max=90, jitter=0, on=Busy), deadline=60)
+    )
+    what = {(one.rule, one.what): one.why for one in found.differences}
+
+    assert whatif(log, flaky(short, deadline=60)).same
+    assert what["ask", "changed"] == "it would be given up after attempt 1"
+    assert ("page", "appeared") in what
+
+
+def asking(limit: int, *, quiet: float = 0.5, name: str = "answer") -> App:
+    """A rule whose run waits for the answer that the run of another gives above *limit*."""
+    app = App("asking")
+
+    @app.rule(on("m.a", int))
+    async def ask(run: Run, firing: Firing[int]) -> None:
+        await run.wait(on("answer"), timeout=100)
+        await run.emit("asked", None)
+
+    high = on("m.b", int).where(lambda e: e.data > limit)
+
+    @app.rule(high.debounce(quiet=quiet), name=name)
+    async def answer(run: Run, firing: Firing[int]) -> None:
+        await run.emit("answer", None)
+
+    @app.rule(on("asked"))
+    async def after(run: Run, firing: Firing[Any]) -> None: ...
+
+    return app
+
+
+@pytest.mark.parametrize("other", [{"limit": 9}, {"limit": 5, "name": "reply"}], ids=str)
+async def test_of_a_run_that_waited_for_what_would_not_be_nothing_is_known(
+    other: dict[str, Any],
+) -> None:
+    """Its wait would have gone on, and what it did then is not in the log."""
+    log = await played(asking(5), [(0.0, "m.a", 1), (1.0, "m.b", 9), (200.0, "end", 0)])
+    (emitted,) = [
+        number for number, one in stored(log).items() if getattr(one, "subject", "") == "answer"
+    ]
+    found = whatif(log, asking(**other))
+    what = {(one.rule, one.what, one.run): one.why for one in found.differences}
+
+    why = f"it waited for event {emitted}, which would not be there"
+    assert what["ask", "changed", "unknown"] == why
+    assert ("answer", "vanished", "gone") in what
+    assert ("after", "vanished", "gone") in what
+    assert found.events_gone == 2
+
+
+async def test_a_wait_ends_later_with_what_comes_later() -> None:
+    """The run waits on as long as the answer is not there, and then does what it did."""
+    log = await played(asking(5), [(0.0, "m.a", 1), (1.0, "m.b", 9), (200.0, "end", 0)])
+    found = whatif(log, asking(5, quiet=7))
+
+    assert whatif(log, asking(5)).same
+    assert [(one.rule, one.what, one.run) for one in found.differences] == [
+        ("answer", "moved", "recorded")
+    ]
+    assert (found.events_gone, found.rules["after"].same) == (0, 1)
