@@ -114,14 +114,17 @@ class Stepper:
             pass
 
     def _back_before(self, sequence: int) -> None:
-        near = max((kept for kept in self._kept if kept <= sequence), default=None)
-        if near is None:
-            self._begin_at(sequence)
+        for near in sorted((kept for kept in self._kept if kept <= sequence), reverse=True):
+            kernel = new_kernel(self._reader, self._make_decider())
+            try:
+                load(kernel, self._kept[near])
+            except SnapshotUnusable:  # a rule had diverged by then: it has no state to load
+                del self._kept[near]
+                continue
+            self.kernel = kernel
+            self._records = None
             return
-        kernel = new_kernel(self._reader, self._make_decider())
-        load(kernel, self._kept[near])
-        self.kernel = kernel
-        self._records = None
+        self._begin_at(sequence)
 
     def _keep(self) -> None:
         """Keep the present state, between two units, for a way back."""
