@@ -9,8 +9,11 @@ import pytest
 from tests.cli.command import Call
 from tests.connectors.traces import CARRIED
 
+from headrace import App
+from headrace.cli.apps import load
 from headrace.config import read_config
 from headrace.connectors import telemetry
+from headrace.engine.clock import VirtualClock
 from headrace.engine.log import LogReader
 from headrace.engine.record import EventStored, decode
 
@@ -107,3 +110,28 @@ def test_extra_that_is_not_there_is_said_with_its_place(
         "found no module 'opentelemetry'; pip install 'headrace[otel]'" in done.err
     )
     assert read_config("headrace.toml", {}, connectors=False).telemetry is False
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_looks_back_needs_no_headers(here: Call, anyio_backend: str) -> None:
+    """Trees of causes, runs and replays of a log with headers are those of one without."""
+    app: App = load("plant.py:app")
+    for name, headers in (("with", CARRIED), ("without", None)):
+        async with app.open(name, clock=VirtualClock(), control=False) as engine:
+            await engine.emit("a", {"litres": 7}, headers=headers)
+            await engine.drain()
+    found: list[list[str]] = []
+    for name in ("with", "without"):
+        said = [
+            here("trace", name, 2, "-o", "json"),
+            here("runs", "list", name, "-o", "json"),
+            here("replay", "plant.py:app", name, "-o", "json"),
+            here("state", "plant.py:app", name, "--at", 5, "-o", "json"),
+            here("timeline", name, "--out", f"{name}.html"),
+        ]
+        assert [done.code for done in said] == [0] * 5, [done.err for done in said]
+        found.append([done.out.replace(name, "log") for done in said[:4]])
+
+    assert found[0] == found[1]
+    assert '"name": "b"' in found[0][0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
@@ -23,12 +24,21 @@ from tests.connectors.traces import (
     linked_to,
     said,
 )
-from tests.engine.stand import Gate, StepClock, borders, check_replay, of_kind, opened, quiet
+from tests.engine.stand import (
+    Gate,
+    StepClock,
+    borders,
+    check_replay,
+    of_kind,
+    opened,
+    quiet,
+    records_of,
+)
 
 from headrace import App, Firing, MemoryLog, Retry, Run, on, sequence, step
 from headrace.connectors import run_spans
 from headrace.connectors.run_spans import RunSpans
-from headrace.engine.record import EventStored, RunLaunched
+from headrace.engine.record import EventStored, RunLaunched, encode
 
 SECRET = "s3cr3t-of-the-mill"
 
@@ -410,6 +420,59 @@ async def test_a_run_that_goes_on_in_another_process_is_below_its_event(traces: 
     assert above(traces.one("run mill")) == PARENT
     assert {tree["run own"], tree["run part"]} == {"attempt mill"}
     assert traces.trace_ids() == {TRACE}
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # trio shuffles tasks that are ready
+async def test_traces_change_nothing_but_headers(anyio_backend: str, traces: Traces) -> None:
+    """The same records, at the same times, of steps, failures, waits and what is undone."""
+
+    def told(app: App) -> App:
+        @app.task
+        async def undo() -> None:
+            pass
+
+        @app.task
+        async def fine(n: int) -> int:
+            return n
+
+        @app.task(retry=Retry(attempts=2, wait_first=1, jitter=0, on=OSError))
+        async def bad(run: Run) -> None:
+            raise OSError("no water")
+
+        @app.task
+        async def slow(run: Run) -> None:
+            await run.sleep(9)
+
+        @app.rule(on("a"), name="mill")
+        async def mill(run: Run) -> None:
+            await run.compensate(undo)
+            await run.call(fine, 1)
+            run.spawn(slow)
+            await run.emit("b", 1)
+            await run.map(fine, [1, 2, 3])
+            await run.sleep(2)
+            await run.call(bad)
+
+        return app
+
+    logs = [MemoryLog(), MemoryLog()]
+    for log, app in zip(logs, (told(App("t")), told(traces.app())), strict=True):
+        clock = StepClock()
+        async with opened(app, log, clock) as engine:
+            await engine.emit("a", 1)
+            await clock.step(engine, 20)
+            await engine.drain()
+    plain, traced = ([encode(without_headers(x)) for _, x in records_of(log)] for log in logs)
+
+    assert plain == traced
+    assert any(event.headers for event in of_kind(logs[1], EventStored))
+    assert len(traces.all("attempt bad")) == 2
+    assert len(traces.all("attempt undo")) == 1
+    assert len(traces.trace_ids()) == 1
+
+
+def without_headers(record: Any) -> Any:
+    return replace(record, headers=None) if isinstance(record, EventStored) else record
 
 
 # ---------------------------------------------------------------- off, and without an SDK
