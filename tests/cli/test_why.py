@@ -123,3 +123,20 @@ def test_data_cannot_act_on_the_terminal(headrace: Call, plant: Path, tmp_path: 
 
     assert done.code == 0, done.err
     assert done.out.replace("\n", "").isprintable()
+
+
+def test_what_came_before_a_snapshot_is_told_too(headrace: Call, log: Path) -> None:
+    """A snapshot has states and no stories: it is begun far enough before what is asked about."""
+    assert headrace("log", "snapshot", log, "--app", "plant.py").code == 0
+    readings = log.parent / "later.jsonl"
+    readings.write_text(lines_of([95.0]).replace("17000000", "17000990"))
+    assert (
+        headrace("run", "plant.py", "--log", log, "--from", readings, "--clock", "input").code == 0
+    )
+    asked = events(headrace, log)[-1]
+    found = headrace(
+        "why", "plant.py", log, "cool", "--at", asked, "--key", "t1", "-o", "json"
+    ).json
+
+    assert found["looked_back_to"] == 0
+    assert next(line["sequence"] for line in found["before"]) == events(headrace, log)[0]
