@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from headrace.connectors.intake import Intake
 from headrace.connectors.payloads import BadPayload, Payload, reader
 from headrace.connectors.promises import Promise
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
+from headrace.engine.backend import is_cancelled_here
 from headrace.engine.emission import Emission
 from headrace.engine.resources import sole
 
@@ -116,6 +118,10 @@ class WebSocket:
                 if not intake.status.connections:
                     raise ConnectorError(f"source {self.name!r}: {error}") from None
                 lost = str(error)
+            except asyncio.CancelledError:
+                if is_cancelled_here():
+                    raise
+                lost = "the library awaited what it had cancelled itself"
             except (WebSocketException, OSError) as error:
                 lost = masked(without_echo(kind_and_line(error)))
             intake.lost(lost[:300])
@@ -164,9 +170,15 @@ class WebSocket:
         from websockets.asyncio.client import connect
         from websockets.exceptions import InvalidHandshake, InvalidMessage, InvalidStatus
 
+        class StaysHere(connect):
+            """Follows no redirect: another server would get the headers, which are secrets."""
+
+            def process_redirect(self, exc: Exception) -> Exception | str:
+                return exc
+
         found = f"expected a WebSocket server at {self._server}, found"
         try:
-            return await connect(
+            return await StaysHere(
                 self._url,
                 additional_headers=self._headers,
                 max_size=self._message_bytes_max,

@@ -216,6 +216,54 @@ async def test_what_had_come_is_stored_although_the_connection_broke() -> None:
         assert (await until(engine, 10))[:10] == list(range(10))
 
 
+async def test_redirects_are_not_followed() -> None:
+    """The other server would get our headers, and those are secrets."""
+    heard: list[Any] = []
+
+    async def elsewhere(connection: Any) -> None:
+        heard.append(connection.request.headers.get("x-key"))
+
+    async def never(connection: Any) -> None:
+        pytest.fail("it was let in")
+
+    async with serving(elsewhere) as other:
+
+        def away(connection: Any, _: Any) -> Any:
+            answer = connection.respond(307, "")
+            answer.headers["location"] = f"ws://127.0.0.1:{other}/"
+            return answer
+
+        async with websockets.serve(never, "127.0.0.1", 0, process_request=away) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ConnectorError, match="found status 307; is the address right"):
+                async with taking(port, headers={"x-key": "planted"}):
+                    await anyio.sleep(1)
+    assert heard == []
+
+
+async def test_cancellation_that_is_nobodys_is_a_lost_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The library cancels tasks of its own when a connection ends, and may await one of them."""
+    opened = WebSocket._opened
+    calls = 0
+
+    async def awaits_what_is_cancelled(self: WebSocket) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise asyncio.CancelledError
+        return await opened(self)
+
+    async def talk(connection: Any) -> None:
+        await connection.send("1")
+        await connection.wait_closed()
+
+    monkeypatch.setattr(WebSocket, "_opened", awaits_what_is_cancelled)
+    async with serving(talk) as port, taking(port) as engine:
+        assert await until(engine, 1) == [1]
+
+
 async def test_long_message_is_not_taken() -> None:
     """The connection is given up with it; the next one works."""
     talks = 0
