@@ -261,7 +261,10 @@ class Webhook:
             if answer.text is not None:
                 return 200, answer.text.encode(), b"text/plain"
             door.know(answer.events)
-            events = [_traced(event, headers, door.intake) for event in answer.events]
+            trace = door.intake.trace_of(lambda name: headers.get(name.encode()))
+            if self.listen is None:  # the host's server may have a span for the request
+                trace = door.intake.trace_here() or trace
+            events = [_traced(event, trace, door.intake) for event in answer.events]
             deadline.deadline = anyio.current_time() + self.limits.store_deadline_s
             sequences = await door.intake.put(events)
             told: object = {"sequence": sequences[0]} if len(sequences) == 1 else {
@@ -318,12 +321,11 @@ class Webhook:
         await send({"type": "http.response.body", "body": b""})
 
 
-def _traced(event: Emission, headers: dict[bytes, bytes], intake: Intake) -> Emission:
-    """Return *event* with the context of a trace: its own as a CloudEvent, or the request's."""
-    trace = None if event.headers is None else intake.trace_of(event.headers.get)
-    if trace is None:
-        trace = intake.trace_of(lambda name: headers.get(name.encode()))
-    return event if trace is None and event.headers is None else replace(event, headers=trace)
+def _traced(event: Emission, trace: dict[str, str] | None, intake: Intake) -> Emission:
+    """Return *event* with the context that it has as a CloudEvent, or else with *trace*."""
+    if event.headers is None:
+        return event if trace is None else replace(event, headers=trace)
+    return replace(event, headers=intake.trace_of(event.headers.get) or trace)
 
 
 class _Body:

@@ -87,6 +87,10 @@ class Receiving(Protocol):
         """Return what is to be the context while *events* of *source* are stored."""
         ...
 
+    def current_headers(self) -> dict[str, str] | None:
+        """Return headers that say which span is the current one; ``None``: none is."""
+        ...
+
 
 class Intake:
     """What one source has of one engine."""
@@ -122,6 +126,10 @@ class Intake:
         of its headers, for that may be a secret, and nothing at all unless the app makes traces.
         """
         return None if self._telemetry is None else trace_headers(get)
+
+    def trace_here(self) -> dict[str, str] | None:
+        """Return such headers of the current span, for a source that a program of others calls."""
+        return None if self._telemetry is None else self._telemetry.current_headers()
 
     def cursor(self, source: str | None = None) -> int | None:
         """Return the position after the last event stored; ``None``: none.

@@ -103,6 +103,10 @@ class Telemetry:
         # A context that nobody sees is not worth its place in the log.
         return Spanned(self._contexts, span, is_current=span.is_recording())
 
+    def current_headers(self) -> dict[str, str] | None:
+        """Return headers that say which span is the current one; ``None``: none is."""
+        return self._contexts.current_headers()
+
     def _senders(self, events: Sequence[Emission]) -> list[SpanContext]:
         """Return the contexts that *events* carry, each once, up to a bound."""
         found: list[SpanContext] = []

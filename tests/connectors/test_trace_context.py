@@ -179,6 +179,20 @@ async def test_cloudevents_have_contexts_of_their_own(traces: Traces) -> None:
     assert headers == [carried(7), CARRIED, CARRIED, carried(8)]
 
 
+async def test_a_webhook_in_a_server_with_traces_is_below_its_span(traces: Traces) -> None:
+    """The server has made a span of the request already, below that of who has sent it."""
+    app, log, hook = traces.app(), MemoryLog(), Webhook({"/a": "a"})
+    app.source(hook)
+    async with app.open(log):
+        await until(lambda: hook._door, "an open door")
+        with traces.tracer.start_as_current_span("server"):
+            await ask(hook, "/a", b"1", CARRIED)
+
+    server = traces.one("server")
+    assert [event.headers for event in of_kind(log, EventStored)] == [headers_of(server)]
+    assert above(traces.one("receive webhook")) == id_of(server)
+
+
 @pytest.mark.parametrize("given", [CARRIED, {}])
 async def test_without_telemetry_no_context_is_stored_or_sent(given: dict[str, str]) -> None:
     """Headers of requests stay where they are, those of CloudEvents too."""
