@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tests.cli.command import Call, Done
 
+from headrace.cli.breakpoints import breakpoint_of
+from headrace.cli.errors import Usage
 from headrace.engine.inspect import stepper
 from headrace.engine.log.segment import name_of
 
@@ -210,3 +212,43 @@ def test_piped_in_a_process_of_its_own(shell: Call, log: Path) -> None:
     assert done.code == 0, done.err
     assert [kind for _, kind in moves(done)] == ["rule.fired", "event"]
     assert done.err == ""
+
+
+def test_a_key_may_have_spaces_in_it() -> None:
+    """As text or as JSON, wherever it stands; what follows it is no part of it."""
+    rules = {"cool": ""}
+    first = breakpoint_of("key=pump 1 rule=cool", rules)
+    second = breakpoint_of('rule=cool  key=["a", 1]', rules)
+
+    assert (first.keys, first.rule) == (("pump 1",), "cool")
+    assert second.keys == (("a", 1), '["a", 1]')
+    with pytest.raises(Usage, match="found 'it'"):
+        breakpoint_of("rule=cool it", rules)
+
+
+def test_the_state_of_a_key_with_spaces(
+    headrace: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`p` takes keys as breakpoints do."""
+    Path("rooms.py").write_text(ROOMS)
+    lines = [
+        f'{{"subject": "air", "time": "2026-03-01T08:00:0{n}Z", "data": {{}}}}\n' for n in "12"
+    ]
+    (tmp_path / "air.jsonl").write_text("".join(lines))
+    run = ("run", "rooms.py", "--log", "rooms.log", "--from", "air.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO("goto 4\np key=room 1\n"))
+    done = headrace("debug", "rooms.py", "rooms.log")
+
+    assert 'key "room 1" count(9, within=60): 2 of 9' in done.out
+
+
+ROOMS = """\
+from headrace import App, on
+
+app = App("rooms")
+
+
+@app.rule(on("air").key(lambda _: "room 1").count(9, within=60))
+def nine() -> None: ...
+"""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -63,6 +65,15 @@ class Breakpoint(Struct, frozen=True):
         )
 
 
+def words_of(text: str, names: Sequence[str]) -> Iterator[str]:
+    """Yield ``name=value`` after ``name=value``; only the value of a key may have spaces in it."""
+    for part in re.split(rf"\s+(?=(?:{'|'.join(names)})=)", text.strip()):
+        if part.startswith("key="):
+            yield part
+        else:
+            yield from part.split()
+
+
 def breakpoint_of(text: str, rules: dict[str, str]) -> Breakpoint:
     """Return the breakpoint that *text* says; *rules* are those that are declared.
 
@@ -70,7 +81,7 @@ def breakpoint_of(text: str, rules: dict[str, str]) -> Breakpoint:
         Usage, RuleNotFound: it says none, or names a rule that is not there.
     """
     said: dict[str, str] = {}
-    for word in text.split():
+    for word in words_of(text, FIELDS):
         name, equals, value = word.partition("=")
         if not equals or not value or name not in FIELDS:
             raise Usage(

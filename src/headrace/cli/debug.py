@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.breakpoints import FAILURES, Breakpoint, breakpoint_of, runs_of
+from headrace.cli.breakpoints import FAILURES, Breakpoint, breakpoint_of, runs_of, words_of
 from headrace.cli.diff import change_lines
 from headrace.cli.errors import OK, RecordNotFound, Usage
 from headrace.cli.log import _what
@@ -258,7 +258,7 @@ class Session:
 
     def _print(self, rest: str) -> None:
         said: dict[str, str] = {}
-        for word in rest.split():
+        for word in words_of(rest, ("rule", "key", "run")):
             name, equals, value = word.partition("=")
             if not equals or name not in ("rule", "key", "run"):
                 raise Usage(f"p: expected rule=…, key=… or run=…, found {safe(word)!r}")
