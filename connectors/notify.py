@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
@@ -101,7 +103,9 @@ class NotifySink:
                 raise ExtraMissing(f"sink {self.name!r}", "notify", error.name) from None
             notifier = apprise.Apprise()
             for number, url in enumerate(self._urls, 1):
-                if not notifier.add(url):
+                with _silent("apprise"):
+                    is_known = notifier.add(url)
+                if not is_known:
                     scheme = url.partition("://")[0]
                     raise ValueError(
                         f"sink {self.name!r}, urls, number {number}: expected an address that "
@@ -141,6 +145,21 @@ class NotifySink:
         raise SinkUnavailable(
             f"sink {self.name!r}: expected an answer within {self._timeout_s:g} s, found none"
         )
+
+
+@contextmanager
+def _silent(name: str) -> Generator[None]:
+    """Let a logger say nothing: of an address that it does not know Apprise shows all of it."""
+
+    def no_record(_: logging.LogRecord) -> bool:
+        return False
+
+    log = logging.getLogger(name)
+    log.addFilter(no_record)
+    try:
+        yield
+    finally:
+        log.removeFilter(no_record)
 
 
 def _parts(template: str, place: str) -> list[str | list[str]]:

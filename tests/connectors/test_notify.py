@@ -148,16 +148,20 @@ async def test_slow_service_is_not_waited_for(people: People) -> None:
     await anyio.sleep(0.6)  # its thread has an answer to wait for
 
 
-async def test_address_that_apprise_does_not_know_ends_the_start() -> None:
-    """Not the first message; the address is not shown."""
+@pytest.mark.parametrize("url", [f"nothing://{SECRET}@host", f"slak://{SECRET}"])
+async def test_address_that_apprise_does_not_know_ends_the_start(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not the first message; the address is not shown, nor does Apprise show it."""
     app = App("plant")
-    app.sink(NotifySink(f"nothing://{SECRET}@host"))
+    app.sink(NotifySink(url))
     with pytest.raises(
         ResourceFailed, match="number 1: expected an address that Apprise"
     ) as caught:
         async with app.open(MemoryLog()):
             pytest.fail("it is open")
     assert SECRET not in str(caught.value)
+    assert SECRET not in caplog.text
 
 
 @pytest.mark.parametrize(
