@@ -6,7 +6,7 @@ Such states are few and bounded in bytes; where none is near, a snapshot of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Final
 
 from headrace.engine.decider import Decider
@@ -48,7 +48,7 @@ class Stepper:
         self._decode = decode
         self._kept: dict[int, list[bytes]] = {}
         self._next_kept = 0
-        self._records: Iterator[tuple[int, Record]] | None = None
+        self._records: Generator[tuple[int, Record]] | None = None
         self.kernel: Kernel
         self.before: Callable[[int, Record], None] = lambda _sequence, _record: None
         """Whom to show each record before it is applied."""
@@ -89,6 +89,12 @@ class Stepper:
         self.kernel.state.effects.clear()
         return sequence, record
 
+    def close(self) -> None:
+        """Let go of the log: what is half read holds its records there."""
+        if self._records is not None:
+            self._records.close()
+            self._records = None
+
     def go_to(self, sequence: int) -> None:
         """Stand after the record *sequence*: backwards from a state that was kept.
 
@@ -96,11 +102,12 @@ class Stepper:
             LogMismatch, LogCorrupt: as at the beginning, and as `forward`.
         """
         if sequence < self.kernel.sequence:
+            self.close()
             self._back_before(sequence)
         while self.kernel.sequence < sequence and self.forward() is not None:
             pass
 
-    def _read(self) -> Iterator[tuple[int, Record]]:
+    def _read(self) -> Generator[tuple[int, Record]]:
         for first, batch in self._reader.read(after=self.kernel.sequence):
             for sequence, raw in enumerate(batch, first):
                 yield sequence, self._decode(sequence, raw)
@@ -108,7 +115,6 @@ class Stepper:
     def _begin_at(self, sequence: int) -> None:
         walk = Walk(self._reader, self._make_decider(), before=sequence, decode_record=self._decode)
         self.kernel = walk.kernel
-        self._records = None
         self._next_kept = self.kernel.sequence
         while self.kernel.sequence < sequence and self.forward() is not None:
             pass
@@ -122,7 +128,6 @@ class Stepper:
                 del self._kept[near]
                 continue
             self.kernel = kernel
-            self._records = None
             return
         self._begin_at(sequence)
 

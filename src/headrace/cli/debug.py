@@ -61,7 +61,11 @@ def debug(app: App, log: Path, *, at: str | None, breaks: list[str]) -> int:
     points = [breakpoint_of(text, fingerprints) for text in breaks]
     with opened(log) as reader:
         start = 0 if at is None else sequence_of(reader, at)
-        Session(app, reader, points, start).run(sys.stdin)
+        session = Session(app, reader, points, start)
+        try:
+            session.run(sys.stdin)
+        finally:
+            session.close()
     return OK
 
 
@@ -120,6 +124,10 @@ class Session:
                     last = f"{word} {rest}".strip()
             sys.stdout.flush()
             self._prompt(is_typed)
+
+    def close(self) -> None:
+        """Let go of the log."""
+        self._stepper.close()
 
     def _prompt(self, is_typed: bool) -> None:  # noqa: FBT001 (one caller)
         if is_typed:
