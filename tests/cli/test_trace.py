@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw, msgpack
 from tests.cli.command import PLANT, Call, MadeOnce, lines_of, records
 
-from headrace.engine.record import EventStored, RuleFired, RunCompleted
+from headrace.engine.log import FileLog
+from headrace.engine.record import (
+    EngineStarted,
+    EventStored,
+    Record,
+    RuleFired,
+    RunCompleted,
+    RunFailed,
+    StepRequested,
+    encode,
+)
 
 CHAIN = (
     PLANT
@@ -249,3 +260,31 @@ def test_the_tree_stays_the_same_when_more_is_written(
 
     assert after["records"] == before["records"]
     assert after["searched_to"] > before["searched_to"]
+
+
+def test_what_is_folded_is_counted_and_failures_are_not_folded(
+    headrace: Call, tmp_path: Path
+) -> None:
+    """Of thirty steps alike the one that failed is shown, wherever it was among them."""
+    none = Raw(msgpack.encode({}))
+    made: list[Record] = [EngineStarted(NS, "0.1", "system", {})]
+    made.append(StepRequested(NS, 0, 0, "launch", "parent", none))
+    steps = range(3, 33)
+    made += [StepRequested(NS, 2, n, "call", "step", none) for n in range(1, 31)]
+    inner = len(made) + 1
+    made.append(StepRequested(NS, steps[9], 1, "call", "inner", none))
+    made += [RunFailed(NS, steps[20], 1, "OSError: the twenty-first", "", None)]
+    made += [RunCompleted(NS, run, none) for run in (inner, *steps) if run != steps[20]]
+    log = FileLog(tmp_path / "many.log", durability="flushed")
+    log.open(lambda: None)
+    for record in made:
+        log.append([encode(record)])
+    log.commit()
+    log.close()
+    told = headrace("trace", "many.log", 2).out
+
+    assert "OSError: the twenty-first" in told
+    assert re.search(r"… 26 more runs of step, .* 26 completed; took 0s to 0s; 1 record", told)
+
+
+NS = 1_700_000_000_000_000_000
