@@ -10,6 +10,7 @@ from tests.triggers.played import RULE, Played, at, explained, played
 from headrace import on
 from headrace.engine import record as r
 from headrace.engine.decider import Queue, RunMode
+from headrace.triggers.explain.outcome import outcome_of
 
 a = on("a")
 KEYED = a.key(lambda e: e.data)
@@ -146,3 +147,31 @@ def test_a_rule_that_was_not_there_yet() -> None:
     assert found.because == (
         "rule rule: it was not in force there; the rules in force were old, older"
     )
+
+
+def test_a_firing_whose_causes_are_too_deep() -> None:
+    """It is no run, and that is said of the key that it was of."""
+    state = played(a, at(0)).kernel.state
+    loop = [(7, r.RuleLoop(RULE, "k1", [6], 65))]
+    told = outcome_of(state, RULE, loop, ())
+
+    assert told.verdict == "suppressed"
+    assert told.because == "its causes are 65 deep: that is taken for a loop"
+    assert outcome_of(state, RULE, loop, ("k1",)).because == told.because
+    assert outcome_of(state, RULE, loop, ("k2",)).because == ""
+
+
+def test_a_firing_that_nobody_was_there_for() -> None:
+    """A timer that was due while no engine ran, and history that is folded in, make no run."""
+    state = played(a, at(0)).kernel.state
+    missed = r.RuleFired(RULE, None, [2], "missed", due_ns=5 * NS)
+    history = r.RuleFired(RULE, None, [2], "history")
+    by_time = outcome_of(state, RULE, [(7, missed)], ())
+    by_history = outcome_of(state, RULE, [(7, history)], ())
+
+    assert by_time.verdict == by_history.verdict == "suppressed"
+    assert by_time.because == (
+        "the pattern was met by #2 at 1970-01-01T00:00:05Z while no engine ran, and that is too "
+        "long ago (on_missed)"
+    )
+    assert by_history.because.endswith("by history that is folded in: no run is made")

@@ -33,13 +33,14 @@ def outcome_of(
     """Return what *decisions*, of one unit that *state* has seen, say of *rule*."""
     outcome = Outcome(firings=[])
     for sequence, decision in decisions:
-        if isinstance(decision, r.RuleLoop) and decision.rule == rule:
-            outcome.verdict = "suppressed"
-            outcome.because = f"its causes are {decision.hops} deep: that is taken for a loop"
-        if not isinstance(decision, r.RuleFired) or decision.rule != rule:
+        if not isinstance(decision, (r.RuleFired, r.RuleLoop)) or decision.rule != rule:
             continue
         key = r.thaw(decision.key)
         if keys and key not in keys:
+            continue
+        if isinstance(decision, r.RuleLoop):
+            outcome.verdict = "suppressed"
+            outcome.because = f"its causes are {decision.hops} deep: that is taken for a loop"
             continue
         outcome.firings.append(
             {
