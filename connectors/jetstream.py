@@ -88,7 +88,7 @@ class JetStream:
             tls_first=tls_first, inbox_prefix=inbox_prefix, keepalive_s=keepalive_s,
             timeout_s=timeout_s,
         )  # fmt: skip
-        self._stream = _plain(place, "stream", stream)
+        self._stream = self.messaging_destination = _plain(place, "stream", stream)
         self._durable = None if durable is None else _plain(place, "durable", durable)
         self._translator = Translator(place, prefix, payload)
         self._subjects = checked_subjects(place, subjects, self._translator)

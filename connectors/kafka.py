@@ -119,6 +119,11 @@ class Kafka:
         self._batch_max = check_number(place, "batch_max", batch_max, 1, 100_000)
         self._session_s = check_number(place, "session_s", session_s, 1.0, 3600.0)
 
+    @property
+    def messaging_destination(self) -> str | None:
+        """Where all that it brings in comes from; ``None``: from several topics."""
+        return self._topics[0] if len(self._topics) == 1 else None
+
     async def run(self, intake: Intake) -> None:
         """Bring records in until cancelled.
 

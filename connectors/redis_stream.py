@@ -112,7 +112,7 @@ class RedisStream:
             key_file=key_file,
             timeout_s=timeout_s,
         )
-        self._stream = check_text(self._place, "stream", stream)
+        self._stream = self.messaging_destination = check_text(self._place, "stream", stream)
         self._group = check_text(self._place, "group", group)
         self._start = check_text(self._place, "start", start)
         self._create = check_flag(self._place, "create", create)

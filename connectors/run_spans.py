@@ -12,8 +12,10 @@ trace goes on after a crash, though the spans that were open then are lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
+
+from msgspec.structs import replace
 
 from headrace.connectors.span_contexts import SpanContexts, distinct
 from headrace.engine.clock import SystemClock
@@ -170,9 +172,10 @@ class RunSpans:
         ours = self.headers()
         return events if ours is None else [_with_headers(event, ours) for event in events]
 
-    def headers(self) -> dict[str, str] | None:
+    def headers(self, own: dict[str, str] | None = None) -> dict[str, str] | None:
         """See `Observer`."""
-        return self._contexts.current_headers()
+        ours = self._contexts.current_headers()
+        return own if ours is None else _together(own, ours)
 
     # ------------------------------------------------------------ runs
 
@@ -353,17 +356,20 @@ def _fetched(pipeline: Pipeline, sequences: Iterable[int]) -> dict[int, Record]:
 
 
 def _with_headers(event: Checked, ours: dict[str, str]) -> Checked:
-    """Return *event* with our headers, unless it has those already."""
-    from msgspec.structs import replace
-
+    """Return *event* with our headers as well."""
     subject, payload, full = event
     if full is None:
         return subject, payload, Emission(subject, headers=ours)
-    if full.headers is None:
-        return subject, payload, replace(full, headers=ours)
-    if len(full.headers) + len(ours) > COUNT_MAX or not ours.keys().isdisjoint(full.headers):
-        return event
-    return subject, payload, replace(full, headers={**full.headers, **ours})
+    return subject, payload, replace(full, headers=_together(full.headers, ours))
+
+
+def _together(own: Mapping[str, str] | None, ours: dict[str, str]) -> dict[str, str]:
+    """Return both, but only *own* if that says a context, or has no room for another."""
+    if own is None:
+        return ours
+    if len(own) + len(ours) > COUNT_MAX or not ours.keys().isdisjoint(own):
+        return dict(own)
+    return {**own, **ours}
 
 
 def _end(span: Span, state: str, error: RunFailed | AttemptFailed | None = None) -> None:

@@ -90,6 +90,9 @@ class Telemetry:
         senders = self._senders(events)
         attributes: dict[str, Any] = {SOURCE: name, COUNT: len(events)}
         attributes |= _messaging(source, "receive")
+        destination = getattr(source, "messaging_destination", None)
+        if isinstance(destination, str):
+            attributes[DESTINATION] = destination
         if len(events) == 1 and events[0].id is not None:
             attributes[MESSAGE_ID] = events[0].id
         is_lone = len(events) == 1 and len(senders) == 1

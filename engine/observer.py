@@ -26,8 +26,11 @@ class Observer(Protocol):
         """Return *events*, which a program emits, with the headers that they get here."""
         ...
 
-    def headers(self) -> dict[str, str] | None:
-        """Return those of what the code that executes now emits or launches; ``None``: none."""
+    def headers(self, own: dict[str, str] | None = None) -> dict[str, str] | None:
+        """Return the headers of what the code that executes now emits or launches.
+
+        Those are *own*, and perhaps others; ``None``: there are none.
+        """
         ...
 
     def begin(self, state: RunState, pipeline: Pipeline) -> None:

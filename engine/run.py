@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
@@ -11,6 +11,7 @@ from anyio import get_cancelled_exc_class
 
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.completions import Completions
+from headrace.engine.headers import checked_headers
 from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
 from headrace.engine.record import EventStored, PatchMarked, RunLaunched, SleepRequested
@@ -117,18 +118,25 @@ class Run(Completions, RunWaits):
         await self._committed(max(sequence, step.sequence))
         return step.sequence
 
-    async def emit(self, subject: str, data: Any = None) -> int:
+    async def emit(
+        self, subject: str, data: Any = None, *, headers: Mapping[str, str] | None = None
+    ) -> int:
         """Store an event that this run caused; return its sequence once it is durable.
+
+        *headers* are those of `Engine.emit`.  A resumed run is not compared by them.
 
         Raises:
             EventRefused, ValueError: as `Engine.emit`; nothing was stored.
         """
         check_emit(subject)
         raw = encode_stable(data, f"event {subject!r}")
+        own = None if headers is None else checked_headers(headers, subject, raw)
         ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "emit", subject, raw)
         if step is None:
             state, observer = self._state, self._executor.observer
+            if observer is not None:
+                own = observer.headers(own)
             record = EventStored(
                 self._pipeline.tick(),
                 subject,
@@ -137,7 +145,7 @@ class Run(Completions, RunWaits):
                 ordinal=ordinal,
                 trace=self.trace,
                 hops=max(1, state.hops),
-                headers=None if observer is None else observer.headers(),
+                headers=own,
             )
             self._pipeline.put(record)
             step = state.steps[ordinal]

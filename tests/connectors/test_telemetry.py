@@ -38,6 +38,7 @@ from tests.engine.stand import (
 from headrace import App, Firing, MemoryLog, Retry, Run, on, sequence, step
 from headrace.connectors import run_spans
 from headrace.connectors.run_spans import RunSpans
+from headrace.engine.headers import COUNT_MAX
 from headrace.engine.record import EventStored, RunLaunched, encode
 
 SECRET = "s3cr3t-of-the-mill"
@@ -158,6 +159,27 @@ async def test_what_is_launched_or_emitted_in_a_span_goes_on_with_it(traces: Tra
     assert [launched.headers for launched in of_kind(log, RunLaunched)] == [ours]
     assert traces.tree()["run bill"] == traces.tree()["run mill"] == "request"
     assert len(traces.trace_ids()) == 1
+
+
+async def test_headers_that_a_program_gives_win(traces: Traces) -> None:
+    """A context of theirs is not mixed with ours, and their bound is that of all."""
+    app, full = traces.app(), {str(number): "" for number in range(COUNT_MAX)}
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        for headers in (carried(7), full, {"tenant": "mill"}):
+            await run.emit("b", headers=headers)
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        with traces.tracer.start_as_current_span("request"):
+            await engine.emit("a", headers=CARRIED)
+            await engine.emit("z", headers=full)
+        await engine.drain()
+
+    ours = headers_of(traces.one("attempt mill")) | {"tracestate": "a=b"}
+    events = [event.headers for event in of_kind(log, EventStored)]
+    assert events == [CARRIED, full, carried(7), full, {"tenant": "mill", **ours}]
 
 
 async def test_the_host_s_span_is_not_that_of_everything(traces: Traces) -> None:

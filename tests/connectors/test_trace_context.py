@@ -379,6 +379,7 @@ async def test_through_jetstream(traces: Traces, nats: NatsOnDisk) -> None:
 
     assert found["messaging.system"] == "nats"
     assert found["messaging.destination.name"] == "jobs.a"
+    assert found["receive"]["messaging.destination.name"] == "JOBS"
 
 
 async def test_through_core_nats(traces: Traces, nats: NatsOnDisk) -> None:
@@ -402,6 +403,7 @@ async def test_through_redis(traces: Traces, tmp_path: Path) -> None:
 
     assert found["messaging.system"] == "redis"
     assert found["messaging.destination.name"] == "jobs"
+    assert found["receive"]["messaging.destination.name"] == "jobs"
 
 
 @pytest.mark.slow
@@ -421,3 +423,4 @@ async def test_through_kafka(traces: Traces) -> None:
 
     assert found["messaging.system"] == "kafka"
     assert found["messaging.destination.name"] == topic
+    assert found["receive"]["messaging.destination.name"] == topic

@@ -49,6 +49,26 @@ async def test_headers_go_with_an_event() -> None:
     ]
 
 
+async def test_runs_give_headers_to_what_they_emit() -> None:
+    """As a program does; what cannot be stored fails the attempt, and is not stored."""
+    app, heard = hearing()
+
+    @app.rule(on("go"), name="go")
+    async def go(run: Run) -> None:
+        await run.emit("a.1", 1, headers=HEADERS)
+        await run.emit("a.2", 2)
+        with pytest.raises(EventRefused, match="printable ASCII"):
+            await run.emit("a.3", 3, headers={"a": "é"})
+
+    log = MemoryLog()
+    async with app.open(log) as engine:
+        await engine.emit("go")
+        await engine.drain()
+        assert [run.status for run in engine.runs()] == ["completed"] * 3
+
+    assert sorted((e.subject, e.headers) for e in heard) == [("a.1", HEADERS), ("a.2", None)]
+
+
 async def test_headers_are_taken_as_they_were_given() -> None:
     """What the caller does with its dict afterwards is not in the log."""
     given = dict(HEADERS)
