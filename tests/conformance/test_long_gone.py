@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from anyio import to_thread
 from tests.conformance import test_write_your_own as example
 from tests.connectors import (
     test_files,
@@ -58,11 +59,11 @@ async def redis(folder: Path) -> AsyncGenerator[Both]:
 async def postgres(_: Path) -> AsyncGenerator[Both]:
     server = PostgresServer()
     try:
-        server.make()
-        server.sql(PostgresOutbox(server.url).schema())
+        await to_thread.run_sync(server.make)
+        await to_thread.run_sync(server.sql, PostgresOutbox(server.url).schema())
         yield test_postgres.OutboxHarness(server)
         yield test_postgres.NotifyHarness(server)
-        yield test_postgres.SinkOfPostgres(server)
+        yield await to_thread.run_sync(test_postgres.SinkOfPostgres, server)
     finally:
         server.remove()
 

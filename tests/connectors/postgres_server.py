@@ -21,6 +21,8 @@ START_S: Final = 30.0
 USERS: Final = ("postgres", "nobody")
 """The server refuses to work as root."""
 
+STOP_S: Final = 10.0
+
 
 class PostgresServer:
     """A cluster in a folder of its own; the user is ``plant``, the database as well."""
@@ -97,7 +99,10 @@ class PostgresServer:
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGQUIT)
-            self.process.wait()
+            try:
+                self.process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()  # what a shell has started in the background does not hear SIGQUIT
             self.process = None
 
     def remove(self) -> None:
