@@ -214,6 +214,23 @@ def test_piped_in_a_process_of_its_own(shell: Call, log: Path) -> None:
     assert done.err == ""
 
 
+def test_on_to_what_a_run_did(debug: Call, headrace: Call, log: Path) -> None:
+    """`run=` stops at each record that is about the run, and at no other."""
+    rows = headrace("log", "cat", log, "-o", "jsonl").jsonl
+    (fired,) = [row["sequence"] for row in rows if row["kind"] == "rule.fired"]
+    of_it = [
+        (row["sequence"], row["kind"])
+        for row in rows
+        if row["sequence"] == fired or fired in (row.get("run"), row.get("parent"))
+    ]
+    done = debug("--break", f"run={fired}", stdin="b\n" * (len(rows) + 1))
+
+    assert len(of_it) > 3
+    assert [one for one in moves(done) if one[1] != "timer.fired"] == [
+        one for one in of_it if one[1] != "timer.fired"
+    ]
+
+
 def test_a_key_may_have_spaces_in_it() -> None:
     """As text or as JSON, wherever it stands; what follows it is no part of it."""
     rules = {"cool": ""}

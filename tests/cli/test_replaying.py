@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -381,3 +382,33 @@ def test_replay_of_the_code_of_runs(headrace: Call, plant: Path, readings: Path)
     assert "sleep" in strayed["what"]
     assert "run" in headrace("replay", "plant.py", "code.log", "--runs").out
     assert headrace("replay", "plant.py", "code.log").code == 0
+
+
+class Clock:
+    """Time that passes by sleeping."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now_s += seconds
+
+
+def test_the_speed_is_that_of_recorded_time(
+    headrace: Call, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixty times as fast: a minute in the log takes a second."""
+    from headrace.cli import paced
+
+    clock = Clock()
+    monkeypatch.setattr(paced, "time", clock)
+    rows = [row["recorded_at"] for row in headrace("log", "cat", log, "-o", "jsonl").jsonl]
+    first, last = (datetime.fromisoformat(row) for row in (rows[0], rows[-1]))
+    assert headrace("replay", "plant.py", log, "--speed", 60).code == 0
+
+    assert last > first
+    assert clock.now_s - 100.0 == pytest.approx((last - first).total_seconds() / 60)
