@@ -27,6 +27,7 @@ from headrace.engine.log.frame import RECORD_BYTES_MAX
 from headrace.engine.log.protocol import EventLog
 from headrace.engine.payload import check_record
 from headrace.engine.record import (
+    COMPLETED_TAG,
     EVENT_TAG,
     ClockStepped,
     EventStored,
@@ -203,7 +204,8 @@ class Pipeline:
         try:
             ended = kernel.submit_step(asked, result)
             if ended is not None:
-                self.log.append_each((encode(asked), encode(ended)))
+                completed = (COMPLETED_TAG, ended.at_ns, ended.run, ended.result)
+                self.log.append_each((encode_fields(asked), encode_fields(completed)))
         except BaseException as error:
             self._break(StepRequested, error)
             raise

@@ -72,6 +72,7 @@ from headrace.engine.inputs import (
 )
 
 __all__ = [
+    "COMPLETED_TAG",
     "DECISION_KINDS",
     "DECISION_TAG_MIN",
     "EVENT_TAG",
@@ -293,8 +294,9 @@ _TAGS: Final = frozenset(
 
 
 EVENT_TAG: Final = 1
+COMPLETED_TAG: Final = 3
 encode_fields = _encode
-"""Encodes a record as a tuple of its tag and its fields, for those who have no record of it."""
+"""Encodes a record as a tuple of its tag and its fields, or as it is: `encode` may say less."""
 
 _FIRED_FIELDS: Final = attrgetter(*RuleFired.__struct_fields__[:8])
 _OUTSIDE_FIELDS: Final = EventStored.__struct_fields__[:8]
@@ -329,7 +331,7 @@ def encode(record: Record) -> bytes:
     if type(record) is RuleFired and record.details is None and not record.task:
         return _encode((64, *_FIRED_FIELDS(record)))
     if type(record) is RunCompleted and record.blob is None:
-        return _encode((3, record.at_ns, record.run, record.result))
+        return _encode((COMPLETED_TAG, record.at_ns, record.run, record.result))
     return _rare(record) if type(record) in _RARE else _encode(record)
 
 

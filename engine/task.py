@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from opcode import opmap
 from types import CodeType
 from typing import Any, Final, get_type_hints
 
@@ -71,6 +72,8 @@ class TaskSpec:
         self.process_path: FunctionPath | None = path_of(name, function) if process else None
         """Where a worker process finds the function, if it is for one."""
         self.is_light = self._knows_no_run()
+        self.never_waits = self.is_light and not _may_wait(function)
+        """Whether its code is over as soon as it has begun: nothing can cancel it."""
         if process:
             self._check_process()
         if replayable and (process or self.resources):
@@ -243,7 +246,15 @@ class TaskSpec:
         return self._decode_result(raw)
 
 
+_YIELD: Final = opmap["YIELD_VALUE"]
+"""What each ``await`` comes to."""
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _may_wait(function: Callable[..., Any]) -> bool:
+    """Say whether an async function has any place at which it lets others go on."""
+    code: CodeType = function.__code__
+    return _YIELD in code.co_code[::2]  # an instruction is two bytes
 
 
 def _default_of(parameter: inspect.Parameter) -> Any:

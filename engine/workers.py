@@ -1,8 +1,8 @@
 """`Workers`: resident tasks that execute runs, for a task for each would cost more than the run.
 
 One that is at work goes on with the next run by itself, so runs that never wait are executed
-by one, one after the other.  Only when it lets others go on, at an await, others are called:
-as many as there are runs that wait to be executed.
+by one, one after the other.  Only when it lets others go on, at an await, others are called, and
+those call others in turn, as long as there are runs that wait to be executed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from anyio.lowlevel import checkpoint
 from headrace.engine.backend import Backend, Event
 from headrace.engine.signal import Signal
 
+CALLED_AT_ONCE: Final = 2
+"""How many others a worker calls that lets others go on."""
 STRAIGHT_MAX: Final = 64
 """Runs that a worker executes before all others on the loop get their turn."""
 
@@ -71,9 +73,13 @@ class Workers:
             self._vacancies += 1
             self._recruit.send()
 
-    def call_all(self) -> None:
-        """Call one for each run that waits to be executed."""
-        for _ in range(self._wanted() - self._called):
+    def call_more(self) -> None:
+        """Call others for what waits to be executed: a few, which call others if they wait too.
+
+        So as many as are needed are there after a few turns, and where runs never wait, that is
+        one or two: to call one takes as long as to execute such a run.
+        """
+        for _ in range(min(self._wanted() - self._called, CALLED_AT_ONCE)):
             self._call_one()
 
     async def rest(self) -> None:
@@ -118,7 +124,7 @@ class _Shift:
             if workers._is_pausing:
                 workers._is_pausing = False
             else:
-                workers.call_all()
+                workers.call_more()
             try:
                 argument = yield asked
                 take = coroutine.send

@@ -225,3 +225,76 @@ async def test_step_that_blocks_the_loop_is_named(caplog: pytest.LogCaptureFixtu
     assert "task='busy'" in line
     assert "attempt=1" in line
     assert f"run={run}" not in line
+
+
+async def awaits() -> int:
+    await checkpoint()
+    return 1
+
+
+async def iterates() -> list[int]:
+    return [number async for number in numbers()]
+
+
+async def enters() -> int:
+    async with anyio.create_task_group():
+        pass
+    return 1
+
+
+async def may_await(number: int) -> int:
+    return await awaits() if number else 0
+
+
+async def numbers() -> Any:
+    yield 1
+
+
+async def nests() -> Any:
+    async def inner() -> None:
+        await checkpoint()
+
+    return inner.__name__
+
+
+async def raises() -> int:
+    raise ValueError("no")
+
+
+@pytest.mark.parametrize(
+    ("function", "never"),
+    [
+        (awaits, False),
+        (iterates, False),
+        (enters, False),
+        (may_await, False),
+        (nests, True),
+        (raises, True),
+    ],
+)
+def test_code_without_an_await_is_known_never_to_wait(function: Any, *, never: bool) -> None:
+    """Whatever form that has: nothing else can let others go on, so nobody can cancel it."""
+    app = App("t")
+    app.task(function)
+    assert app.tasks[function.__name__].never_waits is never
+
+
+async def test_code_that_never_waits_fails_like_any_other(at_once: list[r.StepRequested]) -> None:
+    """It has its attempts, and what it raised is in the log."""
+    app, log = App("t"), MemoryLog()
+    app.task(retry=Retry(attempts=2, wait_first=0.001))(raises)
+
+    @app.task
+    async def flow(run: Run) -> str:
+        try:
+            await run.call(raises)
+        except StepFailed as failed:
+            return failed.error
+        return ""
+
+    async with app.open(log) as engine:
+        found = await engine.result(await engine.launch(flow))
+        same_when_folded(engine, app, log)
+    assert found == "ValueError: no"
+    assert at_once == []
+    assert [type(record) for record in decoded(log)].count(r.AttemptFailed) == 1

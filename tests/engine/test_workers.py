@@ -37,7 +37,7 @@ async def test_runs_that_never_wait_are_executed_by_one_worker() -> None:
 
 
 async def test_runs_that_wait_are_executed_beside_each_other() -> None:
-    """The first that waits has others called, for all that are there."""
+    """The first that waits has others called, which call others: soon there is one for each."""
     app, begun, gate = App("t"), list[int](), anyio.Event()
 
     @app.rule(on("a", int))
@@ -52,6 +52,26 @@ async def test_runs_that_wait_are_executed_beside_each_other() -> None:
         gate.set()
         await engine.drain()
         assert workers_of(engine) == 20
+
+
+async def test_children_that_never_wait_are_executed_by_few_workers() -> None:
+    """The parent, which waits, does not have one called for each."""
+    app, count = App("t"), 300
+
+    @app.task
+    async def nothing() -> None:
+        pass
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        for handle in [run.spawn(nothing) for _ in range(count)]:
+            await handle
+
+    async with opened(app) as engine:
+        await engine.emit("a")
+        await engine.drain()
+        assert engine.state().runs_ended == {"completed": count + 1}
+        assert workers_of(engine) < 10
 
 
 async def test_others_on_the_loop_have_their_turn_between_runs() -> None:
