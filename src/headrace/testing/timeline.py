@@ -30,6 +30,7 @@ class Moment(NamedTuple):
     key: str | None = None
     time: float | None = None
     """The event's own time, in seconds since the timeline began, if it has one."""
+    headers: dict[str, str] | None = None
 
 
 class AdvancingClock(Protocol):
@@ -67,6 +68,7 @@ class Timeline:
         *,
         key: str | None = None,
         time: float | None = None,
+        headers: dict[str, str] | None = None,
     ) -> Timeline:
         """Add an event at *t* seconds; return the timeline.
 
@@ -78,7 +80,7 @@ class Timeline:
         check_subject(subject)
         if self._moments and t < self._moments[-1].t:
             self._is_ordered = False
-        self._moments.append(Moment(t, subject, data, key, time))
+        self._moments.append(Moment(t, subject, data, key, time, headers))
         return self
 
     def every(
@@ -128,6 +130,7 @@ class Timeline:
                     msgspec.msgpack.decode(event.data),
                     event.key,
                     None if event.time_ns is None else (event.time_ns - begins_ns) / NS,
+                    event.headers,
                 )
             )
         if not made._moments:
@@ -166,7 +169,9 @@ class Timeline:
                 await clock.advance(moment.t - passed)
                 passed = moment.t
             time = None if moment.time is None else begun_s + moment.time
-            event = Emission(moment.subject, moment.data, time=time, key=moment.key)
+            event = Emission(
+                moment.subject, moment.data, time=time, key=moment.key, headers=moment.headers
+            )
             await engine.emit_many([event])
 
 

@@ -111,6 +111,7 @@ class _Trial(Generic[T]):
             encode_event(moment.data, moment.subject),
             key=moment.key,
             time_ns=None if moment.time is None else seconds_to_ns(moment.time),
+            headers=moment.headers,
         )
         self._events[self._kernel.sequence + 1] = moment.t, event
         self._submit(event)
