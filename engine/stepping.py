@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any, Final
 
 from anyio import CancelScope
@@ -28,6 +29,11 @@ from headrace.engine.versions import spec_for
 
 DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
+
+
+def _tell(run_id: int, task: str, late_ns: int) -> None:
+    """Tell of a step that was too long, and over before it had a run."""
+    tell_of_step(logger().bind(run=run_id, task=task, attempt=1), late_ns)
 
 
 def _untold(_: int) -> None:
@@ -100,8 +106,7 @@ class Stepping(Attempts):
             )
             sequence = pipeline.put_step(asked, result)
             if code.late_ns:
-                named = logger().bind(run=sequence - 1, task=spec.name, attempt=1)
-                tell_of_step(named, code.late_ns)
+                self.stopwatch.tell(partial(_tell, sequence - 1, spec.name), code.late_ns)
             await pipeline.committed(sequence)
             return
         with ExitStack() as stack:

@@ -37,6 +37,12 @@ class Stopwatch:
         self.blamed_ns += own_ns
         return own_ns
 
+    def tell(self, tell: Callable[[int], None], late_ns: int) -> None:
+        """Call *tell*; the time that takes is no task's: the first line of all may take long."""
+        begun_ns = self._clock()
+        tell(late_ns)
+        self.blamed_ns += self._clock() - begun_ns
+
 
 class Watched:
     """Awaits a coroutine; calls `tell` with the nanoseconds of each step that is too long."""
@@ -96,7 +102,7 @@ class Watched:
         has_begun = self._has_begun
         if has_begun:
             if self.late_ns:
-                self.tell(self.late_ns)
+                stopwatch.tell(self.tell, self.late_ns)
             if self.is_over:
                 return self.value
             if self._error is not None:
@@ -117,7 +123,7 @@ class Watched:
                     argument = None  # an error would hold this frame, and so itself
                     took_ns = clock() - begun_ns
                     if took_ns > limit_ns and (own_ns := stopwatch.blame(took_ns, blamed_ns)):
-                        self.tell(own_ns)
+                        stopwatch.tell(self.tell, own_ns)
             try:
                 argument = yield asked
                 take = coroutine.send

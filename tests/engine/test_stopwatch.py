@@ -91,6 +91,34 @@ def test_the_innermost_is_blamed_and_no_other() -> None:
     assert told[1:] == [("inner", 300), ("outer", 150)]
 
 
+def test_nobody_is_blamed_for_the_telling() -> None:
+    """The first line of all may load what writes lines."""
+    clock, told = HandClock(), list[str]()
+    stopwatch = Stopwatch(clock)
+
+    def tell(name: str) -> Any:
+        def telling(_: int) -> None:
+            clock.pass_ms(1000)
+            told.append(name)
+
+        return telling
+
+    async def inner() -> None:
+        clock.pass_ms(300)
+
+    async def outer() -> None:
+        await Watched(stopwatch, inner(), tell("inner"))
+
+    async def begun() -> None:
+        code = Watched(stopwatch, inner(), tell("begun"))
+        code.begin()
+        await code
+
+    drive(Watched(stopwatch, outer(), tell("outer")))
+    drive(Watched(stopwatch, begun(), tell("outer")))
+    assert told == ["inner", "begun"]
+
+
 async def test_what_is_thrown_in_arrives_as_before() -> None:
     """A cancellation reaches the code at its await, and its cleaning up can await in turn."""
     seen = list[str]()
