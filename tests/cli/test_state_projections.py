@@ -87,6 +87,20 @@ def test_a_key_picks_its_state(headrace: Call, folded: Path) -> None:
     assert peaks(headrace, folded, "--key", "t2")["states"] == []
 
 
+def test_it_is_no_rule_to_ask_about(headrace: Call, folded: Path) -> None:
+    """Who takes it for one is told which command shows it."""
+    for command in (["state", "plant.py", folded, "--rule"], ["why", "plant.py", folded]):
+        done = headrace(*command, "peak")
+        assert done.code == 4
+        assert done.last_error.endswith(
+            "rule 'peak': expected one of the app's rules, found a projection, which `headrace "
+            "state` shows; rules are cool"
+        )
+    broken = headrace("debug", "plant.py", folded, "--break", "rule=peak")
+    assert broken.code == 4
+    assert broken.last_error.endswith("expected one of the app's rules, found cool")
+
+
 def test_one_that_was_written_today_is_folded_from_the_log(
     headrace: Call, app: Path, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ from headrace.cli.places import keys_named
 from headrace.cli.text import safe
 from headrace.engine import record as r
 from headrace.engine.errors import RuleNotFound
+from headrace.engine.projected import is_projection
 from headrace.engine.subject import check_pattern, matches
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def breakpoint_of(text: str, rules: dict[str, str]) -> Breakpoint:
     if not said:
         raise Usage("--break '': expected what to stop at, as in --break 'rule=overheat key=t1'")
     if "rule" in said and said["rule"] not in rules:
-        known = ", ".join(map(safe, rules)) or "none"
+        known = ", ".join(safe(rule) for rule in rules if not is_projection(rule)) or "none"
         raise RuleNotFound(
             f"--break {safe(text)!r}: expected one of the app's rules, found {known}"
         )

@@ -69,10 +69,15 @@ def check_rule(rule: str | None, rules: RuleSet) -> None:
     Raises:
         RuleNotFound: says which it does.
     """
+    from headrace.engine.projected import recorded_name
+
     declared = _rules_of(rules)
     if rule is not None and rule not in declared:
         known = ", ".join(map(safe, declared)) or "none"
-        raise RuleNotFound(f"rule {safe(rule)!r}: expected one of the app's rules, found {known}")
+        found = f"a projection, which `headrace state` shows; rules are {known}"
+        if recorded_name(rule) not in rules.fingerprints():
+            found = known
+        raise RuleNotFound(f"rule {safe(rule)!r}: expected one of the app's rules, found {found}")
 
 
 def automata(
