@@ -62,11 +62,7 @@ class TaskSpec:
         self.replayable = replayable
         """Whether a replay may execute its code; see `headrace.engine.replay.code`."""
         self.is_async = _is_async(function)
-        self.place = (
-            f"{function.__code__.co_filename}:{function.__code__.co_firstlineno}"
-            if (hasattr(function, "__code__"))
-            else repr(function)
-        )
+        self.place = _place_of(function)
         hints = _hints_of(name, function)
         self._read_parameters(hints, run_type, resources or {})
         self.process_path: FunctionPath | None = path_of(name, function) if process else None
@@ -249,6 +245,12 @@ class TaskSpec:
 _YIELD: Final = opmap["YIELD_VALUE"]
 """What each ``await`` comes to."""
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    """Return where a function is, for people."""
+    code: CodeType | None = getattr(function, "__code__", None)
+    return repr(function) if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _may_wait(function: Callable[..., Any]) -> bool:
