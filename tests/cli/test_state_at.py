@@ -106,7 +106,7 @@ def test_filters_leave_the_rest_out(headrace: Call, log: Path) -> None:
         (["--at", "0"], 4, "--at 0: expected a sequence from 1 to "),
         (["--at", "99999"], 4, "--at 99999: expected a sequence from 1 to "),
         (["--at", "noon"], 2, "--at 'noon': expected a sequence, a time such as"),
-        (["--at", "1999-01-01T00:00:00Z"], 2, "expected a time within the log"),
+        (["--at", "1999-01-01T00:00:00Z"], 4, "expected a time within the log"),
         (["--rule", "warm"], 4, "rule 'warm': expected one of the app's rules, found cool"),
         (["--run", "2"], 4, "--run 2: expected a run that is open after record "),
     ],

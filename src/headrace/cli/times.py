@@ -6,7 +6,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Final
 
-from headrace.cli.errors import Usage
+from headrace.cli.errors import RecordNotFound, Usage
 from headrace.cli.text import NS, rfc3339, safe
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def sequence_upto(reader: LogReader, place: str, option: str) -> int:
     """Return the last record up to *place*, which is a sequence, a time, or so long ago.
 
     Raises:
-        Usage: it is none of these, or the log has nothing from so early.
+        Usage: it is none of these.
+        RecordNotFound: the log has nothing from so early.
     """
     if place.isascii() and place.isdigit():
         return int(place)
@@ -50,7 +51,7 @@ def sequence_upto(reader: LogReader, place: str, option: str) -> int:
         ) from None
     sequence = reader.sequence_at(at_ns + 1) - 1
     if sequence < reader.first_sequence:
-        raise Usage(
+        raise RecordNotFound(
             f"{option} {safe(place)!r}: expected a time within the log, found that its first "
             f"record is later than {rfc3339(at_ns)}; `headrace log info` says when it begins"
         )
