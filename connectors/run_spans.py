@@ -244,6 +244,18 @@ class RunSpans:
         made.place = made.span.get_span_context()
         self._note_open(run_id, made)
 
+    def met(self, run_id: int, events: list[int], pipeline: Pipeline) -> None:
+        """See `Observer`."""
+        made = self._attempts.get(run_id)
+        if made is None or made.span is None:
+            return
+        try:
+            found = distinct(self._of_events(pipeline, events))
+        except (OSError, LogError):
+            return  # whoever needs the log to go on says so
+        for place in found:
+            made.add_link(place)
+
     def _note_open(self, run_id: int, made: AttemptSpan) -> None:
         self._open[run_id] = made
         if len(self._open) > OPEN_MAX:

@@ -45,6 +45,10 @@ class Observer(Protocol):
         """Note that the code of a run goes on after `wait`."""
         ...
 
+    def met(self, run_id: int, events: list[int], pipeline: Pipeline) -> None:
+        """Note by which events the pattern was met that the code of a run has waited for."""
+        ...
+
     def end(self, record: RunEnd) -> None:
         """Note what an attempt or a run has come to."""
         ...

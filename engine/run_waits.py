@@ -171,7 +171,7 @@ class RunWaits(Steps):
                 digest=watched.digest,
                 subjects=watched.subjects,
             )
-        if step.status == "pending":
+        if is_new := step.status == "pending":
             await self._watch(step, ordinal, watched, begins_ns=begins_ns)
         await self._committed(max(step.sequence, step.ended))
         self._now_ns = max(self._now_ns, step.at_ns)
@@ -180,7 +180,7 @@ class RunWaits(Steps):
         met = met_of(step)
         if met is None:
             return None
-        self._note_met(watched, met)
+        self._note_met(watched, met, is_new=is_new)
         watched.decider.attach(Timers(), state.sources)
         return FiringLoader(watched.decider, self._pipeline.log)(_ended(step, met, watched.rule))
 
@@ -202,7 +202,7 @@ class RunWaits(Steps):
         """Return the last event that a wait for this pattern has returned, and its last time."""
         return (0, 0) if self._met is None else self._met.get(watched.digest, (0, 0))
 
-    def _note_met(self, watched: Watched, met: Met) -> None:
+    def _note_met(self, watched: Watched, met: Met, *, is_new: bool) -> None:
         """Let the next wait for the same pattern look back to just after *met*.
 
         To its last event.  A timer that met it has no place among the events: what the pattern
@@ -213,6 +213,8 @@ class RunWaits(Steps):
         if self._met is None:
             self._met = {}
         self._met[watched.digest] = returned, begins_ns
+        if is_new and self._executor.observer is not None:
+            self._executor.observer.met(self.id, met.events, self._pipeline)
 
     def _start(self) -> int:
         """Return the record to which a wait looks back at most.

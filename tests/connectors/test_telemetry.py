@@ -296,6 +296,32 @@ async def test_a_run_that_sleeps_has_no_open_span(traces: Traces) -> None:
     assert above(first) == above(second) == above(third) == id_of(traces.one("run mill"))
 
 
+async def test_a_run_that_waited_has_links_to_what_it_waited_for(traces: Traces) -> None:
+    """What came may be of another trace; a wait that is recorded already says nothing again."""
+    app, gate = traces.app(), Gate()
+
+    @app.rule(on("ask"), name="mill")
+    async def mill(run: Run) -> None:
+        assert await run.wait(on("answer")) is not None
+        await gate.wait()
+
+    log = MemoryLog()
+    async with opened(app, log) as engine:
+        await engine.emit("ask", headers=CARRIED)
+        await quiet(engine)
+        await engine.emit("answer", headers=carried(7))
+        await quiet(engine)
+    first, second = traces.all("attempt mill")
+    assert linked_to(second) == [id_of(first), f"{7:016x}"]
+    assert said(second)["headrace.run.state"] == "interrupted"
+    traces.exporter.clear()
+    gate.open()
+    async with opened(app, log) as engine:
+        await engine.drain()
+
+    assert linked_to(traces.one("attempt mill")) == []
+
+
 async def test_the_wait_for_a_turn_is_a_part_of_the_run(traces: Traces) -> None:
     """As long as it was in log time, whatever the time of the log is; it ends now."""
     app, gate, clock = traces.app(), Gate(), StepClock()
