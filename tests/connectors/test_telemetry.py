@@ -296,6 +296,47 @@ async def test_a_run_that_sleeps_has_no_open_span(traces: Traces) -> None:
     assert above(first) == above(second) == above(third) == id_of(traces.one("run mill"))
 
 
+async def test_what_code_does_with_its_span_reaches_the_one_that_is_open(traces: Traces) -> None:
+    """All that a span takes; it neither ends by that, nor fails while none is open."""
+    app, held = traces.app(), list[trace.Span]()
+    other = traces.tracer.start_span("other").get_span_context()
+
+    def use(span: trace.Span) -> None:
+        span.set_attributes({"one": 1})
+        span.set_attribute("two", 2)
+        span.add_event("seen", {"three": 3})
+        span.add_link(other)
+        span.record_exception(OSError("no water"))
+        span.set_status(StatusCode.ERROR, "dry")
+        span.update_name("another name")
+        span.end()
+        with span as same:
+            assert same is span
+
+    @app.rule(on("a"), name="mill")
+    async def mill(run: Run) -> None:
+        held.append(trace.get_current_span())
+        assert held[0].is_recording()
+        use(held[0])
+        await run.receive("go")
+
+    async with opened(app) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+        assert not held[0].is_recording()
+        use(held[0])
+        await engine.signal(3, "go")
+        await engine.drain()
+
+    first, last = traces.one("another name"), traces.one("attempt mill")
+    assert said(first) | {"one": 1, "two": 2} == said(first)
+    assert [event.name for event in first.events] == ["seen", "exception"]
+    assert linked_to(first) == [f"{other.span_id:016x}"]
+    assert first.status.description == "dry"
+    assert last.events == ()
+    assert last.status.status_code is StatusCode.UNSET
+
+
 async def test_a_run_that_waited_has_links_to_what_it_waited_for(traces: Traces) -> None:
     """What came may be of another trace; a wait that is recorded already says nothing again."""
     app, gate = traces.app(), Gate()
