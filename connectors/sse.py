@@ -149,7 +149,7 @@ class Sse:
         failure: TooLong | None = None
         try:
             # Not read on while it stores: so a slow engine slows the server.
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 try:
                     events = stream.feed(chunk)
                 except TooLong as error:
@@ -172,6 +172,12 @@ class Sse:
         status = response.status_code
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == 200 and kind == "text/event-stream":
+            encoding = response.headers.get("content-encoding", "identity").strip().lower()
+            if encoding not in {"", "identity"}:
+                raise _Refused(
+                    f"expected a stream from {self._server} that is not compressed, as it was "
+                    f"asked for, found one in {encoding!r:.40}"
+                )
             return
         found = f"expected 200 and text/event-stream from {self._server}, found {status}"
         found += f" and {kind!r:.80}" if status == 200 else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -93,6 +94,9 @@ def test_server_says_when_to_come_again() -> None:
 # ---------------------------------------------------------------- a server
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n"
+
+
+BOMB = gzip.compress(b"data: " + b"x" * 50_000_000)
 
 
 class Server:
@@ -235,6 +239,8 @@ async def test_endless_event_is_given_up() -> None:
         (b"HTTP/1.1 404 X\r\ncontent-length: 0\r\n\r\n", "found 404"),
         (b"HTTP/1.1 307 X\r\nlocation: /\r\ncontent-length: 0\r\n\r\n", "found 307"),
         (b"HTTP/1.1 200 X\r\ncontent-type: text/html\r\ncontent-length: 0\r\n\r\n", "text/html"),
+        # What it unfolds to has no bound before it is unfolded.
+        (HEAD[:-2] + b"content-encoding: gzip\r\n\r\n" + BOMB, "found one in 'gzip'"),
     ],
 )
 async def test_address_without_a_stream_ends_the_engine(answer: bytes, said: str) -> None:
