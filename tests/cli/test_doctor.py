@@ -20,6 +20,8 @@ from tests.connectors import package
 from headrace.cli import doctor_disk, doctor_links, doctor_machine
 from headrace.cli.findings import Finding
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [run]
 log = "mill.log"

@@ -17,6 +17,8 @@ from headrace.engine.clock import VirtualClock
 from headrace.engine.log import LogReader
 from headrace.engine.record import EventStored, decode
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [run]
 app = "plant.py:app"

@@ -17,6 +17,8 @@ from headrace.connectors.memory import Memory, Message, Topic
 from headrace.testing import SlowLog
 from headrace.testing.lives import until
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["page"]
 
 WITHIN_S = 20.0

@@ -22,6 +22,8 @@ from headrace.connectors.http_out import HttpMessage, HttpResult, HttpSink, retr
 from headrace.connectors.protocol import ExtraMissing, SinkRefused, SinkUnavailable
 from headrace.engine.clock import VirtualClock
 
+pytestmark = pytest.mark.slow
+
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
 
 

@@ -25,6 +25,8 @@ from headrace.connectors.metrics import LABELS_MAX, OTHERS, _bounded, metrics_of
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
 from headrace.engine.log.protocol import EventLog
 
+pytestmark = pytest.mark.slow
+
 ANYWHERE = "127.0.0.1:0"
 
 

@@ -22,6 +22,8 @@ from headrace.connectors.protocol import Source
 from headrace.testing.lives import Lives, until
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "connectors" / "nats.md"
 
 

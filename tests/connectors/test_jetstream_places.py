@@ -17,6 +17,8 @@ from headrace.connectors.jetstream import JetStream
 from headrace.connectors.protocol import ConnectorError
 from headrace.testing.lives import GatedIntake, Life, Lives, Stop, kept, until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:

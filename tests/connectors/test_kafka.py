@@ -29,6 +29,7 @@ numbers_of_topics = count()
 # A connection that the library is about to make when it is told to stop is left to the garbage
 # collector, which closes it and says so.
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -29,7 +29,7 @@ from headrace.testing.lives import Lives, until
 from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
-pytestmark = [*test_kafka.pytestmark, pytest.mark.slow]
+pytestmark = test_kafka.pytestmark
 anyio_backend = test_kafka.anyio_backend
 mock = test_kafka.mock
 USERS = {"plant": "sesame"}

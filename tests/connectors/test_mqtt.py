@@ -25,6 +25,8 @@ from headrace.connectors.mqtt import Mqtt, MqttMessage, MqttSink
 from headrace.connectors.protocol import ConnectorError, SinkRefused, SinkUnavailable
 from headrace.testing.lives import Kept, Life, Lives, until
 
+pytestmark = pytest.mark.slow
+
 PASSWORD = "s3cr3t-pa55"
 ACL = "user ann\ntopic readwrite plant/#\ntopic readwrite last/#\n"
 CONNACK = b"\x20\x03\x00\x00\x00"

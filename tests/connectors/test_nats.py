@@ -22,6 +22,8 @@ from headrace.testing.lives import Lives, until
 from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:

@@ -28,6 +28,8 @@ from headrace.testing.lives import GatedIntake, Lives, Stop, kept, until
 from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "connectors" / "postgres.md"
 ADD = "INSERT INTO outbox (subject, data) VALUES ($1, $2)"
 

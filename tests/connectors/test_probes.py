@@ -19,6 +19,8 @@ from headrace.connectors.postgres_sink import PostgresSink
 from headrace.connectors.protocol import Source
 from headrace.connectors.redis_stream import RedisStream
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -15,6 +15,8 @@ from headrace.connectors import registry
 from headrace.connectors.memory import Memory
 from headrace.connectors.registry import ConnectorBroken, ConnectorUnknown, connector, listed
 
+pytestmark = pytest.mark.slow
+
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 OWN: dict[str, str] = tomllib.loads(PYPROJECT.read_text())["project"]["entry-points"][
     "headrace.connectors"

@@ -19,6 +19,8 @@ from headrace.testing.lives import Lives, until
 from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 
 class PipeHarness(SourceHarness):
     """What was read from a pipe is not there any more, so nothing is kept for another life."""

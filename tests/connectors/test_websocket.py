@@ -19,6 +19,8 @@ from headrace.connectors.protocol import ConnectorError, ExtraMissing
 from headrace.connectors.websocket import HELD_BYTES_MAX, WebSocket, _Held
 from headrace.engine.record import EventStored, decode
 
+pytestmark = pytest.mark.slow
+
 websockets = pytest.importorskip("websockets.asyncio.server")
 Talk = Callable[[Any], Awaitable[None]]
 
