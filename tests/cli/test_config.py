@@ -12,6 +12,8 @@ import pytest
 from tests.cli.command import Call, Start
 from tests.connectors import package
 
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 [run]
 log = "mill.log"

@@ -180,6 +180,7 @@ def test_a_run_is_cancelled_by_the_next_start(headrace: Call, start: Start, empt
     assert (done.code, done.last_error) == (4, said)
 
 
+@pytest.mark.slow
 def test_a_lock_without_an_engine_that_answers(
     headrace: Call, empty: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,8 @@ from tests.cli.command import PLANT, Call, lines_of
 
 from headrace import App, __version__
 
+pytestmark = pytest.mark.slow
+
 # log
 
 

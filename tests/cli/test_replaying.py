@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from tests.cli.command import Call, lines_of
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 'app = App("plant")\nLIMIT = 90'
 
 

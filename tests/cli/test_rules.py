@@ -14,6 +14,8 @@ from headrace.cli import door
 from headrace.engine.log import FileLog
 from headrace.engine.record import RulePaused
 
+pytestmark = pytest.mark.slow
+
 APP = """
 from headrace import App, on
 

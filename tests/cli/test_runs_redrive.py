@@ -17,6 +17,8 @@ from headrace.engine.log.files import Data, SystemFiles
 from headrace.engine.offline import OfflineLog
 from headrace.engine.record import RunRedriven
 
+pytestmark = pytest.mark.slow
+
 SHOP = """
 from pathlib import Path
 from headrace import App, Firing, Run, StepFailed, on

@@ -120,6 +120,7 @@ def test_a_stretch_ends_at_a_time_or_a_sequence(headrace: Call, log: Path, until
     assert (done.json["last"], done.json["events"], done.json["runs_total"]) == (4, 2, 0)
 
 
+@pytest.mark.slow
 def test_a_report_can_go_to_stdout(shell: Call, log: Path) -> None:
     """For whoever puts it elsewhere: nothing else is printed then."""
     done = shell("timeline", log, "--out=-")

@@ -18,6 +18,8 @@ from headrace.testing import lives, sink_contract, source_contract
 from headrace.testing.sink_contract import SinkContract
 from headrace.testing.source_contract import SourceContract
 
+pytestmark = pytest.mark.slow
+
 FOUND = (AssertionError, TimeoutError, ExceptionGroup, pytest.fail.Exception)
 
 

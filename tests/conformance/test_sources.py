@@ -9,6 +9,8 @@ import pytest
 from headrace.connectors.memory import Memory, Message, Topic
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 
 class MemoryHarness(SourceHarness):
     """A topic, whose messages have ids."""

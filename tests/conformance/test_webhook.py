@@ -11,6 +11,8 @@ from tests.connectors.asking import ask
 from headrace.connectors.http_in import Webhook
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 ROUTES = {"/": {"subject": "a.b", "id_header": "X-Id"}}
 
 

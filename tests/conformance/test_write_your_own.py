@@ -14,6 +14,8 @@ from tests.conformance import line_queue
 
 from headrace.testing.source_contract import SourceContract, SourceHarness
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[2] / "docs" / "connectors" / "write-your-own.md"
 FILE = re.compile(r"<!-- file: (\S+)\.py -->\n```python\n(.*?)```", re.DOTALL)
 LINES_MAX = 40

@@ -252,6 +252,7 @@ SLIPS = st.tuples(st.integers(0, len(GOOD)), st.integers(0, 12), st.sampled_from
 
 @given(edits=st.lists(SLIPS, min_size=1, max_size=4))
 @settings(max_examples=150)
+@pytest.mark.slow
 def test_whatever_is_written_is_used_or_refused(
     edits: list[tuple[int, int, str]], scratch: Path
 ) -> None:

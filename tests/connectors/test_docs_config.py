@@ -68,6 +68,7 @@ def test_pages_have_configurations() -> None:
     assert {"config", OWN} <= {page for page, _ in configurations()}
 
 
+@pytest.mark.slow
 def test_the_list_of_connectors_is_whole() -> None:
     """Each that is announced is a row, with its class and what it promises."""
     announced = tomllib.loads((DOCS.parents[1] / "pyproject.toml").read_text())["project"]

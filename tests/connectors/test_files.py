@@ -156,6 +156,7 @@ def numbers(lives: Lives) -> list[int]:
     return [event.data["number"] for event in lives.kept() if not event.is_refusal]
 
 
+@pytest.mark.slow
 async def test_partial_last_line_waits(tmp_path: Path) -> None:
     """It is an event once it is whole, also if that takes a restart."""
     harness = LinesHarness(tmp_path / "x.jsonl")
@@ -211,6 +212,7 @@ async def test_rotation_while_nobody_reads(tmp_path: Path, way: str) -> None:
     assert numbers(lives) == list(range(8))
 
 
+@pytest.mark.slow
 async def test_file_that_came_and_went_while_nobody_read(tmp_path: Path) -> None:
     """It is taken if an older one was read; one of another name is somebody else's."""
     harness = LinesHarness(tmp_path / "x.jsonl")

@@ -475,6 +475,7 @@ async def test_mounted_below_a_path_it_knows_its_own() -> None:
         assert answer.status == 202
 
 
+@pytest.mark.slow
 async def test_request_in_flight_gets_503_when_the_engine_ends() -> None:
     """It is not left alone with what nobody will store."""
     hook, answers = webhook(), list[Answer]()

@@ -63,6 +63,7 @@ def test_streams_of_the_standard_are_read(text: bytes, found: list[Any]) -> None
     st.sampled_from([b"\n", b"\r", b"\r\n"]),
     st.data(),
 )
+@pytest.mark.slow
 def test_chunks_change_nothing(lines: list[bytes], end: bytes, data: st.DataObject) -> None:
     """However the network cuts it, also between the two bytes that end a line."""
     whole = end.join(lines) + end + b"data: last\n\n"
@@ -178,6 +179,7 @@ async def test_events_come_in() -> None:
     assert (second.subject, second.id, second.position) == ("sse.message", "7", 7)
 
 
+@pytest.mark.slow
 async def test_broken_connection_goes_on_behind_the_last_id() -> None:
     """Whatever breaks it off, and what comes again is not stored again."""
     async with serving() as server:
@@ -215,6 +217,7 @@ async def test_event_that_is_none_is_kept_and_the_next_goes_on() -> None:
             assert [event.position for event in stored(engine)] == [1, 2]
 
 
+@pytest.mark.slow
 async def test_silence_is_a_lost_connection() -> None:
     """A half-open connection says nothing: it is given up, and there is another one."""
     async with serving() as server, taking(server, silence_s=0.1):

@@ -584,6 +584,7 @@ async def test_without_telemetry_events_have_no_headers(traces: Traces) -> None:
     assert [event.headers for event in of_kind(log, EventStored)] == [None, None]
 
 
+@pytest.mark.slow
 def test_without_telemetry_opentelemetry_is_not_imported(tmp_path: Path) -> None:
     """Who does not ask for traces pays nothing for them."""
     code = f"""

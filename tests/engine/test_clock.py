@@ -253,6 +253,7 @@ async def test_a_divergence_is_recorded_after_the_timers_that_are_overdue() -> N
 # ---------------------------------------------------------------- virtual time
 
 
+@pytest.mark.slow
 async def test_virtual_time_wakes_in_the_order_of_the_deadlines() -> None:
     """A test sees what happens in the order of time, and ties in the order of asking."""
     clock, woken = VirtualClock(), list[tuple[str, int]]()
