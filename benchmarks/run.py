@@ -34,6 +34,8 @@ SCRIPTS: Final = {
     "triggers": "triggers.py",
     "tasks": "tasks.py",
     "replay": "replay.py",
+    "whatif": "whatif.py",
+    "looking": "looking.py",
     "start-up": "import_cost.py",
     "pending": "pending.py",
     "connectors": "connectors.py",

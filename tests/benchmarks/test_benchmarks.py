@@ -33,6 +33,15 @@ BARRED = {
         ("replay through the rule of W1", "read and decoded"),
         ("log size, W1, groups of 1 000", "payload of W1"),
     },
+    "whatif": {
+        ("replay, records/s", ""),
+        ("whatif, the same rules, records/s", "replay, records/s"),
+        ("whatif, the same rules, MiB", ""),
+    },
+    "looking": {
+        ("state --at in 1 000 000 events, slowest place", ""),
+        ("why in 1 000 000 events, slowest place", ""),
+    },
     "import_cost": {
         ("import headrace", "import asyncio, anyio, msgspec"),
         ("resident, import headrace", "resident, import asyncio, anyio, msgspec"),
