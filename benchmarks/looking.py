@@ -62,7 +62,7 @@ def slowest(path: Path, places: list[int], *words: str) -> float:
     """Return the seconds that the command takes at the slowest of *places*."""
     took: list[float] = []
     for place in places:
-        command = [HEADRACE, words[0], "looking:app", path.resolve()]
+        command = [str(HEADRACE), words[0], "looking:app", str(path.resolve())]
         start = time.perf_counter()
         subprocess.run(
             [*command, *words[1:], "--at", str(place)],
