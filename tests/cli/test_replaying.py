@@ -167,7 +167,24 @@ def test_a_rule_that_throws_dice_is_named(headrace: Call, plant: Path, tmp_path:
 
     assert done.code == 3
     assert done.json["non_deterministic"] == ["cool"]
+    assert done.json["reads_outside"] == {"cool": ["random.random"]}
     assert "rule cool is not deterministic" in headrace("replay", "plant.py", "dice.log").out
+
+
+def test_a_rule_that_reads_a_clock_is_named(headrace: Call, plant: Path, tmp_path: Path) -> None:
+    """Two replays in a row agree that it is too late by now; that says nothing."""
+    change(plant, "import msgspec", "import time\nimport msgspec\nLIMIT = 9e9")
+    change(plant, "e.data.degrees > 90", "time.time() < LIMIT")
+    (tmp_path / "many.jsonl").write_text(lines_of([95.0] * 8, every_s=1))
+    run = ("run", "plant.py", "--log", "late.log", "--from", "many.jsonl", "--clock", "input")
+    assert headrace(*run).code == 0
+    change(plant, "LIMIT = 9e9", "LIMIT = 1.0")  # as if that had passed
+    done = headrace("replay", "plant.py", "late.log", "-o", "json")
+
+    assert done.code == 3
+    assert done.json["non_deterministic"] == []
+    assert done.json["reads_outside"] == {"cool": ["time.time"]}
+    assert "rule cool reads time.time" in headrace("replay", "plant.py", "late.log").out
 
 
 def test_a_rule_whose_values_are_chance_is_named(headrace: Call, tmp_path: Path) -> None:

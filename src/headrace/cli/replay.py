@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ def replay(
     document = _document(log, found, until=stretch.until)
     document["differences"] = {} if doubts is None else doubts.by_rule
     document["non_deterministic"] = [] if doubts is None else doubts.unsteady
+    document["reads_outside"] = _read_outside(app, rules)
     differs = bool(found.diverged) or (strict and bool(found.changed))
     if code is not None:
         document["runs"] = code
@@ -70,6 +71,15 @@ def replay(
     if found.foreign:
         raise RuleNotFound(_foreign(app, log, found.foreign))
     return DIFFERENCE if differs else OK
+
+
+def _read_outside(app: App, rules: Collection[str]) -> dict[str, list[str]]:
+    """Return which of *rules*, which differ, read a clock or chance, and what they read."""
+    from headrace.triggers.outside import outside_read
+
+    declared = {name: rule for name, rule in app.rules.items() if name in rules}
+    found = {name: outside_read(rule.pattern.node.parts()) for name, rule in declared.items()}
+    return {name: names for name, names in sorted(found.items()) if names}
 
 
 def _foreign(app: App, log: Path, rules: list[str]) -> str:
@@ -198,6 +208,13 @@ def _text(document: dict[str, Any], *, strict: bool) -> str:
             f"firings; does a condition read a clock, chance or a global?"
         )
         for rule in document["non_deterministic"]
+    ]
+    lines += [
+        (
+            f"rule {safe(rule)} reads {safe(', '.join(names))}, which no log has, and is not "
+            f"deterministic; let it go by the time of the event, or by what is in it"
+        )
+        for rule, names in document["reads_outside"].items()
     ]
     lines += [
         f"rule changed at {found['sequence']}: {safe(found['rule'])} is "
