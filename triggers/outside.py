@@ -92,8 +92,6 @@ def _said(value: object) -> str:
     """Return what a clock or a source of chance is called; "": *value* is none."""
     name = getattr(value, "__name__", "")
     owner = getattr(value, "__self__", None)
-    if value is os.urandom:
-        return "os.urandom"
     if owner is time and name in _CLOCKS:
         return f"time.{name}"
     if isinstance(owner, random.Random):
@@ -101,6 +99,8 @@ def _said(value: object) -> str:
     if isinstance(owner, type) and issubclass(owner, dt.date) and name in _NOW:
         return f"{owner.__name__}.{name}"
     module = getattr(value, "__module__", None)
+    if module == os.name and name == "urandom":  # as which module it is written in C
+        return "os.urandom"
     if module in _CHANCE or (module == "uuid" and name in _UNIQUE):
         return f"{module}.{name}"
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -246,7 +247,7 @@ async def may_await(number: int) -> int:
     return await awaits() if number else 0
 
 
-async def numbers() -> Any:
+async def numbers() -> AsyncIterator[int]:
     yield 1
 
 

@@ -22,7 +22,7 @@ from headrace.triggers.outside import outside_read
 LIMIT = 90.0
 
 
-def helper(event: Any) -> bool:
+def is_past(event: Any) -> bool:
     return bool(event.data > clock())
 
 
@@ -54,16 +54,16 @@ class Judge:
         (lambda e: e.data in [secrets.token_hex() for _ in range(3)], ["secrets.token_hex"]),
         (lambda e: e.data == uuid4() or e.data == uuid.uuid1(), ["uuid.uuid1", "uuid.uuid4"]),
         (lambda e: e.data == os.urandom(4), ["os.urandom"]),
-        (lambda e: e.data or helper(e), ["time.time"]),
+        (lambda e: e.data or is_past(e), ["time.time"]),
         (closed_over(), ["time.monotonic_ns"]),
         (functools.partial(bound, 3.0), ["time.time"]),
         (Judge().judges, ["random.gauss"]),
         (lambda e: e.data > LIMIT and e.time > 3, []),
-        (lambda e: time.strptime(e.data, "%H") and dt.datetime.fromisoformat(e.data), []),
-        (lambda e: uuid.UUID(e.data) and os.fspath(e.data), []),
+        (lambda e: (time.strptime(e.data, "%H"), dt.datetime.fromisoformat(e.data)), []),
+        (lambda e: (uuid.UUID(e.data), os.fspath(e.data)), []),
         (len, []),
     ],
 )
 def test_what_a_function_reads(function: Any, found: list[str]) -> None:
-    """By its module, by its own name, inside, through a helper; and what is neither is not."""
+    """By its module, by its own name, inside, through a is_past; and what is neither is not."""
     assert outside_read(["> 90", function, int]) == found
