@@ -87,7 +87,8 @@ def take(options: argparse.Namespace) -> list[Figure]:
         path = folder / "log"
         on_asyncio(write(path, count))
         events = events_of(path)
-        places = [events[int(len(events) * part)] for part in PLACES]
+        parts = PLACES[-1:] if options.quick else PLACES
+        places = [events[int(len(events) * part)] for part in parts]
         ways = {
             ROWS[0].name: partial(slowest, path, places, "state"),
             ROWS[1].name: partial(slowest, path, places, "why", "hot"),
