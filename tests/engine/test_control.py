@@ -121,6 +121,7 @@ async def test_status_emit_and_cancel(tmp_path: Path) -> None:
         assert engine.log.durable_sequence >= max(sequences)
         again = await ask(folder, lambda c: c.emit_many(events[:1]))
         assert again == sequences[:1]
+        await engine.drain()
 
         run = await ask(folder, lambda c: c.emit_many([Emission("long")]))
         (view,) = engine.runs("active")
