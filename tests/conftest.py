@@ -35,6 +35,15 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
+CONTRACTS = {"test_files", "test_mqtt_contract", "test_stdio", "test_stream_contracts"}
+"""Files in which connectors live through whole suites of lives: on trio those are for the nights,
+but for the cancellations."""
+
+
+def _is_for_the_nights(name: str) -> bool:
+    return "[trio" in name and not name.startswith("test_cancellation")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark all simulations as slow, since each lives many lives; those on trio are for the nights.
@@ -50,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             is_on_trio = parameters.get("anyio_backend") == "trio"
             if is_on_trio and item.path.stem != "test_cancellation":
                 item.add_marker(pytest.mark.soak)
+        elif item.path.stem in CONTRACTS and _is_for_the_nights(item.name):
+            item.add_marker(pytest.mark.soak)
 
 
 @pytest.hookimpl(wrapper=True)

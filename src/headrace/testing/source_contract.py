@@ -354,8 +354,11 @@ def _tasks() -> set[int]:
 
 
 def _threads() -> set[threading.Thread]:
-    """Return the threads but those that anyio keeps for later."""
-    return {thread for thread in threading.enumerate() if "AnyIO" not in thread.name}
+    """Return the threads but those that anyio and trio keep for later."""
+    kept = ("AnyIO", "Trio thread")
+    return {
+        thread for thread in threading.enumerate() if not any(name in thread.name for name in kept)
+    }
 
 
 async def _turns(count: int) -> None:
