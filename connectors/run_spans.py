@@ -4,7 +4,7 @@ A run has a span for each process in which it executes, and below that one for e
 is the current span of the task's code.  A run may sleep for days, and a hundred thousand may: so
 the spans end as soon as the code waits for a time, a signal or a pattern, or for another attempt.
 When it goes on another span does, with a link to the one before.  What is kept meanwhile is where
-they belong, about a kilobyte for a run, which needs ten times that for its code.
+they belong, which is little beside what a run needs for its code.
 
 What a run belongs to is in the log: the context in the headers of the event that began it.  So a
 trace goes on after a crash, though the spans that were open then are lost.
