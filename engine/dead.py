@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from headrace.engine.fresh import is_unread
 from headrace.engine.listing import ListWriting
 from headrace.engine.run_state import RunState
 from headrace.engine.run_writing import packed_run, unpacked_run
@@ -49,6 +50,11 @@ class DeadLetters:
         letter = self._letters.get(run_id)
         return None if letter is None else letter.run
 
+    def to_redrive(self, run_id: int) -> RunState | None:
+        """As `find`, but for one that is unread: the log has what made it, if anything does."""
+        run = self.find(run_id)
+        return None if run is None or is_unread(run) else run
+
     def keep(self, run: RunState, forget: list[int] | None, *, at_ns: int) -> None:
         """Keep *run*, which nobody changes from now on, but for the steps to *forget*.
 
@@ -78,7 +84,7 @@ class DeadLetters:
     def take(self, run_id: int) -> RunState | None:
         """Return a run that was given up, to go on; it is no dead letter any more."""
         letter = self._remove(run_id)
-        if letter is None:
+        if letter is None or is_unread(letter.run):
             return None
         # A copy: the old one may be about to be written to a snapshot.
         steps = {n: msgspec.structs.replace(step) for n, step in letter.run.steps.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -255,6 +256,14 @@ class Endings(ABC):
         state = self._doom(record.run, "killed", record.error.partition(": ")[2])
         if state is not None:
             self._end(record)
+
+    def _end_unread(self, state: RunState) -> None:
+        """End a run whose firing cannot be read: nobody knows what to execute it with."""
+        if self._queue.holds(state):
+            self._queue.discard(state)
+        failed = RunFailed(self.pipeline.tick(), state.id, 0, state.error or "", "", [])
+        with suppress(LogError):  # of its record: it stays open, and whoever waits knows
+            self._end(failed)
 
     def _doom(self, run_id: int, kind: StopReason, reason: str) -> RunState | None:
         """Stop the attempt of a run; if that leaves nothing to be stopped, return the run.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+import msgspec
+
 from headrace.engine.decider import Decider
 from headrace.engine.errors import LogMismatch
 from headrace.engine.event import Event, Firing
+from headrace.engine.fresh import MEND
 from headrace.engine.log.protocol import EventLog
-from headrace.engine.record import Details, EventStored, decode
+from headrace.engine.record import KIND_BY_TYPE, Details, EventStored, decode
 
 
 class FiringLoader:
@@ -39,9 +42,7 @@ class FiringLoader:
         missing = [sequence for sequence, record in records.items() if record is None]
         if missing:
             for sequence, raw in self._log.fetch(missing).items():
-                record = decode(raw)
-                assert isinstance(record, EventStored), record
-                records[sequence] = record
+                records[sequence] = _event(run.id, sequence, raw)
         by_sequence: dict[int, Event[Any]] = {}
         for sequence in run.events:
             stored = records[sequence]
@@ -60,6 +61,21 @@ class FiringLoader:
             recorded_at_ns=run.created_at_ns,
             missed=run.missed,
         )
+
+
+def _event(run_id: int, sequence: int, raw: bytes) -> EventStored:
+    try:
+        record = decode(raw)
+        found = repr(KIND_BY_TYPE[type(record)])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        found = f"what is no record: {error}"
+    else:
+        if isinstance(record, EventStored):
+            return record
+    raise LogMismatch(
+        f"run {run_id}: expected record {sequence} to be an event of its firing, found {found}; "
+        f"{MEND}"
+    )
 
 
 class Fired(Protocol):

@@ -3,22 +3,29 @@
 A run is fresh as long as it is just what its firing made of it.  The log has all of that, so a
 snapshot only says which runs are, and a start reads the firing of one when somebody asks for the
 run: a million that wait for their turn take up a fifth of the memory, and are there at once.
+
+Where the log is damaged by then, such a run is *unread*: what is known without its firing, and
+why that cannot be had.  It can only end, and all others go on.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from typing import Any, Final, TypeVar, overload
 
 from msgspec import Struct
 
-from headrace.engine.record import RuleFired, thaw
+from headrace.engine.errors import LogCorrupt, LogMismatch
+from headrace.engine.record import RuleFired, RunFailed, text_for_record, thaw
 from headrace.engine.run_state import RunState
 
 D = TypeVar("D")
 AT_ONCE: Final = 1000
 """Firings that are read together, where all are."""
+WHY_CHARS_MAX: Final = 1000
+MEND: Final = "restore a copy, or `headrace log salvage` copies what is intact"
 
 ReadFirings = Callable[[list[int]], list[RuleFired]]
 
@@ -55,7 +62,11 @@ class OpenRuns(dict[int, RunState]):
         self.fresh.update(dict.fromkeys(ids, batch))
 
     def __missing__(self, run_id: int) -> RunState:
-        """Read what made the run; raise whatever that does."""
+        """Read what made the run.
+
+        Raises:
+            OSError, LogError: that cannot be read now, which says nothing about the record.
+        """
         batch = self.fresh[run_id]
         (run,) = self._made([run_id], batch)
         self[run_id] = run
@@ -63,7 +74,20 @@ class OpenRuns(dict[int, RunState]):
         return run
 
     def _made(self, ids: list[int], batch: Batch) -> Iterator[RunState]:
-        for run_id, fired in zip(ids, self._read(ids), strict=True):
+        firings: list[RuleFired] | None = None
+        try:
+            firings = self._read(ids)
+        except (LogCorrupt, LogMismatch, OSError) as error:
+            if not _is_damage(error):
+                raise
+            if len(ids) == 1:
+                yield unread_run(ids[0], batch, error)
+                return
+        if firings is None:  # which of them it is: the others are whole
+            for run_id in ids:
+                yield from self._made([run_id], batch)
+            return
+        for run_id, fired in zip(ids, firings, strict=True):
             run = run_of_firing(run_id, fired, at_ns=batch.at_ns)
             run.status = "active"  # also if it had to wait for its turn
             run.crashes = batch.crashes
@@ -139,6 +163,35 @@ def run_of_firing(run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0)
         hops=fired.hops,
         details=fired.details,
     )
+
+
+def _is_damage(error: Exception) -> bool:
+    """Say whether *error* is about what is stored: a disk that is asked again says the same."""
+    return not isinstance(error, OSError) or error.errno == errno.EIO
+
+
+def unread_run(run_id: int, batch: Batch, error: Exception) -> RunState:
+    """Return what is known of a run of *batch* whose firing cannot be had because of *error*."""
+    what = f"run {run_id}: expected at {run_id} in the log the firing that made it, found"
+    found = f"{error}; check the disk; {MEND}" if isinstance(error, OSError) else str(error)
+    why = text_for_record(f"{type(error).__name__}: {what} {found}", WHY_CHARS_MAX)
+    run = RunState(run_id, batch.task, "active", batch.at_ns, batch.at_ns, batch.rule, batch.key)
+    run.attempt, run.crashes, run.error = 0, batch.crashes, why
+    return run
+
+
+def is_unread(run: RunState) -> bool:
+    """Say whether what made *run* could not be read, so that it has no first attempt."""
+    return not run.attempt
+
+
+def to_fail(runs: dict[int, RunState], ended: RunFailed) -> RunState | None:
+    """Return the run that has *ended*, unread if it had no attempt: in a mended log, too."""
+    run = runs.get(ended.run)
+    if run is not None and not ended.attempt:
+        run.attempt, run.trace, run.hops, run.missed = 0, 0, 0, 0
+        run.events, run.due_ns, run.branches, run.details = [], None, None, None
+    return run
 
 
 def is_fresh(run: RunState) -> bool:

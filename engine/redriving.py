@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
 from headrace.engine import record as r
 from headrace.engine.errors import RedriveRefused, RunNotFound
+from headrace.engine.fresh import MEND
 from headrace.engine.restore import ReadableLog
 from headrace.engine.run_state import RunState, events_of
 from headrace.engine.run_writing import packed_run
@@ -35,18 +38,19 @@ def redrive_of(
         RunNotFound: no such run was given up.
         RedriveRefused: it cannot go on; says why.
     """
-    run, made = state.dead.find(run_id), None
+    run, made = state.dead.to_redrive(run_id), None
     if run is None:
         if run_id in state.runs.active:
             raise RedriveRefused(
                 f"run {run_id}: expected one that was given up, found that it is open"
             )
         run = found or run_from_log(log, run_id, state.runs.versions)
-        if not from_start:
+        if not from_start and run.attempt:
             raise RedriveRefused(
                 f"run {run_id}: expected its steps, found that they are only in the log by now; "
                 f"redrive it from the start (--from-start), which executes all of them again"
             )
+        run.attempt = run.attempt or 1  # it was unread, and is not any more
         made = bytes(packed_run(run))
     _check_events(log, run, run.events if from_start else events_of(run))
     holder = state.holder_of(run, at_ns)
@@ -60,7 +64,7 @@ def redrive_of(
 
 def is_at_hand(state: EngineState, run_id: int) -> bool:
     """Say whether the state knows of a run that is open or was given up."""
-    return run_id in state.runs.active or state.dead.find(run_id) is not None
+    return run_id in state.runs.active or state.dead.to_redrive(run_id) is not None
 
 
 def _check_events(log: ReadableLog, run: RunState, events: Collection[int]) -> None:
@@ -87,6 +91,7 @@ def run_from_log(log: ReadableLog, run_id: int, versions: dict[str, str]) -> Run
 
     Raises:
         RunNotFound: there is none of this id.
+        RedriveRefused: what made it is damaged.
     """
     raw = log.fetch([run_id]).get(run_id)
     if raw is None:
@@ -94,7 +99,13 @@ def run_from_log(log: ReadableLog, run_id: int, versions: dict[str, str]) -> Run
         raise RunNotFound(
             f"run {run_id}: expected a record that is kept, of up to {last}; there is no such run"
         )
-    record = r.decode(raw)
+    try:
+        record = r.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RedriveRefused(
+            f"run {run_id}: expected at {run_id} in the log what made it, found what is no "
+            f"record: {error}; {MEND}"
+        ) from None
     run = _made(run_id, record)
     if run is None:
         kind = r.KIND_BY_TYPE[type(record)]

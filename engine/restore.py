@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Final, Protocol
 
+import msgspec
+
 from headrace.engine.decider import Decider
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogMismatch, SegmentGone, SnapshotUnusable
+from headrace.engine.fresh import MEND
 from headrace.engine.kernel import Kernel
 from headrace.engine.log.protocol import SnapshotStore
-from headrace.engine.record import Record, RuleFired, decode, decode_all
+from headrace.engine.record import KIND_BY_TYPE, Record, RuleFired, decode, decode_all
 from headrace.engine.snapshot import load
 
 OFFERS_AT_ONCE: Final = 1000
@@ -167,17 +170,24 @@ def _firings(log: ReadableLog, sequences: list[int]) -> list[RuleFired]:
     """Return the firings at *sequences*, which made runs that have not ended.
 
     Raises:
-        LogMismatch: one is not there.
+        LogMismatch: one is not there, or is none.
         LogCorrupt: damage was met.
     """
     found = log.fetch(sequences)
-    firings: list[RuleFired] = []
-    for sequence in sequences:
-        fired = decode(found[sequence]) if sequence in found else None
-        if not isinstance(fired, RuleFired):
-            raise LogMismatch(
-                f"expected at {sequence} the firing that made a run which is open, found "
-                f"{type(fired).__name__ if fired else 'no record'}"
-            )
-        firings.append(fired)
-    return firings
+    return [_firing(sequence, found.get(sequence)) for sequence in sequences]
+
+
+def _firing(sequence: int, raw: bytes | None) -> RuleFired:
+    what = "no record"
+    if raw is not None:
+        try:
+            record = decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            what = f"what is no record: {error}"
+        else:
+            if isinstance(record, RuleFired):
+                return record
+            what = repr(KIND_BY_TYPE[type(record)])
+    raise LogMismatch(
+        f"expected record {sequence} to be a firing that made a run, found {what}; {MEND}"
+    )

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from headrace.engine.fresh import Batch, fresh_in, is_fresh
+from headrace.engine.fresh import Batch, fresh_in, is_fresh, is_unread
 from headrace.engine.record import thaw
 from headrace.engine.run_state import RunState, oldest_needed
 from headrace.engine.table import ENCODE
@@ -63,7 +63,11 @@ def unpacked_entry(raw: Raw) -> RunState | Stretch:
     """Return what one entry of a snapshot stands for."""
     if memoryview(raw)[0] == _STRETCH_MARK:
         return _decode_stretch(raw)
-    return unpacked_run(raw)
+    run = unpacked_run(raw)
+    if is_unread(run) and run.cancelling is None:  # by now the log may be mended
+        place = (run.task, run.rule, run.key, run.crashes)
+        return stretch_of(place, [(run.id, run.created_at_ns, oldest_needed(run))])
+    return run
 
 
 def unpacked_run(raw: bytes | Raw) -> RunState:

@@ -26,7 +26,7 @@ from headrace.engine.diagnostics import logger
 from headrace.engine.errors import LogError, ResourceFailed
 from headrace.engine.event import Firing
 from headrace.engine.executor import Rules
-from headrace.engine.fresh import Batch
+from headrace.engine.fresh import Batch, is_unread
 from headrace.engine.processes import Processes
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
@@ -259,6 +259,9 @@ class Runner(Stepping):
             except (OSError, LogError) as error:
                 self.pipeline.unreadable(f"what made run {run_id}", error)
                 return None
+            if is_unread(state):
+                self._end_unread(state)
+                continue
             spec = self._spec_for(state)
             if spec is not None:  # else it stays open; `start` has said so
                 attempt = self._begin(state, spec, host, scope)

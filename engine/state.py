@@ -20,6 +20,7 @@ from headrace.engine.crashes import Crashes
 from headrace.engine.dead import DeadLetters
 from headrace.engine.decider import Decider, Verdict
 from headrace.engine.dedupe import Dedupe
+from headrace.engine.fresh import to_fail
 from headrace.engine.launches import Launch, Launches
 from headrace.engine.lifecycle import data_of_end
 from headrace.engine.offers import Offers
@@ -148,8 +149,8 @@ class EngineState(RuleState):
         return self._end(sequence, ended.run, "completed", result=ended.result, blob=ended.blob)
 
     def _run_failed(self, sequence: int, ended: r.RunFailed) -> Sequence[r.Decision]:
-        run = self.runs.active.get(ended.run)
-        if run is not None and run.failing is None:
+        run = to_fail(self.runs.active, ended)
+        if run is not None and run.failing is None and ended.attempt:
             self.breakers.note_failed(run.task, ended.at_ns)
         # A step's failure is for its parent to deal with; a run without one is given up.
         status: RunStatus = "failed" if run is not None and run.parent else "dead"
@@ -272,7 +273,7 @@ class EngineState(RuleState):
         return ()
 
     def _run_redriven(self, sequence: int, asked: r.RunRedriven) -> Sequence[Verdict]:
-        run = self.dead.find(asked.run)
+        run = self.dead.to_redrive(asked.run)
         if run is None and asked.made is not None and asked.run not in self.runs.active:
             run = unpacked_run(asked.made)
         if run is None or self.holder_of(run, asked.at_ns) is not None:
