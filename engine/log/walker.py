@@ -325,6 +325,10 @@ def fetch_records(
             records = []
             while walk.sequence <= sequence:
                 frame = step(opened, base, walk)
+                if frame.kind == SEAL:  # a reading has left off at the end of this segment
+                    previous = opened.chain_after(base, frame)
+                    base, walk = frame.base, opened.walk(frame.base, previous=previous)
+                    continue
                 first = frame.base
                 if walk.sequence > sequence:
                     records = records_at(opened.path(base), frame)

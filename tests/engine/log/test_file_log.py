@@ -260,6 +260,20 @@ def test_seek_by_sequence_and_time(tmp_path: Path) -> None:
         assert reader.closed_cleanly
 
 
+def test_a_fetch_goes_on_behind_a_reading_that_ended_with_a_segment(tmp_path: Path) -> None:
+    """Where each segment begins: what comes next is in the next one, and there is no damage."""
+    path = tmp_path / "log"
+    fill(path, 50, segment_bytes_max=3000)
+    bases = sorted(int(segment.stem) for segment in path.glob("*.hrl"))
+    assert len(bases) > 3
+    for base in bases[1:]:
+        with LogReader(path) as reader:
+            list(reader.read(upto=base - 1))
+            assert reader.fetch([base, base + 1]) == {n: record(n) for n in (base, base + 1)}
+            list(reader.read(upto=base - 1))
+            assert next(reader.read(after=base - 1))[0] == base
+
+
 def test_reader_follows_the_writer_over_segments(tmp_path: Path) -> None:
     """Who follows sees each record once, in order, over rotations and restarts."""
     path = tmp_path / "log"
