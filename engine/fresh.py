@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, overload
 
 from msgspec import Struct
 
-from headrace.engine.errors import LogCorrupt, LogMismatch
+from headrace.engine.errors import LogCorrupt, LogMismatch, LogUnusable
 from headrace.engine.record import RuleFired, RunFailed, text_for_record, thaw
 from headrace.engine.run_state import RunState
 
@@ -77,7 +77,7 @@ class OpenRuns(dict[int, RunState]):
         firings: list[RuleFired] | None = None
         try:
             firings = self._read(ids)
-        except (LogCorrupt, LogMismatch, OSError) as error:
+        except (LogCorrupt, LogMismatch, LogUnusable, OSError) as error:
             if not _is_damage(error):
                 raise
             if len(ids) == 1:
@@ -167,13 +167,16 @@ def run_of_firing(run_id: int, fired: RuleFired, *, at_ns: int, missed: int = 0)
 
 def _is_damage(error: Exception) -> bool:
     """Say whether *error* is about what is stored: a disk that is asked again says the same."""
-    return not isinstance(error, OSError) or error.errno == errno.EIO
+    cause = error.__cause__ if isinstance(error, LogUnusable) else error
+    return not isinstance(cause, OSError) or cause.errno == errno.EIO
 
 
 def unread_run(run_id: int, batch: Batch, error: Exception) -> RunState:
     """Return what is known of a run of *batch* whose firing cannot be had because of *error*."""
     what = f"run {run_id}: expected at {run_id} in the log the firing that made it, found"
-    found = f"{error}; check the disk; {MEND}" if isinstance(error, OSError) else str(error)
+    found = str(error)
+    if isinstance(error, LogUnusable | OSError):
+        found += f"; {MEND}"
     why = text_for_record(f"{type(error).__name__}: {what} {found}", WHY_CHARS_MAX)
     run = RunState(run_id, batch.task, "active", batch.at_ns, batch.at_ns, batch.rule, batch.key)
     run.attempt, run.crashes, run.error = 0, batch.crashes, why

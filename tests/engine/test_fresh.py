@@ -16,6 +16,7 @@ from tests.reference.shell import Shell, ns, rules
 from headrace import App, DurabilityLost, Firing, MemoryLog, Retry, Run, on
 from headrace.engine import record as r
 from headrace.engine import run_writing
+from headrace.engine.errors import LogUnusable
 from headrace.engine.fresh import OpenRuns
 from headrace.engine.kernel import Kernel
 from headrace.engine.restore import restore
@@ -304,7 +305,8 @@ class Deaf(MemoryLog):
         """Return none if that is among them."""
         wanted = list(sequences)
         if self.lost in wanted:
-            raise OSError(errno.EMFILE, "Too many open files")
+            cause = OSError(errno.EMFILE, "Too many open files")
+            raise LogUnusable(f"expected to read record {self.lost}, found {cause}") from cause
         return super().fetch(wanted)
 
 

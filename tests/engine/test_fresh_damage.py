@@ -12,6 +12,7 @@ from tests.engine.test_fresh import Plant
 
 from headrace import App, FileLog, Firing, LogCorrupt, MemoryLog, RedriveRefused, TaskFailed, on
 from headrace.engine import record as r
+from headrace.engine.errors import LogUnusable
 from headrace.engine.log import LogReader
 from headrace.engine.restore import restore
 
@@ -47,13 +48,23 @@ def corrupt(sequence: int) -> LogCorrupt:
     )
 
 
+def bad_sector() -> LogUnusable:
+    """Return what a file log says of a disk that cannot read."""
+    cause = OSError(errno.EIO, "Input/output error")
+    error = LogUnusable(
+        f"plant.log byte 9: expected to read record 9, found {cause}; check the disk"
+    )
+    error.__cause__ = cause
+    return error
+
+
 WAYS: dict[str, tuple[bytes | Exception | None, str]] = {
     "no msgpack": (GARBAGE, "found what is no record: "),
     "cut off": (r.encode(r.RuleFired("work", None, [1], "run"))[:-1], "found what is no record"),
     "another record": (r.encode(r.RunReleased(3)), "found 'run.released'"),
     "missing": (None, "found no record"),
     "damaged frame": (corrupt(9), "expected checksum 1, found 2"),
-    "bad sector": (OSError(errno.EIO, "Input/output error"), "found [Errno 5] Input/output error"),
+    "bad sector": (bad_sector(), "found [Errno 5] Input/output error; check the disk"),
 }
 
 
