@@ -36,8 +36,13 @@ def list_runs(
     since: str | None = None,
     limit: int,
 ) -> int:
-    """Print the newest *limit* runs, newest first; only such as are asked for."""
+    """Print the newest *limit* runs, newest first; only such as are asked for.
+
+    Raises:
+        LogCorrupt: it is damaged; what can be told of it all the same is printed.
+    """
     from headrace.cli.redrive import is_wanted, since_ns
+    from headrace.engine.errors import LogCorrupt
     from headrace.engine.runs import view_of
 
     after_ns = since_ns(since)
@@ -54,14 +59,22 @@ def list_runs(
             newest.clear()
             newest.update((view.id, view) for view in kept)
 
+    damage: LogCorrupt | None = None
     with opened(log) as reader:
-        kernel = folded(reader, on_ended=take)
-    take(kernel.state.dead.views())  # also those that retention has removed from the log
-    take(view_of(run) for run in kernel.state.runs.active.values())
+        try:
+            kernel = folded(reader, on_ended=take)
+        except LogCorrupt as error:
+            # What an engine knows of it: those that ended before its snapshot may be missing.
+            damage, kernel = error, folded(reader, on_ended=take, shortcut=True)
+        take(kernel.state.dead.views())  # also those that retention has removed from the log
+        # Some of them are read from the log only now.
+        take(view_of(run) for run in kernel.state.runs.active.values())
     rows = [_row(view) for view in _newest(newest.values(), limit)]
     has_versions = any(row["version"] for row in rows)
     columns = [name for name in COLUMNS if has_versions or name != "version"]
     write_rows(rows, output, columns, empty="no runs" if status is None else f"no {status} runs")
+    if damage is not None:
+        raise damage
     return OK
 
 

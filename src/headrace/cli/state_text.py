@@ -76,7 +76,8 @@ def run_lines(run: JSON) -> Iterator[str]:
     )
     waits = run["waits_for"]
     until = f" until {run['retry']}" if run["retry"] else ""
-    yield f"    waits for {safe(waits)}{until}" if waits else "    its code is at work"
+    at_work = "its code is at work" if run["attempt"] else "it ends with the next start"
+    yield f"    waits for {safe(waits)}{until}" if waits else f"    {at_work}"
     if run["error"]:
         yield f"    error {safe(run['error'])}"
     for call in run["calls"]:
