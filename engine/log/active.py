@@ -16,7 +16,7 @@ from headrace.engine.log.frame import (
     SEGMENT_HEADER_BYTES,
     Frame,
     encode_frame,
-    encode_records,
+    shortest_body,
 )
 from headrace.engine.log.group import Group, cut
 from headrace.engine.log.index import SparseIndex, first_time_ns, log_time_ns
@@ -100,13 +100,15 @@ class ActiveSegment:
             start = 0
             for stop, more in cut(group):
                 part = group.records[start:stop]
+                body, codec = shortest_body(part)
                 data, chain = encode_frame(
-                    encode_records(part),
+                    body,
                     kind=DATA | MORE if more else DATA,
                     count=len(part),
                     base=sequence,
                     durable=durable_sequence + 1,
                     chain=chain,
+                    codec=codec,
                 )
                 parts.append(data)
                 notes.append((sequence, offset, log_time_ns(part[0])))

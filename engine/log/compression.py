@@ -24,7 +24,6 @@ from headrace.engine.log.files import Files, opened, write_all
 from headrace.engine.log.frame import (
     DATA,
     MORE,
-    PLAIN,
     SEAL,
     SEGMENT_HEADER_BYTES,
     ZLIB,
@@ -188,10 +187,10 @@ class _Packing:
 def _repacked(frame: Frame, chain: int) -> tuple[bytes, int]:
     """Return *frame* as it is compressed, after the frame with the checksum *chain*."""
     body, codec = bytes(frame.body), frame.codec
-    if frame.kind == DATA and codec == PLAIN:
+    if frame.kind == DATA and not codec & ZLIB:
         packed = compressed_body(body, LEVEL)
         if len(packed) < len(body):
-            body, codec = packed, ZLIB
+            body, codec = packed, codec | ZLIB
     return _encoded(frame, body, codec, chain)
 
 
@@ -252,7 +251,7 @@ def _same(
             entry, seal_offset=packed.seal_offset, digest=packed.digest
         )
         for frame in _frames(files, fd, path, compressed):
-            data, chain = _encoded(frame, bytes(body_of(frame)), PLAIN, chain)
+            data, chain = _encoded(frame, bytes(body_of(frame)), frame.codec & ~ZLIB, chain)
             digest.update(data)
             read += len(data)
             if read >= STEP_BYTES:

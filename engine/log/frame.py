@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from headrace.engine.log.files import Data
+from headrace.engine.log.same_time import shorten, whole
 
 FORMAT: Final = 1
 """Version of the files of a log; a higher one was written by a newer headrace."""
@@ -47,6 +48,9 @@ MORE: Final = 0x80
 
 PLAIN: Final = 0
 ZLIB: Final = 1
+"""Bit of a frame's codec: the body is compressed."""
+SAME_TIME: Final = 2
+"""Bit of a frame's codec: a record with nil for its time has that of the one before it."""
 
 _SEGMENT = struct.Struct("<8sHHI16sQQI8xI")
 _FRAME = struct.Struct("<IIHBBQQIII")
@@ -186,11 +190,23 @@ def encode_frame(
 
 
 def encode_records(records: Sequence[bytes]) -> bytes:
-    """Return a body: one msgpack array of the *records*, which are msgpack already."""
+    """Return a plain body: one msgpack array of the *records*, which are msgpack already."""
     count = len(records)
     assert 0 < count <= COUNT_MAX, count
     head = bytes((0x90 | count,)) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
     return head + b"".join(records)
+
+
+def shortest_body(records: Sequence[bytes]) -> tuple[bytes, int]:
+    """Return the body of *records*, and its codec.
+
+    Times that repeat are left out, if any do.
+    """
+    if len(records) > 1:
+        shorter = shorten(records)
+        if shorter is not None:
+            return encode_records(shorter), SAME_TIME
+    return encode_records(records), PLAIN
 
 
 def compressed_body(body: bytes, level: int) -> bytes:
@@ -236,7 +252,7 @@ def decode_frame(data: memoryview, offset: int) -> Frame:
         raise Damage(f"frame body checksum {body_crc:#010x}", f"{computed:#010x}")
     more = kind >= MORE
     kind &= ~MORE
-    if not DATA <= kind <= NOTE or codec not in (PLAIN, ZLIB):
+    if not DATA <= kind <= NOTE or codec & ~(ZLIB | SAME_TIME):
         raise Newer(f"a frame of kind {kind}, codec {codec}")
     if not 1 <= durable <= base or (kind == DATA) != (count > 0):
         raise Damage("a frame's fields to agree", f"kind {kind}, base {base}, count {count}")
@@ -251,7 +267,7 @@ def body_of(frame: Frame) -> Data:
         Damage: it does not decompress to the length that it states.
     """
     packed = frame.body
-    if frame.codec == PLAIN:
+    if not frame.codec & ZLIB:
         return packed
     if len(packed) < _LENGTH.size:
         raise Damage("the length of a compressed body", f"{len(packed)} bytes")
@@ -283,4 +299,9 @@ def records_of(frame: Frame) -> list[bytes]:
         raise Damage("a msgpack array of records", str(error)) from error
     if len(records) != frame.count:
         raise Damage(f"{frame.count} records", f"{len(records)}")
-    return records
+    if not frame.codec & SAME_TIME:
+        return records
+    try:
+        return whole(records)
+    except ValueError as error:
+        raise Damage("a record with a time", str(error)) from error

@@ -8,13 +8,13 @@ from headrace.engine.log import segment as segments
 from headrace.engine.log.files import READ_BYTES_MAX, Data, Files, write_all
 from headrace.engine.log.frame import (
     MORE,
-    PLAIN,
     SEGMENT_HEADER_BYTES,
+    ZLIB,
     Frame,
     SegmentHeader,
     encode_frame,
-    encode_records,
     encode_segment_header,
+    shortest_body,
 )
 from headrace.engine.log.walker import records_at
 
@@ -50,11 +50,11 @@ class Tail:
     def add(self, path: str, frame: Frame, upto: int) -> None:
         """Add *frame* of the segment *path*, without its records after *upto*."""
         count = min(frame.count, upto + 1 - frame.base)
-        if count == frame.count and frame.codec == PLAIN:
-            body = bytes(frame.body)
+        if count == frame.count and not frame.codec & ZLIB:
+            body, codec = bytes(frame.body), frame.codec
         else:
-            # Plain, as all frames are of a segment that is written to.
-            body = encode_records(records_at(path, frame)[:count])
+            # Not compressed, as no frame is of a segment that is written to.
+            body, codec = shortest_body(records_at(path, frame)[:count])
         data, self.chain = encode_frame(
             body,
             # Where records are left out, a unit ends.
@@ -63,6 +63,7 @@ class Tail:
             base=frame.base,
             durable=frame.durable,
             chain=self.chain,
+            codec=codec,
         )
         self._append(data)
 

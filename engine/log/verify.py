@@ -22,9 +22,9 @@ from headrace.engine.log.evidence import judge, scan_active
 from headrace.engine.log.files import Files, SystemFiles, opened
 from headrace.engine.log.folder import check_finished
 from headrace.engine.log.frame import (
-    PLAIN,
     SEAL,
     SEGMENT_HEADER_BYTES,
+    ZLIB,
     Damage,
     Frame,
     Newer,
@@ -239,7 +239,7 @@ class _Verification:
         try:
             for number, frame in enumerate(walk.frames(limit_offset)):
                 records = records_of(frame)
-                if records and (frame.codec != PLAIN or may_name(frame.body)):
+                if records and (frame.codec & ZLIB or may_name(frame.body)):
                     self._check_results(base, frame.base, records)
                 place = (walk.offset, walk.sequence)
                 report.records += frame.count

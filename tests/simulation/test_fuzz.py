@@ -117,24 +117,25 @@ def feed(
 
 
 def frames() -> list[bytes]:
-    """Return frames of one, of several and of many records, and one that is compressed."""
-    body = frame.encode_records(ENCODED)
-    made = []
+    """Return frames of one, of several and of many records, and compressed ones."""
+    made, codecs = [], set[int]()
     for part in (ENCODED[:1], ENCODED, ENCODED * 40):
-        data, _ = frame.encode_frame(
-            frame.encode_records(part),
-            kind=frame.DATA,
-            count=len(part),
-            base=7,
-            durable=3,
-            chain=11,
-        )
-        made.append(data)
-    packed = len(body).to_bytes(4, "little") + zlib.compress(body)
-    data, _ = frame.encode_frame(
-        packed, kind=frame.DATA, count=len(ENCODED), base=7, durable=7, chain=1, codec=frame.ZLIB
-    )
-    return [*made, data]
+        body, codec = frame.shortest_body(part)
+        packed = frame.compressed_body(body, 1)
+        for data, kind in ((body, codec), (packed, codec | frame.ZLIB)):
+            encoded, _ = frame.encode_frame(
+                data,
+                kind=frame.DATA,
+                count=len(part),
+                base=7,
+                durable=3,
+                chain=11,
+                codec=kind,
+            )
+            made.append(encoded)
+            codecs.add(kind)
+    assert codecs == {0, 1, 2, 3}
+    return made
 
 
 def parse_frame(data: bytes) -> None:
@@ -144,7 +145,8 @@ def parse_frame(data: bytes) -> None:
 
 def parse_body(data: bytes) -> None:
     """A frame whose checksums are right, whatever is in it."""
-    codec = frame.PLAIN if data[:1] != b"z" else frame.ZLIB
+    codec = {b"z": frame.ZLIB, b"t": frame.SAME_TIME}.get(data[:1], frame.PLAIN)
+    data = data[1:] if codec == frame.SAME_TIME else data
     made, _ = frame.encode_frame(
         data, kind=frame.DATA, count=len(ENCODED), base=7, durable=7, chain=1, codec=codec
     )
@@ -192,7 +194,7 @@ PARSERS: dict[
     "frame": (parse_frame, frames(), (frame.Damage, frame.Newer)),
     "body": (
         parse_body,
-        [frame.encode_records(ENCODED)],
+        [frame.encode_records(ENCODED), b"t" + frame.shortest_body(ENCODED)[0]],
         (frame.Damage,),
     ),
     "manifest": (
