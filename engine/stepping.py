@@ -93,13 +93,14 @@ class Stepping(Attempts):
         code = Watched(self.stopwatch, spec.bind(args, kwargs)(), _untold)
         # Its own, and around all of its code, though it is not known yet whether anybody may
         # have reason to cancel it: nobody has with code that never lets others go on.
-        scope = pipeline.backend.scope()
+        scope: CancelScope | None = None
         if not spec.never_waits:
+            scope = pipeline.backend.scope()
             scope.__enter__()
         code.begin()
         result = _result_at_once(spec, code)
         if result is not None:
-            if not spec.never_waits:
+            if scope is not None:
                 scope.__exit__(None, None, None)
             asked = StepRequested(
                 pipeline.tick(), parent._state.id, ordinal, "call", spec.name, raw
@@ -111,8 +112,9 @@ class Stepping(Attempts):
             return
         with ExitStack() as stack:
             stack.callback(code.close)  # if it is not to be awaited after all
-            if spec.never_waits:
-                scope.__enter__()  # for what is left of it: to fail
+            if scope is None:  # for what is left of it: to fail
+                scope = pipeline.backend.scope()
+                scope.__enter__()
             stack.push(scope)
             step = parent._put_request("call", spec, raw, ordinal)
             state = self._runs[step.sequence]
