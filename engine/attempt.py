@@ -16,7 +16,7 @@ from anyio import CancelScope, get_cancelled_exc_class
 from msgspec import Raw, Struct, ValidationError
 
 from headrace.engine import stopwatch
-from headrace.engine.backend import is_cancelled_here
+from headrace.engine.backend import is_cancelled_here, is_running
 from headrace.engine.clock import NS
 from headrace.engine.errors import (
     BlobUnusable,
@@ -79,6 +79,8 @@ class Attempt:
     """Called when the code begins: not while it waits for a thread or a process."""
     begun: Watched | None = None
     """Its code, if the first step of that was executed before the attempt was there."""
+    thrown: BaseException | None = None
+    """What its code raised in a thread, where nothing but that can have come from the code."""
     thread_left: bool = False
     """Its thread did not end within the grace period and was disowned."""
 
@@ -135,14 +137,12 @@ class Attempt:
                 await self.run._join()
             self.result = self.spec.encode_result(value)
         except asyncio.CancelledError as error:
-            # It may be another task's that this code awaited: then nobody wants this
-            # one to end, and it is an error like any other.
-            if is_cancelled_here():
+            if error is not self.thrown and is_cancelled_here():
                 raise
             self.failure = error
         except BaseException as error:  # noqa: BLE001 (the run boundary)
             self.failure = error
-            ending = _ending_in(error)
+            ending = None if error is self.thrown else _ending_in(error, self.run._host)
             if ending is not None:
                 raise ending from None
         finally:
@@ -229,12 +229,30 @@ def tell_of_step(logger: Any, took_ns: int) -> None:
     )
 
 
-def _ending_in(error: BaseException) -> BaseException | None:
-    """Return the part of *error* that is not the task's failure: its cancellation, Ctrl-C."""
-    kinds = _endings()
+def _ending_in(error: BaseException, host: object) -> BaseException | None:
+    """Return the part of *error* that is not the task's failure: its cancellation, Ctrl-C.
+
+    Code may raise by itself what says that it is cancelled, or that its generator is closed.
+    Nobody wants it to end then, and it is a failure like any other.
+    """
+    if isinstance(error, Exception):
+        return None
+    if not is_running(host):
+        return error  # it is closed from outside
+    kinds: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
+    cancelled = get_cancelled_exc_class()
+    if cancelled is not asyncio.CancelledError or is_cancelled_here():
+        kinds += (cancelled,)
     if isinstance(error, BaseExceptionGroup):
         return error.subgroup(kinds)
     return error if isinstance(error, kinds) else None
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Say whether *error* is Ctrl-C, or a task group's with one in it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(KeyboardInterrupt) is not None
+    return isinstance(error, KeyboardInterrupt)
 
 
 def _failure_in(error: BaseException | None) -> BaseException | None:

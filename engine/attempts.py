@@ -133,7 +133,8 @@ class Attempts(Endings):
             self.observer.leave(attempt.state.id)
         if self._attempts.get(attempt.state.id) is attempt:
             del self._attempts[attempt.state.id]
-            if attempt.run._again is not None:
+            # Else nobody is to go on, and whoever was on trial is the one.
+            if attempt.run._again is not None and not self.was_interrupted:
                 self._queue.end(attempt.state, succeeded=succeeded)
             if attempt.is_parked:
                 self._count(attempt, parked=False)

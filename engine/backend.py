@@ -141,10 +141,22 @@ class Backend(Struct, frozen=True):
 def is_cancelled_here() -> bool:
     """Say whether somebody cancelled the asyncio task that is running.
 
-    If not, and it gets a `CancelledError` nevertheless, it awaited one that was cancelled.
+    If not, and it gets a `CancelledError` nevertheless, it awaited one that was cancelled, or
+    raised that itself.
     """
-    task = asyncio.current_task()
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False  # trio has another exception for that
     return task is None or task.cancelling() > 0
+
+
+def is_running(task: object) -> bool:
+    """Say whether *task* is executing; not if its coroutine is being closed from outside."""
+    try:
+        return anyio.get_current_task().id == id(task)
+    except RuntimeError:
+        return False  # no loop is
 
 
 async def in_own_thread(backend: Backend, call: Callable[[], R]) -> R:

@@ -36,6 +36,8 @@ class Endings(ABC):
     _queue: Admission
     observer: Observer | None = None
     """Who wants to know how runs execute; set before the first does."""
+    was_interrupted: bool = False
+    """Whether the code of a task has raised what ends the whole engine."""
 
     def __init__(self, pipeline: Pipeline, clock: Clock, *, probe_s: float) -> None:
         self.pipeline = pipeline

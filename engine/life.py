@@ -266,7 +266,8 @@ class Life:
         core, pipeline = self._core, self._core.pipeline
         failure = pipeline.failure or self.log.failure
         last = core.kernel.sequence
-        if failure is None and not core.start_is_due:
+        # What a task has ended counts as a crash: code that does so each time is found by that.
+        if failure is None and not core.start_is_due and not core.runner.was_interrupted:
             stopped = EngineStopped(pipeline.now_ns())
             with suppress(LogError):  # the log has failed just now: closing it says so
                 self.log.append([encode(part) for part in core.kernel.submit(stopped)])

@@ -17,7 +17,7 @@ from anyio import CancelScope
 from anyio.abc import TaskGroup
 
 from headrace.engine.admission import Admission
-from headrace.engine.attempt import Attempt, Outcome
+from headrace.engine.attempt import Attempt, Outcome, is_interrupt
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
 from headrace.engine.deadlock import check_wait
@@ -236,6 +236,10 @@ class Runner(Stepping):
                 if attempt is not None:
                     await self._end_attempt(attempt)
                     attempt = None
+        except (KeyboardInterrupt, BaseExceptionGroup) as error:
+            self.was_interrupted = is_interrupt(error)
+            self.stop()  # also whoever waits for this one, whatever shields them
+            raise
         finally:
             if attempt is not None:
                 self._forget(attempt, succeeded=None)

@@ -107,6 +107,7 @@ class Threads:
             raise
         value, error = outcome[0]
         if error is not None:
+            attempt.thrown = error
             raise error
         return value
 
