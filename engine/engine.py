@@ -266,7 +266,7 @@ class Engine(Life):
             LogFull, DurabilityLost, EngineClosed: as `emit`.
         """
         self._check_taking()
-        raw = data if type(data) is Raw else encoded_signal(name, data)
+        raw = encoded_signal(name, data)
         pipeline = self._core.pipeline
         # However many runs are open: this is what lets one of them go on.
         await pipeline.room()

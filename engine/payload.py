@@ -25,6 +25,9 @@ LABELS_CHARS_MAX: Final = 600
 
 _encode = msgspec.msgpack.Encoder().encode
 _encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
+_check_whole = msgspec.msgpack.Decoder(Raw).decode
+"""Raises if bytes are not exactly one value.  They are not if there is a `Raw` in the data of a
+user that holds something else, such as JSON; a record around them could never be read again."""
 
 
 def check_record(encoded: bytes) -> bytes:
@@ -46,6 +49,7 @@ def encode_event(data: Any, subject: str) -> Raw:
     """
     try:
         encoded = _encode(data)
+        _check_whole(encoded)
     except ENCODE_ERRORS as error:
         raise _refused(f"event {subject!r}", error) from error
     if len(encoded) > PAYLOAD_BYTES_MAX:
@@ -112,6 +116,7 @@ def encode_stable(data: Any, what: str, *, bytes_max: int = PAYLOAD_BYTES_MAX) -
     """
     try:
         encoded = _in_order(data)
+        _check_whole(encoded)
     except ENCODE_ERRORS as error:
         raise _refused(what, error) from error
     if len(encoded) > bytes_max:
@@ -141,6 +146,11 @@ def _with_sets_in_order(data: Any) -> Any:
 
 
 def _refused(what: str, error: BaseException) -> EventRefused:
+    if isinstance(error, msgspec.DecodeError):
+        return EventRefused(
+            f"{what}: its data cannot be stored: expected one value as msgpack in each Raw, found "
+            f"{error}; decode what it holds, and store that"
+        )
     return EventRefused(
         f"{what}: its data cannot be stored: {error}; use dicts, lists, numbers, text, structs "
         f"or dataclasses"

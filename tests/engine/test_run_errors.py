@@ -7,9 +7,20 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.engine.stand import StepClock, of_kind, opened, quiet
+from msgspec import Raw
+from tests.engine.stand import StepClock, check_live, of_kind, opened, quiet
 
-from headrace import App, ConcurrentSteps, MemoryLog, Retry, Run, RunEnded, RunNotFound, on
+from headrace import (
+    App,
+    ConcurrentSteps,
+    EventRefused,
+    MemoryLog,
+    Retry,
+    Run,
+    RunEnded,
+    RunNotFound,
+    on,
+)
 from headrace.engine.record import AttemptFailed, CancelRequested, RunCancelled, RunCompleted
 
 OFTEN = Retry(attempts=5, wait_first=1, jitter=0)
@@ -127,6 +138,61 @@ async def test_any_exception_makes_a_dead_letter(
     assert dead.error == said
     assert dead.task == "act"
     assert went_on == ["other"]
+
+
+RAWS: dict[str, Any] = {
+    "json": Raw(b'{"celsius": 93.5}'),
+    "nothing": [Raw(b"")],
+    "cut off": {"part": Raw(b"\x92\x01")},
+    "no value": Raw(b"\xc1"),
+}
+
+
+@pytest.mark.parametrize("kind", RAWS)
+@pytest.mark.parametrize("where", ["argument", "result", "step", "event", "launch", "signal"])
+async def test_raw_data_that_is_no_msgpack_is_refused(where: str, kind: str) -> None:
+    """In a record it would be the end of the log: nobody could read what surrounds it."""
+    app, log, went_on = App("t"), MemoryLog(), list[str]()
+    with_bystander(app, went_on)
+
+    @app.task
+    async def passed(given: Any = None) -> Any:
+        return RAWS[kind] if given is None else None
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> Any:
+        if where == "argument":
+            await run.call(passed, RAWS[kind])
+        elif where == "step":
+            await run.call(passed)
+        elif where == "event":
+            await run.emit("b", RAWS[kind])
+        elif where == "signal":
+            await run.receive("go")
+        return RAWS[kind]
+
+    clock = StepClock()
+    async with opened(app, log, clock) as engine:
+        await engine.emit("other")
+        with pytest.raises(EventRefused, match="as msgpack in each Raw, found"):
+            await engine.emit("c", RAWS[kind])
+        if where == "launch":
+            with pytest.raises(EventRefused, match="as msgpack in each Raw, found"):
+                await engine.launch(passed, RAWS[kind])
+        first = await engine.emit("a")
+        await quiet(engine)
+        if where == "signal":
+            with pytest.raises(EventRefused, match="each Raw"):
+                await engine.signal(first + 1, "go", RAWS[kind])
+            await engine.signal(first + 1, "go", 1)
+            await quiet(engine)
+        (dead,) = engine.runs("dead")
+        assert "each Raw, found " in str(dead.error)
+    async with opened(app, log, clock) as engine:
+        await clock.step(engine, 5)
+        await engine.drain()
+        assert went_on == ["other"]
+        await check_live(engine)
 
 
 async def test_cancelling_twice_is_cancelling_once() -> None:
