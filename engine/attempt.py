@@ -270,7 +270,7 @@ def error_text(error: BaseException) -> str:
     """Return ``Type: message``, shortened."""
     try:
         text = str(error)
-    except Exception:  # noqa: BLE001 (user code: its __str__)
+    except BaseException:  # noqa: BLE001 (user code: its __str__)
         text = "(its text cannot be had)"
     name = type(error).__name__
     return text_for_record(f"{name}: {text}" if text else name, ERROR_CHARS_MAX)
@@ -281,17 +281,32 @@ def traceback_text(error: BaseException) -> str:
     first = error.__traceback__
     while first is not None and first.tb_frame.f_code.co_filename in _OWN_FILES:
         first = first.tb_next
-    lines = traceback.format_exception(type(error), error, first or error.__traceback__)
+    try:
+        lines = traceback.format_exception(type(error), error, first or error.__traceback__)
+    except BaseException:  # noqa: BLE001 (user code: what it says of itself)
+        lines = [*traceback.format_tb(first), "(the rest of it cannot be had)\n"]
     return text_for_record("".join(lines)[-TRACEBACK_CHARS_MAX:], TRACEBACK_CHARS_MAX)
 
 
 def failure_record(
     attempt: Attempt, error: BaseException, *, now_ns: int, seed: str
 ) -> AttemptFailed | RunFailed:
-    """Return what to record of a failed attempt: that there will be another, or none.
+    """Return what to record of a failed attempt: that there will be another, or none."""
+    try:
+        return _failure_record(attempt, error, now_ns=now_ns, seed=seed)
+    except BaseException as broken:  # noqa: BLE001 (user code: properties of the exception)
+        stand_in = Untold(f"an exception that cannot be looked at: {error_text(broken)}")
+        return _failure_record(attempt, stand_in, now_ns=now_ns, seed=seed)
 
-    The policy is asked here and only here; a replay reads the record.
-    """
+
+class Untold(Exception):
+    """In place of an exception whose own code raises when it is looked at."""
+
+
+def _failure_record(
+    attempt: Attempt, error: BaseException, *, now_ns: int, seed: str
+) -> AttemptFailed | RunFailed:
+    """As `failure_record`; the policy is asked here and only here, a replay reads the record."""
     state, spec = attempt.state, attempt.spec
     text, trace = error_text(error), traceback_text(error)
     wait_ns: int | None = None
@@ -306,7 +321,7 @@ def failure_record(
                 now_ns=now_ns,
                 seed=seed,
             )
-        except Exception as broken:  # noqa: BLE001 (user code: a policy of theirs)
+        except BaseException as broken:  # noqa: BLE001 (user code: a policy of theirs)
             text = f"{text} (and its retry policy raised {error_text(broken)})"[:ERROR_CHARS_MAX]
     limits = spec.limits
     if wait_ns is not None and limits is not None and limits.deadline_ns is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import pytest
+import tenacity
 from tests.engine.stand import StepClock, check_live, opened, quiet
 
 from headrace import App, MemoryLog, Run, on
@@ -140,3 +141,75 @@ def test_a_run_that_interrupts_each_start_is_given_up(
     (error,) = anyio.run(live, backend=backend)
     assert error is not None
     assert "ProcessDied: the process died 3 times while this run executed" in error
+
+
+# ---------------------------------------------------------------- errors that are code themselves
+
+
+class Exits(Exception):
+    """An exception whose text ends the program."""
+
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+class Interrupts(Exception):
+    """An exception whose text is Ctrl-C."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def without(name: str) -> type[Exception]:
+    """An exception that raises another one if it is asked for *name*."""
+    return type("Odd", (Exception,), {name: property(lambda _: 1 // 0)})
+
+
+ANYTHING: Any = object()
+TOLD: dict[str, tuple[Callable[[], BaseException], str]] = {
+    "exits": (Exits, "Exits: (its text cannot be had)"),
+    "interrupts": (Interrupts, "Interrupts: (its text cannot be had)"),
+    "kindless": (
+        without("__class__"),
+        "Untold: an exception that cannot be looked at: ZeroDivisionError: ",
+    ),
+    # A traceback looks at parts of it that may be of any type.
+    "syntax": (lambda: SyntaxError("odd", ("f", 1, ANYTHING, ANYTHING)), "SyntaxError: odd"),
+}
+
+
+@pytest.mark.parametrize("place", ["body", "step", "undo"])
+@pytest.mark.parametrize("kind", TOLD)
+async def test_an_error_that_cannot_be_told_is_a_failure(kind: str, place: str) -> None:
+    """What it says of itself is user code, too."""
+    make, said = TOLD[kind]
+    app = app_that_raises(place, make, threaded=False)
+    async with opened(app) as engine:
+        await engine.emit("a")
+        await engine.drain()
+        (dead,) = engine.runs("dead")
+        assert said in str(dead.error)
+        await check_live(engine)
+
+
+async def test_an_error_without_a_cause_that_can_be_had_is_a_failure() -> None:
+    """As is a policy that ends the program when it is asked."""
+    app = App("t")
+
+    def on_any(_: Any) -> bool:
+        raise SystemExit(5)
+
+    @app.rule(on("a"))
+    async def causeless() -> None:
+        raise without("__cause__")
+
+    @app.rule(on("a"), retry=tenacity.Retrying(retry=on_any))
+    async def tried() -> None:
+        raise ValueError("once")
+
+    async with opened(app) as engine:
+        await engine.emit("a")
+        await engine.drain()
+        errors = {view.task: str(view.error) for view in engine.runs("dead")}
+    assert "Untold: " in errors["causeless"]
+    assert errors["tried"].startswith("ValueError: once (and its retry policy raised SystemExit: 5")
