@@ -6,6 +6,7 @@ after the last run, in reverse.  They are no arguments: nothing of them is recor
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack
@@ -14,6 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import anyio
 from anyio.abc import TaskGroup
 
+from headrace.engine.backend import is_cancelled_here
 from headrace.engine.diagnostics import logger
 from headrace.engine.errors import ResourceFailed
 
@@ -149,7 +151,7 @@ class OpenResources:
             try:
                 self.values[name] = await self._entered(stack, name, resource)
             except BaseException as error:
-                if isinstance(error, Exception):
+                if isinstance(error, Exception) or _is_of_another(error):
                     raise ResourceFailed(
                         f"resource {name!r}: expected to open it, found {type(error).__name__}: "
                         f"{error}; the engine has not started, and nothing was written"
@@ -176,6 +178,12 @@ class OpenResources:
     async def _close_all(self, stack: AsyncExitStack) -> None:
         try:
             await stack.aclose()
-        except Exception as error:
-            logger().error("resource_not_closed", error=f"{type(error).__name__}: {error}")
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, Exception) or _is_of_another(error):
+                logger().error("resource_not_closed", error=f"{type(error).__name__}: {error}")
             raise
+
+
+def _is_of_another(error: BaseException) -> bool:
+    """Say whether *error* is the cancellation of something that was awaited, and not of this."""
+    return isinstance(error, asyncio.CancelledError) and not is_cancelled_here()

@@ -154,6 +154,49 @@ async def test_a_plain_function_is_no_factory() -> None:
             pytest.fail("it is open")
 
 
+async def test_a_factory_that_awaits_what_was_cancelled_has_failed() -> None:
+    """Nobody has cancelled the engine: it says so, and does not wait for ever."""
+    one, log, closed = App("t"), MemoryLog(), list[int]()
+
+    @asynccontextmanager
+    async def first() -> AsyncGenerator[int]:
+        yield 1
+        closed.append(1)
+
+    @asynccontextmanager
+    async def odd() -> AsyncGenerator[int]:
+        raise asyncio.CancelledError("the connection")
+        yield 1
+
+    one.resource("first", first)
+    one.resource("odd", odd)
+    with pytest.raises(ResourceFailed, match="'odd': expected to open it, found CancelledError"):
+        async with opened(one, log):
+            pytest.fail("it is open")
+    assert closed == [1]
+    assert log.committed_sequence == 0
+
+
+async def test_a_cancellation_in_closing_is_told(
+    anyio_backend_name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On asyncio it looks as if nothing had happened."""
+    if anyio_backend_name != "asyncio":
+        pytest.skip("asyncio")
+    one = App("t")
+
+    @asynccontextmanager
+    async def odd() -> AsyncGenerator[int]:
+        yield 1
+        raise asyncio.CancelledError("the connection")
+
+    one.resource("odd", odd)
+    async with opened(one):
+        pass
+    assert "resource_not_closed" in caplog.text
+    assert "CancelledError: the connection" in caplog.text
+
+
 async def test_an_error_in_closing_is_raised_and_the_log_is_closed() -> None:
     """It is nobody's to swallow."""
     one, log = App("t"), MemoryLog()
