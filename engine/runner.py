@@ -78,7 +78,7 @@ class Runner(Stepping):
         for name, spec in specs.items():
             if name == spec.name:  # the limits are those of its newest version
                 self._queue.declare(spec)
-        self._workers = Workers(pipeline.backend, self._work, self._wanted)
+        self._workers = Workers(pipeline.backend, self._work, self._queued, self._wanted)
         self._missing: set[int] = set()
         """Runs whose code is not declared, as was said."""
         self._to_end: deque[int] = deque()
@@ -202,7 +202,7 @@ class Runner(Stepping):
 
     def _wanted(self) -> int:
         """Return for how many workers there is something to do."""
-        if self.stopping or not (self._queued or self._to_end):
+        if self.stopping or not self._queued:
             return 0
         ready = len(self._queue)
         if ready:

@@ -7,7 +7,7 @@ those call others in turn, as long as there are runs that wait to be executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sized
 from typing import Any, Final
 
 from anyio.abc import TaskGroup
@@ -29,13 +29,18 @@ class Workers:
         self,
         backend: Backend,
         work: Callable[[], Coroutine[Any, Any, None]],
+        queued: Sized,
         wanted: Callable[[], int],
     ) -> None:
-        """Let each worker do *work*, which goes on for ever; *wanted* says how many have to do."""
+        """Let each worker do *work*, which goes on for ever.
+
+        *wanted* says how many have something to do: none while *queued* is empty.
+        """
         self.tasks: set[Any] = set()
         """The asyncio or trio tasks."""
         self._backend = backend
         self._do = work
+        self._queued = queued
         self._wanted = wanted
         self._idle: list[Event] = []
         self._called = 0
@@ -123,7 +128,7 @@ class _Shift:
                 workers._is_at_work = False
             if workers._is_pausing:
                 workers._is_pausing = False
-            else:
+            elif workers._queued:
                 workers.call_more()
             try:
                 argument = yield asked

@@ -30,11 +30,8 @@ def check_sizes(unit: Sequence[bytes]) -> int:
     """
     if not unit:
         raise ValueError("a unit has at least one record")
-    size_bytes = longest = len(unit[0])
-    if len(unit) > 1:
-        sizes = list(map(len, unit))
-        size_bytes, longest = sum(sizes), max(sizes)
-    if longest > RECORD_BYTES_MAX:
+    size_bytes = sum(map(len, unit))
+    if size_bytes > RECORD_BYTES_MAX and (longest := max(map(len, unit))) > RECORD_BYTES_MAX:
         raise EventRefused(
             f"expected a record of at most {RECORD_BYTES_MAX} bytes, found one of {longest}; "
             "store large data elsewhere and let the event name it"
