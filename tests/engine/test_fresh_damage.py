@@ -249,7 +249,7 @@ async def test_a_frame_in_the_middle_of_a_sealed_segment(tmp_path: Path) -> None
     segments[1].write_bytes(data)
     with LogReader(folder) as reader:
         lost = [run_id for run_id in ids if not is_readable(reader, run_id)]
-    assert 1 <= len(lost) <= 60
+    assert 0 < len(lost) < len(ids) // 2
     async with opened(app, FileLog(folder, segment_bytes_max=4000)) as engine:
         await engine.drain()
         dead = engine.runs("dead")
