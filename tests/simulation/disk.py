@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from random import Random
 
@@ -138,6 +138,23 @@ class SimulatedDisk:
         before.pop("/log/LOCK", None)
         after.pop("/log/LOCK", None)
         assert after == before
+
+    def found(self) -> Hashable:
+        """Return all that a process which starts now can find: it does the same on equal ones."""
+        known: dict[int, int] = {}
+        return (
+            self.free_bytes,
+            frozenset(self.folders),
+            tuple(
+                (
+                    path,
+                    bytes(i.data),
+                    known.setdefault(id(i), len(known)),
+                    i.locked_by in self.descriptors,
+                )
+                for path, i in self.names.items()
+            ),
+        )
 
     # ------------------------------------------------------------ operations
 

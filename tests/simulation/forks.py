@@ -6,7 +6,7 @@ from functools import cache
 
 import msgspec
 from tests.simulation.disk import Inode, SimulatedDisk
-from tests.simulation.session import Session, contents, record
+from tests.simulation.session import SameDay, Session, contents, record
 
 from headrace.engine.log import FileLog, LogReader
 from headrace.engine.log.blobs import digest_of
@@ -53,6 +53,7 @@ def log_on(disk: Files, path: str, log_id: bytes = LOG_ID) -> FileLog:
         reserve_bytes=0,
         segment_bytes_max=SEGMENT_BYTES_MAX,
         new_id=lambda: log_id,
+        clock=SameDay(),
     )
 
 

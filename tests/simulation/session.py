@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from headrace.engine.clock import SystemClock
 from headrace.engine.log.protocol import EventLog
 
 WAIT_S_MAX = 30.0
@@ -21,6 +22,15 @@ def record(number: int, *, at_ns: int | None = None, size_bytes: int = 0) -> byt
 def records(first: int, last: int) -> list[bytes]:
     """Return the records number *first* to *last*."""
     return [record(number) for number in range(first, last + 1)]
+
+
+class SameDay(SystemClock):
+    """A clock that always gives logs the same date, so that one story leaves the same bytes."""
+
+    @staticmethod
+    def wall_ns() -> int:
+        """See `Clock`."""
+        return 1_700_000_000_000_000_000
 
 
 class Session:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pytest
 from tests.simulation.disk import Inode, SimulatedDisk
 from tests.simulation.session import Session, contents, record, records
+from tests.simulation.unthreaded import written_at_once
 
 from headrace.engine.errors import LogCorrupt, LogUnusable, LogVersion
 from headrace.engine.log import FileLog, LogReader
@@ -114,6 +115,13 @@ def sequences_read(disk: SimulatedDisk, whole: list[bytes]) -> int | None:
         return None
     assert found == whole[: len(found)]
     return len(found)
+
+
+@pytest.fixture(autouse=True)
+def no_thread() -> Iterator[None]:
+    """Open tens of thousands of logs without starting a thread for each: none is written to."""
+    with written_at_once():
+        yield
 
 
 @pytest.fixture(scope="module", params=["closed", "killed"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import suppress
 from random import Random
 
 import pytest
 from tests.simulation.disk import SimulatedDisk
-from tests.simulation.session import Session, contents, record
+from tests.simulation.session import SameDay, Session, contents, record
 
 from headrace.engine.errors import LogError
 from headrace.engine.log import FileLog
@@ -39,6 +40,8 @@ class Story:
             sync_interval_s=3600.0,
             files=self.disk,
             reserve_bytes=64,
+            clock=SameDay(),
+            new_id=lambda: b"i" * 16,
         )
 
     def tell(self, rng: Random, groups: int) -> None:
@@ -137,13 +140,18 @@ def test_power_loss_after_every_operation(durability: Durability, seed: int) -> 
 @pytest.mark.parametrize("durability", ["fsynced", "flushed"])
 def test_kill_after_every_operation(durability: Durability) -> None:
     """When the process is killed and the machine goes on, everything acknowledged is there."""
+    seen: set[Hashable] = set()
     for calls in range(calls_of(durability, 7)):
         disk = fresh_disk()
         disk.power_off_after(calls)
         story = Story(disk, durability)
         with suppress(LogError):
             story.tell(Random(7), 8)
-        story.check(disk.killed(), at_least=story.acknowledged)
+        # Reading and closing leave what there was: one restart stands for all on the same disk.
+        left = (disk.killed().found(), story.acknowledged, len(story.appended))
+        if left not in seen:
+            story.check(disk.killed(), at_least=story.acknowledged)
+            seen.add(left)
 
 
 @pytest.mark.soak

@@ -31,14 +31,11 @@ from tests.simulation.lives import (
     undisturbed,
 )
 from tests.simulation.shapes import START_S, Input, outcome_of, random_input
+from tests.simulation.unthreaded import InlineWriter, NoBackground
 
 from headrace import DurabilityLost, Emission
 from headrace.engine.attempt import Attempt
 from headrace.engine.backend import Backend
-from headrace.engine.errors import LogError
-from headrace.engine.log.group import Group
-from headrace.engine.log.protocol import Durability
-from headrace.engine.log.store import Store
 from headrace.engine.threads import Threads
 
 FAULTS: Final = ("power", "kill", "error", "full", "stop")
@@ -46,62 +43,6 @@ LIVES_MAX: Final = 5
 CALLS_MAX: Final = 400
 """Of the disk, before a fault comes."""
 BLOBS: Final = "/blobs/"
-
-
-class InlineWriter:
-    """What `headrace.engine.log.writer.Writer` does, at once and in the caller's thread."""
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        durability: Durability,
-        notify: Callable[[], None],
-        **_options: Any,
-    ) -> None:
-        """As the writer's."""
-        self.notify = notify
-        self.queue: list[Group] = []
-        self.written_bytes = 0
-        self.failure: LogError | None = None
-        self._store = store
-        self._durability = durability
-
-    def submit(self, group: Group) -> None:
-        """Write and sync *group*; a disk that fails is noted, as the thread would."""
-        if self.failure is not None:
-            return
-        try:
-            self._store.write([group])
-            if self._durability == "fsynced":
-                self._store.sync()
-        except LogError as error:
-            self.failure = error
-        else:
-            self.written_bytes += group.size_bytes
-            self._store.write_index()
-        self.notify()
-
-    def sync(self, _sequence: int) -> None:
-        """Make all durable."""
-        if self.failure is not None:
-            raise self.failure
-        self._store.sync()
-
-    def stop(self) -> None:
-        """End."""
-        if self.failure is None:
-            self._store.sync()
-
-
-class NoBackground:
-    """Nothing is compressed or indexed beside the rest, at a time that nobody could repeat."""
-
-    def __init__(self, *_: Any, **_options: Any) -> None:
-        """As `headrace.engine.log.background.Background`."""
-
-    def stop(self) -> None:
-        """End."""
 
 
 class CountedClock:
