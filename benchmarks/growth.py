@@ -45,11 +45,11 @@ def label(size: int) -> str:
     return f"{size:,}".replace(",", " ")
 
 
-def in_turns(runs: dict[int, Callable[[], float]]) -> Costs:
-    """Return the median of each of *runs*."""
+def in_turns(runs: dict[int, Callable[[], float]], count: int) -> Costs:
+    """Return the median of *count* turns of each of *runs*."""
     for run in runs.values():
         run()  # whatever is done once
-    turns = [{size: run() for size, run in runs.items()} for _ in range(TURNS)]
+    turns = [{size: run() for size, run in runs.items()} for _ in range(count)]
     return {label(size): median(turn[size] for turn in turns) for size in runs}
 
 
@@ -66,7 +66,7 @@ def through_kernel(kernel: Kernel, stored: Callable[[int, int], r.EventStored]) 
     return run
 
 
-def by_rules(sizes: tuple[int, ...]) -> Costs:
+def by_rules(sizes: tuple[int, ...], turns_count: int) -> Costs:
     """By the number of rules, one of which concerns the event."""
     runs = {}
     for size in sizes:
@@ -77,10 +77,10 @@ def by_rules(sizes: tuple[int, ...]) -> Costs:
             return r.EventStored(at_ns, subjects[n % 100], Raw(b"\x01"))
 
         runs[size] = through_kernel(kernel, stored)
-    return in_turns(runs)
+    return in_turns(runs, turns_count)
 
 
-def by_keys(sizes: tuple[int, ...]) -> Costs:
+def by_keys(sizes: tuple[int, ...], turns_count: int) -> Costs:
     """By the number of keys that a rule counts by."""
     encode = msgspec.msgpack.Encoder().encode
     runs = {}
@@ -96,7 +96,7 @@ def by_keys(sizes: tuple[int, ...]) -> Costs:
             return r.EventStored(at_ns, "a", Raw(encode(Reading(10**6 + n * 7919 % size, 20.0))))
 
         runs[size] = through_kernel(kernel, stored)
-    return in_turns(runs)
+    return in_turns(runs, turns_count)
 
 
 async def emit(engine: Engine, count: int) -> float:
@@ -109,7 +109,9 @@ async def emit(engine: Engine, count: int) -> float:
     return (time.perf_counter() - start) * 1e6 / count
 
 
-async def by_events(sizes: tuple[int, ...], folder: Path, *, is_kept: bool) -> Costs:
+async def by_events(
+    sizes: tuple[int, ...], turns_count: int, folder: Path, *, is_kept: bool
+) -> Costs:
     """By the events in the log; with *is_kept* each of them was a run, too."""
     runs: dict[int, Callable[[], Awaitable[float]]] = {}
     async with AsyncExitStack() as engines:
@@ -126,7 +128,7 @@ async def by_events(sizes: tuple[int, ...], folder: Path, *, is_kept: bool) -> C
             engine = await engines.enter_async_context(opened)
             await emit(engine, size)
             runs[size] = partial(emit, engine, 2 * GROUP)
-        turns = [{size: await run() for size, run in runs.items()} for _ in range(TURNS)]
+        turns = [{size: await run() for size, run in runs.items()} for _ in range(turns_count)]
     return {label(size): median(turn[size] for turn in turns) for size in sizes}
 
 
@@ -151,14 +153,16 @@ ROWS: Final = [
 
 def take(options: argparse.Namespace) -> list[Figure]:
     """Measure."""
-    sizes = SIZES_QUICK if options.quick else SIZES
+    sizes, turns = (SIZES_QUICK, 1) if options.quick else (SIZES, TURNS)
     with scratch() as folder:
         rules = sizes if options.million_rules else sizes[:3]
         ways: dict[str, Callable[[], Costs]] = {
-            "growth by log": lambda: on_asyncio(by_events(sizes, folder, is_kept=False)),
-            "growth by finished runs": lambda: on_asyncio(by_events(sizes, folder, is_kept=True)),
-            "growth by rules": lambda: by_rules(rules),
-            "growth by keys": lambda: by_keys(sizes),
+            "growth by log": lambda: on_asyncio(by_events(sizes, turns, folder, is_kept=False)),
+            "growth by finished runs": lambda: on_asyncio(
+                by_events(sizes, turns, folder, is_kept=True)
+            ),
+            "growth by rules": lambda: by_rules(rules, turns),
+            "growth by keys": lambda: by_keys(sizes, turns),
         }
         return measured(ways, ROWS, options)
 
