@@ -32,7 +32,7 @@ from headrace.engine.record import AttemptFailed, RunFailed, text_for_record
 from headrace.engine.retry import retry_after_ns
 from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
-from headrace.engine.stopwatch import Watched
+from headrace.engine.stopwatch import Stopwatch, Watched
 from headrace.engine.task import TaskSpec
 
 TRACEBACK_CHARS_MAX: Final = 8000
@@ -218,6 +218,34 @@ class Attempt:
 
     def _tell_of_step(self, took_ns: int) -> None:
         tell_of_step(self.run.logger, took_ns)
+
+
+def untold(_: int) -> None:
+    """Tell nobody: there is no attempt yet that would be named."""
+
+
+def begun(
+    spec: TaskSpec,
+    state: RunState,
+    load_firing: Callable[[RunState], Firing[Any]],
+    watch: Stopwatch,
+) -> Watched | None:
+    """Return the code of a task that knows no run, after its first step.
+
+    ``None``: it could not be called, and its attempt is to fail of that.
+    """
+    args: list[Any]
+    kwargs: dict[str, Any]
+    try:
+        args, kwargs = ([], {}) if state.args is None else spec.decode_args(state.args)
+        if spec.firing_name is not None:
+            kwargs[spec.firing_name] = load_firing(state)
+        coroutine = spec.function(*args, **kwargs)
+    except Exception:  # noqa: BLE001 (the run boundary)
+        return None
+    code = Watched(watch, coroutine, untold)
+    code.begin()
+    return code
 
 
 def tell_of_step(logger: Any, took_ns: int) -> None:

@@ -33,7 +33,7 @@ from headrace.engine.run_state import RunState
 from headrace.engine.runs import Progress
 from headrace.engine.state import Effect
 from headrace.engine.stepping import Stepping
-from headrace.engine.stopwatch import Stopwatch
+from headrace.engine.stopwatch import Stopwatch, Watched
 from headrace.engine.task import TaskSpec
 from headrace.engine.versions import spec_for
 from headrace.engine.workers import STRAIGHT_MAX, Workers
@@ -218,21 +218,23 @@ class Runner(Stepping):
                 straight = 0
                 with new_scope() as scope:  # of all those that nobody stops
                     while attempt is None:
-                        attempt = self._next(host, scope)
-                        if attempt is None:
+                        if straight == STRAIGHT_MAX:
+                            await self._workers.pause()
+                            straight = 0
+                        chosen = self._next()
+                        if chosen is None:
                             if self.is_settled:
                                 self.on_settled()
                             await self._workers.rest()
                             straight = 0
                             continue
-                        await attempt.execute(self._load_firing, self.threads.call)
-                        if self._settle_at_once(attempt):
-                            self._forget(attempt, succeeded=True)
-                            attempt = None
-                            straight += 1
-                            if straight == STRAIGHT_MAX:
-                                await self._workers.pause()
-                                straight = 0
+                        straight += 1
+                        attempt = self._attempt(*chosen, host, scope)
+                        if attempt is not None:
+                            await attempt.execute(self._load_firing, self.threads.call)
+                            if self._settle_at_once(attempt):
+                                self._forget(attempt, succeeded=True)
+                                attempt = None
                 if attempt is not None:
                     await self._end_attempt(attempt)
                     attempt = None
@@ -244,8 +246,8 @@ class Runner(Stepping):
             if attempt is not None:
                 self._forget(attempt, succeeded=None)
 
-    def _next(self, host: Any, scope: CancelScope) -> Attempt | None:
-        """Begin an attempt of the run whose turn it is; ``None``: there is none."""
+    def _next(self) -> tuple[RunState, TaskSpec] | None:
+        """Return the run whose turn it is, and its code; ``None``: there is none."""
         while True:
             if self._to_end and not self.stopping:
                 run_id = self._to_end.popleft()
@@ -268,10 +270,23 @@ class Runner(Stepping):
                 continue
             spec = self._spec_for(state)
             if spec is not None:  # else it stays open; `start` has said so
-                attempt = self._begin(state, spec, host, scope)
-                if self._queue.holds(state):
-                    self._hold(attempt)
-                return attempt
+                return state, spec
+
+    def _attempt(
+        self, state: RunState, spec: TaskSpec, host: Any, scope: CancelScope
+    ) -> Attempt | None:
+        """Return an attempt that is to be executed now; ``None``: the run has ended already."""
+        code: Watched | None = None
+        if spec.never_waits and self._is_free(state):
+            has_ended, code = self._execute_at_once(state, spec)
+            if has_ended:
+                return None
+        attempt = self._begin(state, spec, host, scope)
+        if code is not None:
+            attempt.begun = code
+        if self._queue.holds(state):
+            self._hold(attempt)
+        return attempt
 
     async def _end_attempt(self, attempt: Attempt) -> None:
         """Record what came of *attempt*, by a worker."""

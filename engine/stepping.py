@@ -1,4 +1,6 @@
-"""`Stepping`: how the steps of a run are executed, by the worker that executes their parent.
+"""`Stepping`: how code is executed that may be over before anybody knows of its run.
+
+That are the steps of a run, by the worker that executes their parent, and code that never waits.
 
 Most steps do nothing that they would have to wait for, or are done by the time that one looks.
 Such a step begins before its request is recorded, and leaves the request and its end in the log
@@ -9,20 +11,21 @@ recorded, and it goes on as any run.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from typing import Any, Final
 
 from anyio import CancelScope
 from msgspec import Raw, ValidationError
 
-from headrace.engine.attempt import Attempt, Outcome, tell_of_step
+from headrace.engine.attempt import Attempt, Outcome, begun, tell_of_step, untold
 from headrace.engine.attempts import Attempts
 from headrace.engine.diagnostics import logger
-from headrace.engine.errors import EventRefused
+from headrace.engine.errors import EventRefused, LogError
 from headrace.engine.payload import BLOB_BYTES_MIN
-from headrace.engine.record import StepRequested
+from headrace.engine.record import RunCompleted, StepRequested
 from headrace.engine.run import Run
+from headrace.engine.run_state import RunState
 from headrace.engine.stopwatch import Stopwatch, Watched
 from headrace.engine.task import TaskSpec
 from headrace.engine.versions import spec_for
@@ -31,13 +34,9 @@ DEPTH_MAX: Final = 16
 """Calls below this are executed by a worker of their own: each needs some of the stack."""
 
 
-def _tell(run_id: int, task: str, late_ns: int) -> None:
-    """Tell of a step that was too long, and over before it had a run."""
-    tell_of_step(logger().bind(run=run_id, task=task, attempt=1), late_ns)
-
-
-def _untold(_: int) -> None:
-    """Tell nobody: there is no attempt yet that would be named."""
+def _tell(run_id: int, task: str, attempt: int, late_ns: int) -> None:
+    """Tell of code that took too long, and was over before it was an attempt."""
+    tell_of_step(logger().bind(run=run_id, task=task, attempt=attempt), late_ns)
 
 
 class Stepping(Attempts):
@@ -90,7 +89,7 @@ class Stepping(Attempts):
             step = parent._put_request("call", spec, raw, ordinal)
             await self.finish(parent, step.sequence)
             return
-        code = Watched(self.stopwatch, spec.bind(args, kwargs)(), _untold)
+        code = Watched(self.stopwatch, spec.bind(args, kwargs)(), untold)
         # Its own, and around all of its code, though it is not known yet whether anybody may
         # have reason to cancel it: nobody has with code that never lets others go on.
         scope: CancelScope | None = None
@@ -107,7 +106,7 @@ class Stepping(Attempts):
             )
             sequence = pipeline.put_step(asked, result)
             if code.late_ns:
-                self.stopwatch.tell(partial(_tell, sequence - 1, spec.name), code.late_ns)
+                self.stopwatch.tell(partial(_tell, sequence - 1, spec.name, 1), code.late_ns)
             await pipeline.committed(sequence)
             return
         with ExitStack() as stack:
@@ -121,6 +120,36 @@ class Stepping(Attempts):
             attempt = self._begin(state, spec, parent._host, scope, caller.depth + 1)
             attempt.begun = code
             await self._finish_here(parent, attempt, caller, stack.pop_all())
+
+    def _is_free(self, state: RunState) -> bool:
+        """Whether nothing is to come before the code of *state*, and nobody wants to see it."""
+        return (
+            self.observer is None
+            and not state.crashes
+            and state.failing is None
+            and state.cancelling is None
+            and not (self._doomed and state.id in self._doomed)
+            and not self._queue.has_gate(state.task)
+            and self.pipeline.failure is None
+        )
+
+    def _execute_at_once(self, state: RunState, spec: TaskSpec) -> tuple[bool, Watched | None]:
+        """Execute code that never waits; say whether that was all, and its run has ended.
+
+        If not, its attempt is to go on with the code that is returned, or is to begin it.
+        """
+        code = begun(spec, state, self._load_firing, self.stopwatch)
+        if code is None:
+            return False, None
+        result = _result_at_once(spec, code)
+        if result is None:
+            return False, code
+        if code.late_ns:
+            tell = partial(_tell, state.id, spec.name, state.attempt)
+            self.stopwatch.tell(tell, code.late_ns)
+        with suppress(LogError):  # it stays open, and whoever waits knows
+            self._end(RunCompleted(self.pipeline.tick(), state.id, result))
+        return True, None
 
     # ------------------------------------------------------------ one that is recorded
 

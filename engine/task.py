@@ -67,8 +67,10 @@ class TaskSpec:
         self._read_parameters(hints, run_type, resources or {})
         self.process_path: FunctionPath | None = path_of(name, function) if process else None
         """Where a worker process finds the function, if it is for one."""
-        self.is_light = self._knows_no_run()
-        self.never_waits = self.is_light and not _may_wait(function)
+        knows_no_run = self._knows_no_run()
+        self.is_light = knows_no_run and not is_action
+        """Whether it may begin, as a step, before anybody knows of its run."""
+        self.never_waits = knows_no_run and not _may_wait(function)
         """Whether its code is over as soon as it has begun: nothing can cancel it."""
         if process:
             self._check_process()
@@ -134,7 +136,6 @@ class TaskSpec:
             and self.run_name is None
             and self.timeout_s is None
             and self.limits is None
-            and not self.is_action
         )
 
     def _check_process(self) -> None:
