@@ -11,6 +11,7 @@ from anyio import get_cancelled_exc_class
 
 from headrace.engine.clock import seconds_to_ns
 from headrace.engine.completions import Completions
+from headrace.engine.errors import EventRefused
 from headrace.engine.headers import checked_headers
 from headrace.engine.launching import Launcher, checked_key
 from headrace.engine.payload import encode_stable
@@ -54,7 +55,8 @@ class Run(Completions, RunWaits):
         """
         executor = self._executor
         spec = executor.spec_of(task)
-        ordinal, raw = self._next_ordinal(), spec.encode_args(args, kwargs)
+        ordinal = self._next_ordinal()
+        raw = self._encoded(spec, args, kwargs, ordinal)
         step = self._recorded(ordinal, "call", spec.name, raw)
         if step is None and not executor.may_begin(self, spec):
             step = self._put_request("call", spec, raw, ordinal)
@@ -106,7 +108,8 @@ class Run(Completions, RunWaits):
         kwargs: dict[str, Any],
     ) -> int:
         spec = self._executor.spec_of(task)
-        raw, ordinal = spec.encode_args(args, kwargs), self._next_ordinal()
+        raw = self._encoded(spec, args, kwargs, self._ordinal + 1)
+        ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "launch", spec.name, raw, key)
         sequence = 0
         if step is None:
@@ -129,8 +132,11 @@ class Run(Completions, RunWaits):
             EventRefused, ValueError: as `Engine.emit`; nothing was stored.
         """
         check_emit(subject)
-        raw = encode_stable(data, f"event {subject!r}")
-        own = None if headers is None else checked_headers(headers, subject, raw)
+        try:
+            raw = encode_stable(data, f"event {subject!r}")
+            own = None if headers is None else checked_headers(headers, subject, raw)
+        except EventRefused as refused:
+            raise EventRefused(f"run {self.id}, call {self._ordinal + 1}: {refused}") from refused
         ordinal = self._next_ordinal()
         step = self._recorded(ordinal, "emit", subject, raw)
         if step is None:

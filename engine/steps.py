@@ -21,6 +21,7 @@ from headrace.engine.errors import (
     BlobUnusable,
     ConcurrentSteps,
     Diverged,
+    EventRefused,
     RunEnded,
     StepCancelled,
     StepFailed,
@@ -256,10 +257,16 @@ class Steps:
             raise Diverged(self.id, ordinal, recorded=recorded, asked=asked)
         return step
 
+    def _encoded(self, spec: TaskSpec, args: Any, kwargs: Any, ordinal: int) -> Raw:
+        try:
+            return spec.encode_args(args, kwargs)
+        except (EventRefused, TypeError) as error:
+            raise type(error)(f"run {self.id}, call {ordinal}: {error}") from error
+
     def _request(
         self, kind: StepKind, spec: TaskSpec, args: Any, kwargs: Any, ordinal: int
     ) -> Step:
-        raw = spec.encode_args(args, kwargs)
+        raw = self._encoded(spec, args, kwargs, ordinal)
         return self._recorded(ordinal, kind, spec.name, raw) or self._put_request(
             kind, spec, raw, ordinal
         )

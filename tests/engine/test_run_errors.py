@@ -188,6 +188,8 @@ async def test_raw_data_that_is_no_msgpack_is_refused(where: str, kind: str) -> 
             await quiet(engine)
         (dead,) = engine.runs("dead")
         assert "each Raw, found " in str(dead.error)
+        if where in {"argument", "event"}:
+            assert f"run {dead.id}, call 1: " in str(dead.error)
     async with opened(app, log, clock) as engine:
         await clock.step(engine, 5)
         await engine.drain()
@@ -391,3 +393,25 @@ async def test_result_that_no_longer_fits_is_told() -> None:
     assert "`int`" in str(dead.error)
     assert of_kind(log, AttemptFailed) == []
     assert went_on == ["other"]
+
+
+async def test_a_call_that_does_not_fit_names_the_run_and_the_call() -> None:
+    """An argument too many is an error of the second call, and not of the task that is called."""
+    app, log = App("x"), MemoryLog()
+
+    @app.task
+    async def one(n: int) -> int:
+        return n
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        await run.call(one, 1)
+        await run.call(one, 1, 2)  # type: ignore[call-overload]
+
+    async with opened(app, log, StepClock()) as engine:
+        await engine.emit("a")
+        await quiet(engine)
+        (dead,) = engine.runs("dead")
+    assert str(dead.error) == (
+        f"TypeError: run {dead.id}, call 2: task 'one': too many positional arguments"
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from headrace.engine.workers import STRAIGHT_MAX
 
 
 @pytest.fixture
-def attempts(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def attempts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The runs whose code was executed as an attempt's."""
     seen: list[int] = []
     execute = Attempt.execute
