@@ -112,6 +112,10 @@ class Engine(Life):
 
         *status* picks ``active``, ``waiting``, ``retrying``, ``completed``, ``failed`` (a
         step), ``dead`` (a dead letter) or ``cancelled``.
+
+        Raises:
+            EngineClosed: the engine was never open.
+            LogClosed: it is closed, and what made some of its runs had not been read by then.
         """
         progress = self.opened().runner.progress()
         return runs_of(self.kernel, status, progress=progress)
