@@ -7,7 +7,8 @@ is the type and whose object is the class.  None is imported before it is asked 
 from __future__ import annotations
 
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any, Final, Literal
 
 from msgspec import Struct
@@ -52,7 +53,10 @@ def connector(type: str) -> type[Any]:
         ConnectorUnknown: there is none; says which there are.
         ConnectorBroken: it cannot be imported, or is neither source nor sink.
     """
-    found = _announced()
+    return _class(type, _announced())
+
+
+def _class(type: str, found: dict[str, EntryPoint]) -> type[Any]:
     if type not in found:
         close = get_close_matches(type, found, n=1)
         meant = f"; did you mean {close[0]!r}?" if close else ""
@@ -82,10 +86,11 @@ def kind_of(found: object) -> Kind | None:
 def listed() -> list[Listed]:
     """Return all connectors that are installed, by type; those that are broken say why."""
     rows: list[Listed] = []
-    for name, point in _announced().items():
+    announced = _announced()  # once: it looks into every package of the environment
+    for name, point in announced.items():
         row = Listed(name, None, point.value, _package(point))
         try:
-            found = connector(name)
+            found = _class(name, announced)
         except ConnectorError as error:
             rows.append(Listed(row.type, None, row.place, row.package, error=str(error)))
             continue
@@ -97,9 +102,12 @@ def listed() -> list[Listed]:
 
 def _announced() -> dict[str, EntryPoint]:
     """Return what is announced, by type; of two with one type ours, or the first by package."""
-    points = sorted(
-        entry_points(group=GROUP), key=lambda one: (_package(one) != OWN, _package(one), one.name)
-    )
+    package = cache(_package_of)  # its name is read from a file each time
+
+    def place(point: EntryPoint) -> tuple[bool, str, str]:
+        return package(point.dist) != OWN, package(point.dist), point.name
+
+    points = sorted(entry_points(group=GROUP), key=place)
     found: dict[str, EntryPoint] = {}
     for point in points:
         found.setdefault(point.name, point)
@@ -107,7 +115,11 @@ def _announced() -> dict[str, EntryPoint]:
 
 
 def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else ""
+    return _package_of(point.dist)
+
+
+def _package_of(dist: Distribution | None) -> str:
+    return dist.name if dist is not None else ""
 
 
 def _loaded(point: EntryPoint) -> object:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,16 @@ Install = Callable[[dict[str, str], str], None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Give a function that installs a package: entry points, and the code of its module."""
 
     def installed(points: dict[str, str], code: str) -> None:
         package.install(tmp_path, points, code)
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(sys.modules, "mill_connectors", raising=False)
+        sys.modules.pop("mill_connectors", None)
 
-    return installed
+    yield installed
+    sys.modules.pop("mill_connectors", None)  # others have packages with a module of that name
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -64,6 +66,22 @@ def test_all_that_are_shipped_are_announced() -> None:
         }
 
     assert sorted(made - set(OWN.values())) == []
+
+
+def test_all_packages_are_looked_at_once_to_list_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment has hundreds of packages: once for each connector took seconds."""
+    looks: list[str] = []
+    entry_points = registry.entry_points
+
+    def counted(*, group: str) -> EntryPoints:
+        looks.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(registry, "entry_points", counted)
+    rows = listed()
+
+    assert {row.type for row in rows} >= set(OWN)
+    assert looks == ["headrace.connectors"]
 
 
 def test_connector_of_another_package_is_found_by_its_name(install: Install) -> None:
