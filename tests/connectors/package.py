@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 MILL = (Path(__file__).with_name("mill.py")).read_text()
@@ -16,3 +17,4 @@ def install(folder: Path, points: dict[str, str] | None = None, code: str = MILL
     lines = [f"{name} = {place}" for name, place in (points or POINTS).items()]
     (info / "entry_points.txt").write_text("\n".join(["[headrace.connectors]", *lines]))
     (folder / "mill_connectors.py").write_text(code)
+    sys.modules.pop("mill_connectors", None)  # of another test's package

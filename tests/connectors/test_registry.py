@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import EntryPoints
 from pathlib import Path
 from typing import Any
@@ -27,16 +26,14 @@ Install = Callable[[dict[str, str], str], None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Give a function that installs a package: entry points, and the code of its module."""
 
     def installed(points: dict[str, str], code: str) -> None:
         package.install(tmp_path, points, code)
         monkeypatch.syspath_prepend(tmp_path)
-        sys.modules.pop("mill_connectors", None)
 
-    yield installed
-    sys.modules.pop("mill_connectors", None)  # others have packages with a module of that name
+    return installed
 
 
 @pytest.mark.parametrize("name", OWN)
