@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,25 @@ def test_only_an_older_report_is_overwritten(headrace: Call, log: Path, tmp_path
     assert sorted(path.name for path in tmp_path.glob(".*")) == []
 
 
+def test_a_pipe_is_no_place_for_a_report(headrace: Call, log: Path, tmp_path: Path) -> None:
+    """It is neither waited for nor replaced."""
+    os.mkfifo(tmp_path / "pipe")
+    done = headrace("timeline", log, "--out", "pipe")
+
+    assert done.code == 2
+    assert "pipe: expected a place for a report, or an older one, found no file" in done.last_error
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_log_may_have_any_name(headrace: Call, log: Path) -> None:
+    """Also one that is no text: names of files are bytes."""
+    other = log.rename(log.with_name("a\udcff<b>.log"))
+    done = headrace("timeline", other, "--out", "a.html")
+
+    assert done.code == 0, done.err
+    assert data_of((log.parent / "a.html").read_bytes())["log"].endswith("a\\udcff<b>.log")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -155,6 +175,8 @@ def test_only_an_older_report_is_overwritten(headrace: Call, log: Path, tmp_path
         (["plant.log", "--from", "9999"], 2, "expected records of the log, found none there"),
         (["plant.log", "--from", "9", "--until", "3"], 2, "found none there: it has 1 to"),
         (["plant.log", "--from", "yesterday"], 2, "--from 'yesterday': expected a sequence"),
+        (["plant.log", "--from", "9" * 5000], 2, "found none there: it has 1 to"),
+        (["plant.log", "--until", "-999999999d"], 4, "later than 1970-01-01T00:00:00Z"),
         (["plant.log", "--bars", "3"], 2, "--bars"),
     ],
 )

@@ -107,6 +107,32 @@ def test_a_report_shows_runs_failures_and_events(
     assert browser.run("document.getElementById('note').hidden") is True
 
 
+def test_a_span_is_said_in_units_that_are_full(browser: Browser, page: Path) -> None:
+    """There is no minute of sixty seconds, and no day of 24 hours."""
+    browser.open(page)
+    said = {
+        seconds: browser.run(f"span({seconds} * 1e6)")
+        for seconds in (119.7, 3599.8, 7199, 86_399, 172_799, 3_723)
+    }
+
+    assert said == {
+        119.7: "2 m 0 s",
+        3599.8: "1 h 0 m",
+        7199: "2 h 0 m",
+        86_399: "1 d 0 h",
+        172_799: "2 d 0 h",
+        3_723: "1 h 2 m",
+    }
+
+
+def test_the_command_that_is_named_can_be_pasted(browser: Browser, page: Path) -> None:
+    """Also where the log's path has spaces and quotes in it."""
+    browser.open(page)
+
+    assert browser.run("forShell('a.log')") == "a.log"
+    assert browser.run('forShell("it\'s a log")') == "'it'\\''s a log'"
+
+
 def test_idle_time_is_collapsed_and_can_be_shown(browser: Browser, page: Path) -> None:
     """A day in which nothing happened does not squeeze the seconds in which something did."""
     browser.open(page)

@@ -11,6 +11,7 @@ from msgspec import Struct
 from headrace.cli.errors import Usage
 from headrace.cli.places import keys_named
 from headrace.cli.text import safe
+from headrace.cli.times import number_of
 from headrace.engine import record as r
 from headrace.engine.errors import RuleNotFound
 from headrace.engine.projected import is_projection
@@ -100,7 +101,8 @@ def breakpoint_of(text: str, rules: dict[str, str]) -> Breakpoint:
     if "kind" in said and said["kind"] not in r.KIND_BY_TYPE.values():
         known = ", ".join(sorted(r.KIND_BY_TYPE.values()))
         raise Usage(f"--break {safe(text)!r}: expected a kind of record, one of {known}")
-    if "run" in said and not (said["run"].isascii() and said["run"].isdigit()):
+    run = number_of(said["run"]) if "run" in said else None
+    if "run" in said and run is None:
         raise Usage(f"--break {safe(text)!r}: expected a run's number, found {said['run']!r}")
     if "subject" in said:
         try:
@@ -113,7 +115,7 @@ def breakpoint_of(text: str, rules: dict[str, str]) -> Breakpoint:
         keys_named(said.get("key")),
         said.get("kind"),
         said.get("subject"),
-        int(said["run"]) if "run" in said else None,
+        run,
     )
 
 

@@ -23,6 +23,7 @@ from headrace.cli.state import document_of, state_text
 from headrace.cli.state_parts import Wanted, check_rule, check_run
 from headrace.cli.state_things import run_fields
 from headrace.cli.text import safe, to_json
+from headrace.cli.times import number_of
 from headrace.engine import record as r
 from headrace.engine.errors import HeadraceError
 
@@ -272,9 +273,10 @@ class Session:
                 raise Usage(f"p: expected rule=…, key=… or run=…, found {safe(word)!r}")
             said[name] = value
         run = said.get("run")
-        if run is not None and not (run.isascii() and run.isdigit()):
+        number = None if run is None else number_of(run)
+        if run is not None and number is None:
             raise Usage(f"p: expected a run's number, found {safe(run)!r}")
-        wanted = Wanted(said.get("rule"), keys_named(said.get("key")), int(run) if run else None)
+        wanted = Wanted(said.get("rule"), keys_named(said.get("key")), number)
         kernel = self._stepper.kernel
         check_rule(wanted.rule, self._rules)
         check_run(wanted.run, kernel)
@@ -323,6 +325,7 @@ def _noted_of(rule: str, points: list[Breakpoint]) -> Set[Any] | None:
 def _count(text: str, command: str) -> int:
     if not text:
         return 1
-    if not (text.isascii() and text.isdigit() and int(text)):
+    count = number_of(text)
+    if not count:
         raise Usage(f"{command}: expected how many records, from 1, found {safe(text)!r}")
-    return int(text)
+    return count

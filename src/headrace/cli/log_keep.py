@@ -10,6 +10,7 @@ from headrace.cli.errors import OK, HoldNotFound, SnapshotMissing, Usage
 from headrace.cli.logs import check_there, folded, opened
 from headrace.cli.output import Output, write_document
 from headrace.cli.text import safe
+from headrace.cli.times import sequence_from
 
 if TYPE_CHECKING:
     from headrace.engine.log import LogReader
@@ -90,7 +91,7 @@ def compact(
 
     with opened(log) as reader:
         _check_snapshots(log, reader)
-        limit = _sequence_of(reader, before) if before is not None else None
+        limit = sequence_from(reader, before, "--before") if before is not None else None
         folder = reader.path
     if keep_bytes is None and keep_s is None:
         keep_bytes = 0
@@ -139,22 +140,6 @@ def _needs_of_runs(log: Path) -> list[Need]:
     with opened(log) as reader:
         oldest = folded(reader, shortcut=True).state.runs.oldest_needed()
     return [] if oldest is None else [Need(oldest, "runs that are open")]
-
-
-def _sequence_of(reader: LogReader, place: str) -> int:
-    """Return the first record at *place*, which is a sequence, a time, or so long ago."""
-    from headrace.cli.times import time_ns
-
-    if place.isascii() and place.isdigit():
-        return int(place)
-    try:
-        at_ns = time_ns(place)
-    except ValueError:
-        raise Usage(
-            f"--before {safe(place)!r}: expected a sequence, a time such as "
-            "2026-03-01T08:00:00Z, or so long ago as -15m; found none of these"
-        ) from None
-    return reader.sequence_at(at_ns)
 
 
 def _compact_text(done: Retention, results: int | None, *, dry_run: bool) -> str:

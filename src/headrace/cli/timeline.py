@@ -8,14 +8,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
-
 from headrace.cli.errors import OK, RecordNotFound, Usage
 from headrace.cli.logs import decoder, opened, time_before
 from headrace.cli.output import Output, facts, write_document
 from headrace.cli.progress import shown
-from headrace.cli.text import rfc3339, safe
-from headrace.cli.times import sequence_upto, time_ns
+from headrace.cli.text import rfc3339, safe, to_json
+from headrace.cli.times import sequence_from, sequence_upto
 from headrace.engine.errors import LogCorrupt
 from headrace.engine.tracing.columns import columns_of
 from headrace.engine.tracing.links import input_before, stored
@@ -79,7 +77,7 @@ def _range(reader: LogReader, from_: str | None, until: str | None) -> tuple[int
             f"{safe(str(reader.path))}: expected a log with records, found none in it yet"
         )
     if from_ is not None:
-        first = max(first, _sequence_from(reader, from_))
+        first = max(first, sequence_from(reader, from_, "--from"))
     if until is not None:
         last = min(last, sequence_upto(reader, until, "--until"))
     if first > last:
@@ -89,18 +87,6 @@ def _range(reader: LogReader, from_: str | None, until: str | None) -> tuple[int
             f"{reader.first_sequence} to {reader.last_sequence}"
         )
     return first, last
-
-
-def _sequence_from(reader: LogReader, place: str) -> int:
-    if place.isascii() and place.isdigit():
-        return int(place)
-    try:
-        return reader.sequence_at(time_ns(place))
-    except ValueError:
-        raise Usage(
-            f"--from {safe(place)!r}: expected a sequence, a time such as 2026-03-01T08:00:00Z, "
-            "or so long ago as -15m; found none of these"
-        ) from None
 
 
 def _read(reader: LogReader, report: Report, first: int, last: int) -> None:
@@ -178,8 +164,8 @@ def page_of(document: dict[str, Any]) -> bytes:
 
 def _embedded(document: dict[str, Any]) -> str:
     """Return *document* as JSON that cannot end the script that it stands in."""
-    text = msgspec.json.encode(document).decode()
-    for character in "<>&\u2028\u2029":
+    text = to_json(document)
+    for character in "<>&":
         # These can be in strings only, where JSON has another way to write them.
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
@@ -189,6 +175,8 @@ def _check_free(target: Path) -> None:
     """Refuse a path that holds something else than a report."""
     if target.is_dir():
         found = "a directory"
+    elif target.exists() and not target.is_file():
+        found = "no file"  # a pipe would be waited for, and put out of its place
     elif target.exists():
         with target.open("rb") as file:
             if file.read(len(MARK)) == MARK:

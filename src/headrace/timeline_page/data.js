@@ -44,11 +44,11 @@ function when(us, digits = 3) {
 }
 
 function span(us) {
-  const s = us / 1e6;
+  const s = us / 1e6, whole = Math.round(s), minutes = Math.round(s / 60), hours = Math.round(s / 3600);
   if (s < 0.001) return `${Math.round(us)} µs`;
   if (s < 1) return `${+(s * 1000).toPrecision(3)} ms`;
   if (s < 60) return `${+s.toPrecision(3)} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} m ${Math.round(s % 60)} s`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.round((s % 3600) / 60)} m`;
-  return `${Math.floor(s / 86400)} d ${Math.round((s % 86400) / 3600)} h`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} m ${whole % 60} s`;
+  if (minutes < 1440) return `${Math.floor(minutes / 60)} h ${minutes % 60} m`;
+  return `${Math.floor(hours / 24)} d ${hours % 24} h`;
 }

@@ -32,6 +32,9 @@ const runLabel = (row) => `${text(R.kind[row])} ${text(R.name[row])}, run ${R.ru
 const eventLabel = (event) => `event ${E.sequence[event]}  ${text(E.subject[event])}`;
 const isBad = (row) => (FAILED.has(statusOf(row)) ? "failed" : "");
 
+// A path as a shell takes it for one word.
+const forShell = (path) => (/^[\w.,:@%+=\/][\w.,:@%+=\/-]*$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`);
+
 function describe() {
   const into = document.getElementById("details");
   into.replaceChildren();
@@ -60,7 +63,7 @@ function describeRun(into, row) {
   links(into, "steps", childrenOf.get(R.run[row]) ?? [], runLabel, pickRow, isBad);
   links(into, "emitted", emittedBy.get(R.run[row]) ?? [], eventLabel, pickEvent);
   const hint = element("p", "all of it: ");
-  hint.append(element("code", `headrace trace ${D.log} --run ${R.run[row]}`));
+  hint.append(element("code", `headrace trace ${forShell(D.log)} --run ${R.run[row]}`));
   into.append(hint);
 }
 
