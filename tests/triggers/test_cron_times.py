@@ -7,6 +7,7 @@ import zoneinfo
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -201,6 +202,12 @@ def fields(draw: st.DrawFn, first: int, last: int) -> tuple[str, set[int]]:
     return f"{low}-{high}", set(range(low, high + 1))
 
 
+@cache
+def on_the_wall(at: datetime, tz: str) -> datetime:
+    """Say what a clock on the wall shows; the examples are all around the same few days."""
+    return at.astimezone(ZoneInfo(tz)).replace(tzinfo=None)
+
+
 class Expression:
     """An expression as sets of numbers, made anew from the manual page of cron."""
 
@@ -218,23 +225,21 @@ class Expression:
         return self.texts[0].startswith("*") or self.texts[1].startswith("*")
 
     def matches(self, local: datetime) -> bool:
+        if local.minute not in self.minutes or local.hour not in self.hours:
+            return False
         by_day = local.day in self.days
         by_weekday = local.isoweekday() % 7 in self.weekdays
         with_star = self.texts[2].startswith("*") or self.texts[4].startswith("*")
-        return (
-            local.minute in self.minutes
-            and local.hour in self.hours
-            and local.month in self.months
-            and (by_day and by_weekday if with_star else by_day or by_weekday)
+        return local.month in self.months and (
+            by_day and by_weekday if with_star else by_day or by_weekday
         )
 
     def due(self, tz: str, start: datetime, end: datetime) -> Iterator[datetime]:
         """Look at each minute in between: at the clock on the wall, and at what it has passed."""
-        zone = ZoneInfo(tz)
         at = start - timedelta(days=2)
-        reached = at.astimezone(zone).replace(tzinfo=None)
+        reached = on_the_wall(at, tz)
         while (at := at + MINUTE) < end:
-            local = at.astimezone(zone).replace(tzinfo=None)
+            local = on_the_wall(at, tz)
             if self.by_star:
                 is_due = self.matches(local)
             else:
