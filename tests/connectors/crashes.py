@@ -122,7 +122,7 @@ class Crashes:
             time.sleep(0.1)
 
     def _counted(self) -> Counter[int]:
-        if not self._log.exists():
+        if not (self._log / "MANIFEST").exists():  # it is only being made
             return Counter()
         with LogReader(self._log) as log:
             records = [decode(raw) for _, group in log.read() for raw in group]

@@ -266,7 +266,7 @@ async def test_nothing_of_them_is_left(tmp_path: Path) -> None:
         await engine.emit("b")
         pids.append(await pid_in(mark))
 
-    assert set(threading.enumerate()) == threads
+    assert set(threading.enumerate()) <= threads  # of a test before this one may end meanwhile
     assert descriptors() == files
     for pid in pids:
         gone(pid)
