@@ -7,6 +7,7 @@ from functools import cache
 import msgspec
 from tests.simulation.disk import Inode, SimulatedDisk
 from tests.simulation.session import SameDay, Session, contents, record
+from tests.simulation.unthreaded import written_at_once
 
 from headrace.engine.log import FileLog, LogReader
 from headrace.engine.log.blobs import digest_of
@@ -113,6 +114,7 @@ def read(disk: Files, path: str) -> list[bytes]:
         return [r for _, batch in reader.read(after=0) for r in batch]
 
 
+@written_at_once()
 def check_log(
     disk: SimulatedDisk, path: str, expected: list[bytes], log_id: bytes, *, clean: bool = True
 ) -> None:
