@@ -13,12 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from tests.cli.command import Call
 from tests.connectors import package
 
+from headrace import App
 from headrace.cli import doctor_disk, doctor_links, doctor_machine
 from headrace.cli.findings import Finding
+from headrace.connectors.intake import Intake
+from headrace.connectors.promises import Promise
 
 pytestmark = pytest.mark.slow
 
@@ -146,6 +150,30 @@ def test_settings_that_are_wrong_do_not_hide_the_rest(
     assert "--log DIR" in found["disk"]["mend"]
 
 
+@pytest.mark.parametrize("field", ["url", "parts"])
+def test_connector_without_a_dict_is_looked_at(field: str, address: str) -> None:
+    """Somebody's source may be of slots, or a struct; what it keeps is found all the same."""
+
+    class Part(msgspec.Struct):
+        url: str
+
+    class Slim:
+        __slots__ = ("name", "parts", "url")
+        promise: Promise = "at most once"
+
+        async def run(self, intake: Intake) -> None:
+            """Bring nothing in."""
+
+    slim = Slim()
+    slim.name = "slim"
+    setattr(slim, field, f"tcp://{address}" if field == "url" else [Part(f"tcp://{address}")])
+    app = App("a")
+    app.source(slim)
+    (found,) = doctor_links.links(app)
+
+    assert (found.state, found.found) == ("ok", f"{address} can be connected to")
+
+
 def test_probe_that_hangs_or_raises_is_a_finding(
     here: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +227,8 @@ def test_disk_that_cannot_be_written_or_is_full(
     (tmp_path / "file").write_text("")
     (no_folder,) = doctor_disk.disk(tmp_path / "file")
     assert (no_folder.state, no_folder.found) == ("fail", f"{tmp_path / 'file'} is no folder")
+    (too_long,) = doctor_disk.disk(tmp_path / ("a" * 300))
+    assert (too_long.state, too_long.found.rpartition(": ")[2]) == ("fail", "File name too long")
 
 
 @pytest.mark.parametrize(("kind", "said"), [("tmpfs", "in memory"), ("nfs4", "on a network")])
@@ -207,6 +237,13 @@ def test_disk_that_is_none(tmp_path: Path, kind: str, said: str) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path} {kind} rw 0 0\n")
     found = [one for one in doctor_disk.disk(tmp_path / "log", mounts) if one.state == "warn"]
+    assert said in found[0].found
+    # As the kernel writes a space; and names are bytes.
+    mounts.write_bytes(
+        f"a / ext4 rw 0 0\nb {tmp_path}/my\\040log {kind} rw 0 0\n".encode() + b"c /\xff x rw 0 0\n"
+    )
+    (tmp_path / "my log").mkdir()
+    found = [one for one in doctor_disk.disk(tmp_path / "my log", mounts) if one.state == "warn"]
     assert said in found[0].found
     mounts.write_text(f"a / ext4 rw 0 0\nb {tmp_path}2 {kind} rw 0 0\n")
     assert all(said not in one.found for one in doctor_disk.disk(tmp_path / "log", mounts))
@@ -237,11 +274,24 @@ def test_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.mend.startswith("ulimit -n 4096")
 
 
+NEEDS = [
+    "cloth>=2.10",
+    "rope",
+    'pole>=1; extra == "mast"',
+    # As builders write what has two bounds: the upper one first.
+    'oar<0.15,>=0.12; extra == "oars"',
+    'keel<0.15,>=0.12; extra == "keels"',
+    'a; extra == "dev"',
+]
+
+
 def test_library_that_is_old_or_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what the package says that it needs."""
     for name, version, needs in (
-        ("sail", "1.0", ["cloth>=2.10", "rope", 'pole>=1; extra == "mast"', 'a; extra == "dev"']),
+        ("sail", "1.0", NEEDS),
         ("cloth", "2.9", []),
+        ("oar", "0.15.1", []),
+        ("keel", "0.11", []),
     ):
         info = tmp_path / f"{name}-{version}.dist-info"
         info.mkdir()
@@ -250,10 +300,14 @@ def test_library_that_is_old_or_missing(tmp_path: Path, monkeypatch: pytest.Monk
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
         )
     monkeypatch.syspath_prepend(tmp_path)
-    old, missing, extras = doctor_machine.libraries("sail")
+    old, new, other, missing, extras = doctor_machine.libraries("sail")
     assert (old.state, old.found) == ("warn", "expected cloth 2.10 or newer, found 2.9")
+    assert old.mend == "pip install --upgrade cloth"
+    assert (new.state, new.found) == ("warn", "expected oar before 0.15, found 0.15.1")
+    assert new.mend == "pip install --upgrade 'oar<0.15'"
+    assert (other.state, other.found) == ("warn", "expected keel 0.12 or newer, found 0.11")
     assert (missing.state, missing.found) == ("fail", "missing: rope")
-    assert (extras.state, extras.found) == ("ok", "none; not there: mast")
+    assert (extras.state, extras.found) == ("ok", "keels, oars; not there: mast")
     (gone,) = doctor_machine.libraries("no-such-package")
     assert gone.state == "warn"
 

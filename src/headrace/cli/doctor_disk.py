@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -20,16 +21,22 @@ SYNCS: Final = 20
 SYNC_BYTES: Final = 4096
 SYNC_S_SLOW: Final = 0.02
 MEMORY: Final = ("tmpfs", "ramfs", "devtmpfs")
+_ESCAPE: Final = re.compile(rb"\\([0-3][0-7]{2})")
 NETWORK: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs")
 
 
 def disk(log: Path, mounts: Path = Path("/proc/self/mounts")) -> Iterator[Finding]:
     """Look at the disk that the log at *log* is or would be on; what is written is removed."""
-    folder = _nearest(log)
-    if not folder.is_dir():
-        yield fail("disk", f"{safe(str(folder))} is no folder", "name the directory of a log")
+    try:
+        folder = _nearest(log)
+        if not folder.is_dir():
+            yield fail("disk", f"{safe(str(folder))} is no folder", "name the directory of a log")
+            return
+        yield _room(folder)
+    except OSError as error:
+        found = f"{safe(str(error.filename or log))}: {error.strerror or error}"
+        yield fail("disk", found, "let this user look there, or name another directory")
         return
-    yield _room(folder)
     kind = _kind(folder, mounts)
     if kind in MEMORY:
         yield warn(
@@ -78,12 +85,17 @@ def _room(folder: Path) -> Finding:
 def _kind(folder: Path, mounts: Path) -> str:
     """Return the kind of file system that *folder* is on; empty where nothing says so."""
     try:
-        rows = [line.split(" ") for line in mounts.read_text().splitlines()]
+        rows = [line.split(b" ") for line in mounts.read_bytes().splitlines()]
     except OSError:
         return ""
     real = folder.resolve()
-    places = {Path(row[1]): row[2] for row in rows if len(row) > 2}
+    places = {_unescaped(row[1]): row[2].decode() for row in rows if len(row) > 2}
     return next((places[one] for one in (real, *real.parents) if one in places), "")
+
+
+def _unescaped(place: bytes) -> Path:
+    """Return a path that may have white space in it, which the kernel writes in octal."""
+    return Path(os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8)]), place)))
 
 
 def _syncs(folder: Path) -> list[float]:

@@ -6,7 +6,7 @@ it found.  Of another the addresses are taken that it keeps as ``…://host``, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -58,7 +58,7 @@ async def _look_at_all(connectors: dict[str, Any], found: dict[str, Finding]) ->
 
 
 async def _look_at(name: str, connector: Any, found: dict[str, Finding]) -> None:
-    parts = [connector, *vars(connector).values()]
+    parts = [connector, *_kept_in(connector)]
     probe = next((one.probe for one in parts if hasattr(one, "probe")), None)
     try:
         with anyio.fail_after(PROBE_S):
@@ -103,10 +103,22 @@ def _places(connector: Any) -> Iterator[tuple[str, int]]:
 
 def _texts(connector: Any) -> Iterator[str]:
     """Yield what it keeps as text, also in a part of it that keeps its address."""
-    kept = list(vars(connector).values())
-    for value in list(kept):
-        kept += vars(value).values() if hasattr(value, "__dict__") and not callable(value) else ()
+    kept = list(_each(_kept_in(connector)))
     for value in kept:
-        for text in value if isinstance(value, (list, tuple)) else (value,):
-            if isinstance(text, str):
-                yield text
+        of_it = () if callable(value) else _kept_in(value)
+        yield from (text for text in (value, *_each(of_it)) if isinstance(text, str))
+
+
+def _each(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield *values*, and of lists what is in them."""
+    for value in values:
+        yield from value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _kept_in(thing: Any) -> list[Any]:
+    """Return what *thing* keeps in its attributes; it may have slots, and no dict."""
+    if hasattr(thing, "__dict__"):
+        return list(vars(thing).values())
+    names = getattr(thing, "__struct_fields__", None) or getattr(thing, "__slots__", ())
+    names = (names,) if isinstance(names, str) else names
+    return [getattr(thing, name, None) for name in names]

@@ -22,9 +22,11 @@ YEAR_MIN_NS: Final = 1_735_689_600 * 10**9
 ZONE: Final = "Europe/Berlin"
 
 _REQUIREMENT: Final = re.compile(
-    r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?(?:>=(?P<least>[0-9.]+))?[^;]*"
+    r"(?P<name>[A-Za-z0-9._-]+)(?:\[[^]]*\])?(?P<bounds>[^;]*)"
     r"(?:;.*extra == ['\"](?P<extra>[^'\"]+)['\"])?"
 )
+_LEAST: Final = re.compile(r">=\s*([0-9.]+)")
+_BEFORE: Final = re.compile(r"<\s*([0-9.]+)")
 
 
 def python() -> Finding:
@@ -55,12 +57,7 @@ def libraries(of: str = "headrace") -> Iterator[Finding]:
             missing.setdefault(extra, []).append(found["name"])
             continue
         there.setdefault(extra, []).append(f"{found['name']} {has}")
-        if _numbers(has) < _numbers(found["least"] or "0"):
-            yield warn(
-                "libraries",
-                f"expected {found['name']} {found['least']} or newer, found {has}",
-                f"pip install --upgrade {found['name']}",
-            )
+        yield from _fitting(found["name"], has, found["bounds"])
     if "" in missing:
         names = ", ".join(missing.pop(""))
         yield fail("libraries", f"missing: {names}", f"pip install {of}")
@@ -72,6 +69,21 @@ def libraries(of: str = "headrace") -> Iterator[Finding]:
         f"{', '.join(sorted(installed)) or 'none'}; not there: "
         f"{', '.join(sorted(missing)) or 'none'}",
     )
+
+
+def _fitting(name: str, has: str, bounds: str) -> Iterator[Finding]:
+    """Look whether the version that is there is within *bounds*, such as ``<0.15,>=0.12``."""
+    least, before = _LEAST.search(bounds), _BEFORE.search(bounds)
+    if least is not None and _numbers(has) < _numbers(least[1]):
+        mend = f"pip install --upgrade {name}" if before is None else _exactly(name, before[1])
+        yield warn("libraries", f"expected {name} {least[1]} or newer, found {has}", mend)
+    if before is not None and _numbers(has) >= _numbers(before[1]):
+        text = f"expected {name} before {before[1]}, found {has}"
+        yield warn("libraries", text, _exactly(name, before[1]))
+
+
+def _exactly(name: str, before: str) -> str:
+    return f"pip install --upgrade '{name}<{before}'"
 
 
 def _numbers(text: str) -> list[int]:
