@@ -6,6 +6,7 @@ before: that tells wrong credentials, and servers that speak something else, fro
 
 from __future__ import annotations
 
+import re
 import ssl
 import struct
 from importlib.metadata import version
@@ -15,7 +16,6 @@ import anyio
 from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from headrace.connectors.addresses import masked
 from headrace.connectors.checks import (
     check_maybe_text,
     check_number,
@@ -39,6 +39,9 @@ KEY_HEADER: Final = "idempotency-key"
 SUBJECT_HEADER: Final = "subject"
 PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+_HOST: Final = re.compile(r"[^\s/?#@]+")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_USER: Final = re.compile(r"[^,]*@")
 
 
 class Brokers:
@@ -224,10 +227,11 @@ def _hosts(place: str, servers: str) -> list[tuple[str, int]]:
     hosts: list[tuple[str, int]] = []
     for server in check_text(place, "servers", servers, what=what).split(","):
         host, colon, port = server.strip().rpartition(":")
-        if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ConnectorError(
-                f"{place}, servers: expected {what}, found {masked(servers)!r:.100}"
-            )
+        is_port = bool(colon) and _PORT.fullmatch(port) and 0 < int(port) < 65536
+        if not is_port or not _HOST.fullmatch(host):
+            # A user does not stand there, and who has written one is not to see it in a log.
+            found = _USER.sub("***@", servers)
+            raise ConnectorError(f"{place}, servers: expected {what}, found {found!a:.100}")
         hosts.append((host.strip("[]"), int(port)))
     return hosts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
+import msgspec
 from anyio import to_thread
 from msgspec import Struct
 
@@ -21,6 +23,10 @@ TITLE: Final = "{subject}"
 BODY: Final = "{data}"
 CHARS_MAX: Final = 32_768
 TIMEOUT_S: Final = 60.0
+THREADS_MAX: Final = 16
+"""How many messages are under way at once, those counted whose answer nobody waits for any more."""
+FOUND_CHARS_MAX: Final = 40
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}")
 
 
 class Notification(Struct, frozen=True):
@@ -62,18 +68,18 @@ class NotifySink:
         if not isinstance(several, str | Sequence) or isinstance(several, bytes):
             raise TypeError(f"{place}, urls: expected addresses, found a {type(several).__name__}")
         given = [urls] if isinstance(urls, str) else list(urls)
-        found: list[object] = [*given]
-        if not found or not all(isinstance(url, str) and "://" in url for url in found):
-            # Not the addresses: they are secrets.
+        fault = _fault_of(given)
+        if fault is not None:
             raise ValueError(
                 f"{place}, urls: expected addresses such as 'slack://…' as Apprise writes them, "
-                f"found {len(given)}, not all of which are"
+                f"found {fault}"
             )
         self._urls = given
         self._title = _parts(title, f"{place}, title")
         self._body = _parts(body, f"{place}, body")
         self._timeout_s = check_number(place, "timeout_s", timeout_s, 0.001, 86_400.0)
         self._notifier: Any = None
+        self._limiter: anyio.CapacityLimiter | None = None
 
     def __repr__(self) -> str:
         return f"NotifySink({len(self._urls)} addresses, name={self.name!r})"
@@ -92,7 +98,20 @@ class NotifySink:
         """
         # It reads all its plugins at the first address: that takes a second.
         self._notifier = await to_thread.run_sync(self._opened)
+        # Of its own: services that are silent would take the threads that all others share.
+        self._limiter = anyio.CapacityLimiter(THREADS_MAX)
         return self
+
+    async def probe(self) -> str:
+        """Say whether the addresses are known, as `headrace doctor` asks.
+
+        Nothing is sent, since people would read it; raises as entering does.
+        """
+        await to_thread.run_sync(self._opened)
+        return (
+            f"Apprise knows all {len(self._urls)} addresses; whether they take a message is seen "
+            "when one is sent"
+        )
 
     def _opened(self) -> Any:
         with warnings.catch_warnings():
@@ -107,9 +126,10 @@ class NotifySink:
                     is_known = notifier.add(url)
                 if not is_known:
                     scheme = url.partition("://")[0]
+                    shown = f"{scheme}://…" if _SCHEME.fullmatch(scheme) else "…"
                     raise ValueError(
                         f"sink {self.name!r}, urls, number {number}: expected an address that "
-                        f"Apprise knows, found another one ({scheme}://…)"
+                        f"Apprise knows, found another one ({shown})"
                     )
         return notifier
 
@@ -134,9 +154,9 @@ class NotifySink:
         notify = partial(
             self._notifier.notify, body=message.body or message.title, title=message.title
         )
-        # A thread cannot be stopped: it is left to its end, which nobody waits for.
+        # A thread cannot be stopped: it is left to its end, for which only the program's waits.
         with anyio.move_on_after(self._timeout_s):
-            if await to_thread.run_sync(notify, abandon_on_cancel=True):
+            if await to_thread.run_sync(notify, abandon_on_cancel=True, limiter=self._limiter):
                 return
             raise SinkUnavailable(
                 f"sink {self.name!r}: expected all of {len(self._urls)} to take the message, "
@@ -162,6 +182,18 @@ def _silent(name: str) -> Generator[None]:
         log.removeFilter(no_record)
 
 
+def _fault_of(urls: Sequence[object]) -> str | None:
+    """Return what is wrong with addresses, without what they say: they are secrets."""
+    if not urls:
+        return "none"
+    for number, url in enumerate(urls, 1):
+        if not isinstance(url, str):
+            return f"{type(url).__name__} as number {number}"
+        if "://" not in url:
+            return f"text without '://' as number {number}"
+    return None
+
+
 def _parts(template: str, place: str) -> list[str | list[str]]:
     """Take a template apart: texts, and the paths of what is put between them.
 
@@ -181,8 +213,10 @@ def _parts(template: str, place: str) -> list[str | list[str]]:
         names = path.split(".")
         is_place = names == ["subject"] or (names[0] == "data" and "" not in names)
         if not brace or not is_place:
+            found = f"{{{path}{brace}"
             raise ValueError(
-                f"{place}: expected {{subject}}, {{data}} or {{data.field}}, found {{{path}}}"
+                f"{place}: expected {{subject}}, {{data}} or {{data.field}}, "
+                f"found {found[:FOUND_CHARS_MAX]!a}"
             )
         parts.append(names)
     return parts
@@ -202,8 +236,6 @@ def _filled(parts: list[str | list[str]], values: dict[str, Any]) -> str:
 
 
 def _text(value: Any) -> str:
-    import msgspec
-
     if isinstance(value, str):
         return value
     if value is None:

@@ -73,7 +73,8 @@ class PostgresSink:
             url, place, password=password, ca_file=ca_file, timeout_s=timeout_s
         )
         if (table is None) == (statement is None):
-            raise ValueError(f"{place}: expected a table or a statement, found both or neither")
+            found = "neither" if table is None else "both"
+            raise ValueError(f"{place}: expected a table or a statement, found {found}")
         self._table = None if table is None else quoted(place, "table", table)
         self._statement = "" if statement is None else check_text(place, "statement", statement)
         self._key_column = quoted(place, "key_column", key_column)

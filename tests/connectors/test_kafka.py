@@ -281,6 +281,19 @@ def test_settings_are_checked_at_once() -> None:
     """With the place, what was expected and what was found, and without the password."""
     with pytest.raises(ConnectorError, match=r"Kafka 'kafka', servers: expected addresses"):
         Kafka("localhost", ["t"])
+    for servers in (
+        "kafka://u:planted@h:9092",
+        "u:planted@h:9092",
+        "a:1,u:planted@h",
+        "//h:9092",
+        "a b:9092",
+        "h\n:9092",
+        "h:٣",
+    ):
+        with pytest.raises(ConnectorError, match=r"servers: expected addresses") as refused:
+            Kafka(servers, ["t"])
+        assert "planted" not in str(refused.value)
+        assert "\n" not in str(refused.value)
     with pytest.raises(TypeError, match="topics: expected a list"):
         Kafka("localhost:9092", "t")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="start: expected earliest or latest"):

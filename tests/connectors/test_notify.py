@@ -7,11 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from tests.connectors.asking import SECRET
 
 from headrace import App, MemoryLog, ResourceFailed, on
@@ -148,6 +150,29 @@ async def test_slow_service_is_not_waited_for(people: People) -> None:
     await anyio.sleep(0.6)  # its thread has an answer to wait for
 
 
+async def test_those_who_answer_late_take_no_thread_from_others(people: People) -> None:
+    """Threads that all of a program share are few, and a service may be silent for long."""
+    people.wait_s = 0.3
+    async with NotifySink(people.url) as sink, anyio.create_task_group() as group:
+        group.start_soon(partial(sink.send, Notification("a"), key="k"))
+        with anyio.fail_after(5):
+            while not people.told:
+                await anyio.sleep(0.01)
+
+        assert to_thread.current_default_thread_limiter().borrowed_tokens == 0
+
+
+async def test_doctor_hears_whether_the_addresses_are_known() -> None:
+    """Before anything is sent, and without showing them."""
+    said = await NotifySink([f"json://{SECRET}@a", "json://b"]).probe()
+    assert said.startswith("Apprise knows all 2 addresses")
+    assert SECRET not in said
+    with pytest.raises(ValueError, match="number 2: expected an address that Apprise knows"):
+        await NotifySink(["json://a", f"nothing://{SECRET}"]).probe()
+    with pytest.raises(ValueError, match=r"found another one \(…\)"):
+        await NotifySink(f"token {SECRET}://a").probe()
+
+
 @pytest.mark.parametrize("url", [f"nothing://{SECRET}@host", "slak://hidden/a?x=hidden"])
 async def test_address_that_apprise_does_not_know_ends_the_start(
     url: str, caplog: pytest.LogCaptureFixture
@@ -188,10 +213,27 @@ def test_templates_that_cannot_work_are_refused(template: str) -> None:
         NotifySink("json://a", body=template)
 
 
-@pytest.mark.parametrize("urls", ["", [], ["json://a", ""], [SECRET]])
-def test_no_address_is_a_mistake(urls: Any) -> None:
-    """The addresses are not shown."""
-    with pytest.raises(ValueError, match="urls: expected addresses") as caught:
+def test_what_is_no_template_is_shown_on_one_line() -> None:
+    """And not all of it, where a brace is missing near the beginning."""
+    with pytest.raises(ValueError, match="body: expected") as caught:
+        NotifySink("json://a", body="{data\n" + "x" * 1000)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("urls", "found"),
+    [
+        ("", "text without '://' as number 1"),
+        ([], "none"),
+        (["json://a", ""], "text without '://' as number 2"),
+        ([SECRET], "text without '://' as number 1"),
+        (["json://a", 7], "int as number 2"),
+    ],
+)
+def test_no_address_is_a_mistake(urls: Any, found: str) -> None:
+    """It is said which one; the addresses are not shown."""
+    with pytest.raises(ValueError, match=f"urls: expected addresses .* found {found}") as caught:
         NotifySink(urls)
     assert SECRET not in str(caught.value)
 

@@ -366,6 +366,10 @@ async def test_statement_of_ones_own(server: PostgresServer) -> None:
             assert await sink.send(PostgresMessage("a", data), key=f"k{value}") == 1
     rows = await server_sql(server.sql, "SELECT unit, value, by FROM state")
     assert [tuple(row) for row in rows] == [("m1", 2, "k1")]
+    async with PostgresSink(server.url, statement="SELECT $1::int") as sink:
+        # The library encodes it, so the server never sees it: no later try would do better.
+        with pytest.raises(SinkRefused, match=r"\$1: '7'"):
+            await sink.send(PostgresMessage("a", 7), key="k")
     many = "SELECT $1::text, $2::text, $3::text, $4::text"
     async with PostgresSink(server.url, statement=many) as sink:
         with pytest.raises(SinkRefused, match="found 4"):
@@ -429,8 +433,10 @@ def test_settings_are_checked_at_once() -> None:
         PostgresOutbox(url, poll_s=0.0)
     with pytest.raises(TypeError, match="channels: expected a list"):
         PostgresNotify(url, "c")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="a table or a statement"):
+    with pytest.raises(ValueError, match="a table or a statement, found neither"):
         PostgresSink(url)
+    with pytest.raises(ValueError, match="a table or a statement, found both"):
+        PostgresSink(url, "t", statement="SELECT 1")
     assert "planted" not in repr(PostgresOutbox(url))
 
 
