@@ -9,6 +9,7 @@ there at once, and code that waits for anything else is no code that can be repl
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, Final, NoReturn, cast
 
@@ -16,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.engine import record as r
-from headrace.engine.attempt import error_text
+from headrace.engine.attempt import ERROR_CHARS_MAX, error_text
 from headrace.engine.decider import Decider
 from headrace.engine.errors import BlobUnusable, LogCorrupt
 from headrace.engine.executor import Executor
@@ -32,6 +33,8 @@ from headrace.engine.versions import spec_for
 SHOWN_MAX: Final = 1000
 FROM_OUTSIDE: Final = ("TimeoutError", "ProcessDied", "StepLeft")
 """Errors that come to code from outside, and so do not come again."""
+ADDED: Final = (" (and its retry policy raised ", " (not tried again: ")
+"""How begins what the engine adds to what an error says when it records it."""
 Ended = r.RunCompleted | r.RunFailed | r.AttemptFailed
 
 
@@ -127,25 +130,38 @@ def _checked(
         return None
     attempt = Run(cast("Executor", executor), run, executor.host)
     value: Any = None
+    executor.stray = None
     try:
-        value = _called(spec, attempt, run, load_firing)
+        value = _called(executor, spec, attempt, run, load_firing)
         result = bytes(spec.encode_result(value))
-    except _Stray as stray:
-        return str(stray)
     except BlobUnusable:
         return None  # an answer that was too large for the log, and is gone or damaged
-    except Exception as error:  # noqa: BLE001 (the run boundary)
-        text = error_text(error)
-        if recorded is None:
-            return f"recorded is that it completed, and it raised {text}"
-        is_same = recorded.startswith(text)
-        return "" if is_same else f"recorded is {recorded}, and it raised {text}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 (the run boundary)
+        return executor.stray or _other_error(recorded, error_text(error))
     finally:
         attempt.is_over = True
+    if executor.stray is not None:
+        return executor.stray
     if recorded is not None:
         return f"recorded is {recorded}, and it returned {value!r:.120}"
     assert isinstance(record, r.RunCompleted)
     return _other_end(attempt, run, record, result)
+
+
+def _other_error(recorded: str | None, raised: str) -> str:
+    """Return in what way *raised* is another error than *recorded*; empty: in none."""
+    if recorded is None:
+        return f"recorded is that it completed, and it raised {raised}"
+    said = recorded
+    for added in ADDED:
+        said = said.partition(added)[0]
+    # What is added takes the place of the end of a text that is too long with it.
+    is_cut = len(recorded) >= ERROR_CHARS_MAX and raised.startswith(said)
+    if raised in (recorded, said) or is_cut:
+        return ""
+    return f"recorded is {recorded}, and it raised {raised}"
 
 
 def _other_end(attempt: Run, run: RunState, record: r.RunCompleted, result: bytes) -> str:
@@ -160,7 +176,11 @@ def _other_end(attempt: Run, run: RunState, record: r.RunCompleted, result: byte
 
 
 def _called(
-    spec: TaskSpec, attempt: Run, run: RunState, load_firing: Callable[[RunState], Any]
+    executor: _Recorded,
+    spec: TaskSpec,
+    attempt: Run,
+    run: RunState,
+    load_firing: Callable[[RunState], Any],
 ) -> Any:
     """Call the function as an attempt does; return what it returns."""
     args, kwargs = ([], {}) if run.args is None else spec.decode_args(run.args)
@@ -169,7 +189,7 @@ def _called(
     if spec.firing_name is not None:
         kwargs[spec.firing_name] = load_firing(run)
     made = spec.bind(args, kwargs)()
-    return _driven(_joined(attempt, made)) if spec.is_async else made
+    return _driven(executor, _joined(attempt, made)) if spec.is_async else made
 
 
 async def _joined(attempt: Run, code: Any) -> Any:
@@ -179,14 +199,15 @@ async def _joined(attempt: Run, code: Any) -> Any:
     return value
 
 
-def _driven(code: Coroutine[Any, Any, Any]) -> Any:
+def _driven(executor: _Recorded, code: Coroutine[Any, Any, Any]) -> Any:
     """Return what *code* returns, which has nothing to wait for."""
     try:
         code.send(None)
     except StopIteration as end:
         return end.value
-    code.close()
-    raise _Stray("it waits for something that is no call of its run")
+    with suppress(RuntimeError):  # it goes on waiting while it is closed
+        code.close()
+    return executor.fail("it waits for something that is no call of its run")
 
 
 class _Recorded:
@@ -195,6 +216,8 @@ class _Recorded:
     def __init__(self, log: Any, kernel: Kernel, specs: Mapping[str, TaskSpec]) -> None:
         self._specs = {id(spec.function): spec for spec in specs.values()}
         self.host = host = object()
+        self.stray: str | None = None
+        """How the code that is executed has strayed first."""
         self.rules = self.processes = self.stopwatch = self.observer = None
         self.pipeline = SimpleNamespace(
             backend=SimpleNamespace(current_task=lambda: host, waiter=self._wait),
@@ -208,8 +231,16 @@ class _Recorded:
             monotonic_ns=lambda: 0,
         )
 
+    def fail(self, text: str) -> NoReturn:
+        """Keep code from going on that strays, and note how, unless it has strayed before.
+
+        It may take what it is given here for a failure, or make another call before it ends.
+        """
+        self.stray = self.stray or text
+        raise _Stray(text)
+
     def _wait(self) -> NoReturn:
-        raise _Stray("it waits for a call that is not recorded as ended")
+        self.fail("it waits for a call that is not recorded as ended")
 
     def _put(self, record: r.Input) -> NoReturn:
         name = ""
@@ -222,9 +253,7 @@ class _Recorded:
         kind = r.KIND_BY_TYPE[type(record)]
         ordinal = getattr(record, "ordinal", 0)
         place = f"as call {ordinal} " if ordinal else ""
-        raise _Stray(
-            f"{place}it asks for {f'{kind} {name}'.strip()}, and nothing is recorded there"
-        )
+        self.fail(f"{place}it asks for {f'{kind} {name}'.strip()}, and nothing is recorded there")
 
     async def _committed(self, _: int) -> None:
         """Return at once: what is recorded is committed."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tenacity import AsyncRetrying, retry_if_exception
 from tests.engine.stand import opened
 
 from headrace import App, Firing, MemoryLog, Retry, Run, on
@@ -149,6 +150,108 @@ async def test_code_that_waits_for_something_else_is_named() -> None:
         "it waits for something that is no call of its run"
     ]
     assert replay_runs(log, app(waits=False)).same == 1
+
+
+async def gone(app: App) -> MemoryLog:
+    """A log of *app* that has had one event ``go``."""
+    log = MemoryLog()
+    async with opened(app, log, clock="input") as engine:
+        await engine.emit("go", time=1_400_000_000)
+        await engine.emit("end", time=1_400_000_001)
+    return log
+
+
+def raising(error: BaseException) -> App:
+    made = App("raises")
+
+    @made.rule(on("go"), replayable=True)
+    async def go(run: Run) -> int:
+        raise error
+
+    return made
+
+
+async def test_code_that_ends_the_program_does_not_end_the_replay() -> None:
+    """As in the engine, where it is a failure of its run."""
+    log = await gone(raising(SystemExit(3)))
+
+    assert replay_runs(log, raising(SystemExit(3))).same == 1
+    (strayed,) = replay_runs(log, raising(SystemExit(4))).strayed
+    assert strayed.what == "recorded is SystemExit: 3, and it raised SystemExit: 4"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "now", "is_same"),
+    [
+        ("no part 12", "no part 12", True),
+        ("no part 12", "no part 1", False),
+        ("no part 1", "no part 12", False),
+        ("x" * 5000, "x" * 5000, True),
+        ("x" * 5000, "y" * 5000, False),
+    ],
+)
+async def test_what_an_error_says_is_compared_as_a_whole(
+    recorded: str, now: str, is_same: bool
+) -> None:
+    """That it begins alike is not enough; a long one is compared as far as it is recorded."""
+    found = replay_runs(await gone(raising(OSError(recorded))), raising(OSError(now)))
+
+    assert (found.same, found.differ) == ((1, 0) if is_same else (0, 1))
+
+
+@pytest.mark.parametrize("message", ["no", "x" * 5000])
+async def test_what_the_engine_has_added_to_an_error_is_not_of_the_code(message: str) -> None:
+    """A retry policy that raised is not asked again by a replay."""
+
+    def app() -> App:
+        made = App("adds")
+
+        def choosy(error: BaseException) -> bool:
+            raise LookupError("policy")
+
+        policy = AsyncRetrying(retry=retry_if_exception(choosy))
+
+        @made.rule(on("go"), replayable=True, retry=policy)
+        async def go(run: Run) -> int:
+            raise OSError(message)
+
+        return made
+
+    found = replay_runs(await gone(app()), app())
+    assert (found.same, found.differ) == (1, 0)
+
+
+@pytest.mark.parametrize("how", ["finally", "swallows"])
+async def test_the_first_call_that_strays_is_named(how: str) -> None:
+    """Not what the code does after it, and also if it takes that for a failure."""
+
+    def app(*, extra: bool) -> App:
+        made = App("strays")
+
+        @made.task
+        async def step(n: int) -> int:
+            return n
+
+        @made.task
+        async def tidy() -> None:
+            """Tidy up."""
+
+        @made.rule(on("go"), replayable=True)
+        async def go(run: Run) -> int:
+            try:
+                if extra:
+                    await run.call(step, 2)
+            except BaseException:  # noqa: BLE001 (as others write it)
+                if how == "finally":
+                    await run.call(tidy)
+            return 1
+
+        return made
+
+    found = replay_runs(await gone(app(extra=False)), app(extra=True))
+    assert [one.what for one in found.strayed] == [
+        "as call 1 it asks for step.requested step, and nothing is recorded there"
+    ]
 
 
 def at_the_top(n: int) -> int:
