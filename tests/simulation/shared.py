@@ -3,18 +3,24 @@
 ``shared.py write LOG DURABILITY``: append, rotate and remove, from the line ``go`` on stdin to
 the line ``stop``; then say how far it came and how many segments were removed.
 
-``shared.py read LOG``: follow from the oldest record on and check each; say the first that
-was seen, and, once stdin has named the last one and it was seen, how many there were.
+``shared.py read LOG FD``: fork a reader for each two descriptors that come through the socket
+FD, its stdin and its stdout, since starting Python takes longer than most of them live; answer
+with its pid.  A pid that comes is answered with its exit code, once it has ended.
 
-Both end when their stdin does: with whoever started them.
+A reader follows from the oldest record on and checks each; it says the first that was seen,
+and, once stdin has named the last one and it was seen, how many there were.
+
+All end when their stdin (or socket) does: with whoever started them.
 """
 
 from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from queue import SimpleQueue
 
@@ -105,8 +111,44 @@ def read(path: str) -> None:
     print(seen, count, flush=True)
 
 
+def serve(path: str, asked: socket.socket) -> None:
+    """Be the parent of the log's readers."""
+    while True:
+        said, fds, _, _ = socket.recv_fds(asked, 16, 2)
+        if not said:
+            return
+        if not fds:
+            _, status = os.waitpid(int(said), 0)
+            answer = os.waitstatus_to_exitcode(status)
+        else:
+            answer = os.fork()
+            if answer == 0:
+                asked.close()
+                be_reader(path, *fds)
+            for fd in fds:
+                os.close(fd)
+        asked.send(b"%d" % answer)
+
+
+def be_reader(path: str, stdin: int, stdout: int) -> None:
+    """Read with these descriptors, and end."""
+    code = 1
+    try:
+        os.dup2(stdin, 0)
+        os.dup2(stdout, 1)
+        os.close(stdin)
+        os.close(stdout)
+        read(path)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        os._exit(code)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "write":
         write(sys.argv[2], "flushed" if sys.argv[3] == "flushed" else "fsynced")
     else:
-        read(sys.argv[2])
+        serve(sys.argv[2], socket.socket(fileno=int(sys.argv[3])))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from abc import abstractmethod
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
+from typing import IO
 
 import pytest
 from tests.simulation import shared
@@ -28,36 +32,61 @@ PATIENCE_S = 60.0
 """How long a process may take for an answer, on a machine that does other things, too."""
 
 
-class Process:
-    """A child that is told lines and says lines."""
+class Child:
+    """A process that is told lines and says lines."""
 
-    def __init__(self, *arguments: object) -> None:
-        self._child = subprocess.Popen(
-            [sys.executable, shared.__file__, *map(str, arguments)],
-            stdin=subprocess.PIPE,  # its end is the child's end
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
-            text=True,
-        )
-        self.pid = self._child.pid
+    pid: int
+
+    def __init__(self, stdin: IO[str] | None, stdout: IO[str] | None) -> None:
+        assert stdin is not None
+        assert stdout is not None
+        self._stdin, self._stdout = stdin, stdout
 
     def tell(self, line: object) -> None:
-        assert self._child.stdin is not None
-        self._child.stdin.write(f"{line}\n")
-        self._child.stdin.flush()
+        self._stdin.write(f"{line}\n")
+        self._stdin.flush()
 
     def hear(self) -> list[int]:
         """Return the numbers of the next line; its end without one is a failure."""
         return list(map(int, self.hear_line().split()))
 
     def hear_line(self) -> str:
-        assert self._child.stdout is not None
-        watchdog = threading.Timer(PATIENCE_S, self._child.kill)
+        watchdog = threading.Timer(PATIENCE_S, os.kill, [self.pid, signal.SIGKILL])
         watchdog.start()
-        line = self._child.stdout.readline()
+        line = self._stdout.readline()
         watchdog.cancel()
-        assert line, f"process {self.pid} ended with {self._child.wait()}"
+        assert line, f"process {self.pid} ended with {self.end()}"
         return line
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once, if it has not ended."""
+
+    @abstractmethod
+    def end(self) -> int:
+        """Wait for its end; return its exit code."""
+
+    def close(self) -> None:
+        self.kill()
+        for stream in (self._stdin, self._stdout):
+            with suppress(BrokenPipeError):  # it was told something after its end
+                stream.close()
+
+
+class Process(Child):
+    """A child with a Python of its own."""
+
+    def __init__(self, *arguments: object, pass_fds: tuple[int, ...] = ()) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, shared.__file__, *map(str, arguments)],
+            stdin=subprocess.PIPE,  # its end is the child's end
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            pass_fds=pass_fds,
+            text=True,
+        )
+        self.pid = self._child.pid
+        super().__init__(self._child.stdin, self._child.stdout)
 
     def kill(self) -> None:
         self._child.kill()
@@ -66,12 +95,47 @@ class Process:
     def end(self) -> int:
         return self._child.wait(PATIENCE_S)
 
-    def close(self) -> None:
-        self.kill()
-        for stream in (self._child.stdin, self._child.stdout):
-            assert stream is not None
-            with suppress(BrokenPipeError):  # it was told something after its end
-                stream.close()
+
+class Reader(Child):
+    """A child that was forked from one that had imported all."""
+
+    def __init__(self, asked: socket.socket) -> None:
+        self._asked = asked
+        self._code: int | None = None
+        stdin, to_it = os.pipe()
+        from_it, stdout = os.pipe()
+        socket.send_fds(asked, [b"fork"], [stdin, stdout])
+        os.close(stdin)
+        os.close(stdout)
+        super().__init__(os.fdopen(to_it, "w"), os.fdopen(from_it))
+        self.pid = int(asked.recv(16))
+
+    def kill(self) -> None:
+        if self._code is None:  # else its pid may be another's
+            os.kill(self.pid, signal.SIGKILL)
+            self.end()
+
+    def end(self) -> int:
+        if self._code is None:
+            self._asked.send(b"%d" % self.pid)
+            self._code = int(self._asked.recv(16))
+        return self._code
+
+
+@contextmanager
+def readers_of(path: Path) -> Generator[Callable[[], Reader]]:
+    """Give what starts a reader; all end with the block."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(PATIENCE_S)
+    with ours, theirs, ExitStack() as stack:
+        stack.callback(Process("read", path, theirs.fileno(), pass_fds=(theirs.fileno(),)).close)
+
+        def start() -> Reader:
+            reader = Reader(ours)
+            stack.callback(reader.close)
+            return reader
+
+        yield start
 
 
 @contextmanager
@@ -102,14 +166,15 @@ def share(path: Path, durability: Durability, *, segments: int, rng: Random) -> 
     with ExitStack() as stack:
         writer = stack.enter_context(started("write", path, durability))
         assert writer.hear_line() == "ready\n"
-        readers = [stack.enter_context(started("read", path)) for _ in range(READERS)]
+        start = stack.enter_context(readers_of(path))
+        readers = [start() for _ in range(READERS)]
         assert [reader.hear() for reader in readers] == [[1]] * READERS
         writer.tell("go")
         begun = killed = 0
         newest = 1
         while begun < segments:
             # Readers that come when much is gone, and some that are gone in a moment.
-            late = stack.enter_context(started("read", path))
+            late = start()
             late.hear()
             refused_s.append(refused_after_s(path))
             if rng.random() < 0.7 or len(readers) == READERS_MAX:
