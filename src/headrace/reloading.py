@@ -63,9 +63,7 @@ class EngineFiles:
     async def reload(self, engine: Engine, path: str | os.PathLike[str]) -> Changes:
         """See `App.reload_rules`."""
         async with self._lock:
-            file = self._files.get(absolute(path))
-            if file is None:
-                file = self._files[absolute(path)] = _InForce(os.fspath(path), {}, {})
+            file = self._files.get(absolute(path)) or _InForce(os.fspath(path), {}, {})
             declared = engine.kernel.state.declared
             old = file.rules(declared)
             others = declared.keys() - {rule.said.name for rule in old}
@@ -77,6 +75,8 @@ class EngineFiles:
 
             # In a thread: ten thousand rules take seconds, and the engine goes on meanwhile.
             found, result = await in_own_thread(current_backend(), read)
+            # Not before: a path that was a slip is none of those that `reload_all` reads.
+            self._files[absolute(path)] = file
             await self._apply(engine, file, LoadedFile(os.fspath(path), found), result)
             self._app.declare(path, found)
             return result
@@ -95,7 +95,7 @@ class EngineFiles:
         file.actions = new.actions() | file.actions
         file.is_sure = False
         if put or result.removed:
-            cause = new.path.encode(errors="backslashreplace").decode()
+            cause = _as_text(new.path)
             declared = [rule.declared for rule in put]
             try:
                 await engine.change_rules(declared, result.removed, cause=cause)
@@ -129,8 +129,13 @@ class EngineFiles:
         names: dict[str, list[str]] = {kind: getattr(result, kind) for kind in KINDS}
         counts = {kind: len(several) for kind, several in names.items()}
         return {
-            "path": path,
+            "path": _as_text(path),
             **{kind: several[:NAMES_SENT_MAX] for kind, several in names.items()},
-            "problems": problems[:PROBLEMS_SENT_MAX],
+            "problems": [_as_text(problem) for problem in problems[:PROBLEMS_SENT_MAX]],
             "counts": counts | {"same": len(result.same), "problems": len(problems)},
         }
+
+
+def _as_text(said: str) -> str:
+    """Return *said* so that it can be sent and recorded: names of files in it are bytes."""
+    return said.encode(errors="backslashreplace").decode()

@@ -589,6 +589,18 @@ async def test_an_app_without_a_rules_file_says_so(stand: Stand, tmp_path: Path)
             await asked(tmp_path / "log")
 
 
+async def test_a_slip_of_the_fingers_is_said_once(stand: Stand, tmp_path: Path) -> None:
+    """A file that was never read is no file of the app: later reloads do not ask for it."""
+    stand.write(each("one"))
+    app = stand.app()
+    async with app.open(tmp_path / "log", grace_s=0) as engine:
+        with pytest.raises(RulesFileError):
+            await app.reload_rules(engine, tmp_path / "typo.toml")
+        files = (await asked(tmp_path / "log"))["files"]
+
+    assert [file["path"] for file in files] == [str(stand.path)]
+
+
 async def test_a_file_may_have_any_name(stand: Stand, tmp_path: Path) -> None:
     """Its name is the cause that is recorded, as far as a record can hold it."""
     app, log = stand.app(loads=False), MemoryLog()
@@ -597,5 +609,9 @@ async def test_a_file_may_have_any_name(stand: Stand, tmp_path: Path) -> None:
     async with opened(app, log) as engine:
         await app.reload_rules(engine, path)
 
+    folder = tmp_path / "log"
+    async with app.open(folder, grace_s=0):
+        (file,) = (await asked(folder))["files"]
+    assert (file["path"].rpartition("/")[2], file["counts"]["same"]) == ("r\\udcff.toml", 1)
     ((_, _, cause),) = causes(log)
     assert cause.endswith("r\\udcff.toml")
