@@ -26,6 +26,7 @@ from headrace.connectors.checks import (
 )
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
+from headrace.connectors.tls import TlsFiles
 
 CLOSE_S: Final = 2.0
 ANSWER_BYTES_MAX: Final = 1 << 20
@@ -78,17 +79,12 @@ class Brokers:
         """As the library takes them."""
         self.shown = servers
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
-        self._ca_file = check_maybe_text(place, "ca_file", ca_file)
-        self._cert_file = check_maybe_text(place, "cert_file", cert_file)
-        self._key_file = check_maybe_text(place, "key_file", key_file)
-        if key_file and not cert_file:
-            raise ValueError(f"{place}, key_file: expected a cert_file beside it, found none")
+        self._tls = TlsFiles.checked(place, ca_file, cert_file, key_file)
         self._has_login = security.startswith("SASL")
         self._has_tls = security in ("SSL", "SASL_SSL")
-        if not self._has_tls and (ca_file or cert_file):
+        if not self._has_tls and (given := self._tls.given()):
             raise ValueError(
-                f"{place}, {'ca_file' if ca_file else 'cert_file'}: expected security SSL or "
-                f"SASL_SSL beside it, found {security}"
+                f"{place}, {given}: expected security SSL or SASL_SSL beside it, found {security}"
             )
         self._settings: dict[str, Any] = {
             "security_protocol": security,
@@ -119,28 +115,8 @@ class Brokers:
         needs_asyncio(self.place, "aiokafka")
         settings = dict(self._settings)
         if self._has_tls:
-            settings["ssl_context"] = self._tls()
+            settings["ssl_context"] = self._tls.context()
         return settings
-
-    def _tls(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            raise ConnectorError(
-                f"{self.place}, ca_file: expected certificates at {self._ca_file}, "
-                f"found: {error.strerror or error}"
-            ) from None
-        if self._cert_file:
-            try:
-                # Without a password: a key that needs one would ask for it at the terminal.
-                context.load_cert_chain(self._cert_file, self._key_file, password=lambda: b"")
-            except OSError as error:
-                raise ConnectorError(
-                    f"{self.place}, cert_file: expected PEM files of a certificate and its key at "
-                    f"{self._cert_file}{' and ' + self._key_file if self._key_file else ''}, "
-                    f"found: {error.strerror or error}"
-                ) from None
-        return context
 
     async def ask(self) -> None:
         """Return if one of the brokers lets us in.

@@ -17,6 +17,8 @@ from msgspec import Struct, json
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.checks import check_flag, check_maybe_text, check_number, check_one_of
 from headrace.connectors.mqtt_topics import check_topic
+from headrace.connectors.protocol import ConnectorError
+from headrace.connectors.tls import TlsFiles
 from headrace.engine.errors import HeadraceError
 
 PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
@@ -83,50 +85,18 @@ class MqttServer:
         """Whole seconds: a server that says nothing for twice as long counts as gone."""
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
         self.will = None if will is None else _will_of(place, will)
-        self._tls = {
-            "ca_file": check_maybe_text(place, "ca_file", ca_file),
-            "cert_file": check_maybe_text(place, "cert_file", cert_file),
-            "key_file": check_maybe_text(place, "key_file", key_file),
-        }
+        self._tls = TlsFiles.checked(place, ca_file, cert_file, key_file)
         self.is_tls = parts.scheme == "mqtts"
-        if not self.is_tls and any(self._tls.values()):
-            given = next(name for name, value in self._tls.items() if value)
+        if not self.is_tls and (given := self._tls.given()):
             raise ValueError(
                 f"{place}, {given}: expected an address mqtts:// beside it, found {self.shown!r}"
             )
         if self.is_tls:
-            self.context()  # a file that is not there is found now
+            self._tls.context()  # a file that is not there is found now
 
     def __repr__(self) -> str:
         """Name it, without its secrets."""
         return f"<MqttServer {self.shown}>"
-
-    def context(self) -> ssl.SSLContext:
-        """Return how TLS is spoken, from the files as they are now: they may be replaced.
-
-        Raises:
-            ValueError: a file cannot be read, or is none of its kind.
-        """
-        ca, cert, key = (self._tls[f"{what}_file"] for what in ("ca", "cert", "key"))
-        try:
-            context = ssl.create_default_context(cafile=ca)
-        except OSError as error:
-            raise ValueError(
-                f"{self.place}, ca_file: expected a PEM file of certificates, "
-                f"found {ca!r} ({error})"
-            ) from None
-        if cert is not None:
-            try:
-                # An empty password: a key that has one is an error, not a question at a terminal.
-                context.load_cert_chain(cert, key, password="")
-            except OSError as error:
-                raise ValueError(
-                    f"{self.place}, cert_file: expected PEM files of a certificate and its key "
-                    f"without a password, found {cert!r} and {key!r} ({error})"
-                ) from None
-        elif key is not None:
-            raise ValueError(f"{self.place}, key_file: expected a cert_file beside it, found none")
-        return context
 
     async def dial(self) -> ByteStream:
         """Connect.
@@ -139,8 +109,9 @@ class MqttServer:
             with anyio.fail_after(self.timeout_s):
                 if not self.is_tls:
                     return await anyio.connect_tcp(self.host, self.port)
+                context = self._tls.context()
                 return await anyio.connect_tcp(
-                    self.host, self.port, ssl_context=self.context(), tls_standard_compatible=False
+                    self.host, self.port, ssl_context=context, tls_standard_compatible=False
                 )
         except ssl.SSLCertVerificationError as error:
             raise LinkRefused(
@@ -155,7 +126,7 @@ class MqttServer:
             raise LinkLost(
                 f"{self.at()}: expected an answer within {self.timeout_s:g} s, found none"
             ) from None
-        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ValueError) as error:
+        except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ConnectorError) as error:
             raise LinkLost(f"{self.at()}: cannot connect: {_reason(error)}") from None
 
     async def probe(self) -> str:

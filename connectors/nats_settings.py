@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import SplitResult, unquote
 
 from headrace.connectors.addresses import address, masked
 from headrace.connectors.checks import check_flag, check_number, check_text, one_line
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
+from headrace.connectors.tls import TlsFiles
 
 SCHEMES: Final = ("nats", "tls")
 PORT: Final = 4222
@@ -64,7 +62,7 @@ class NatsServer:
         self.keepalive_s = check_number(place, "keepalive_s", keepalive_s, 0.2, 600.0)
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 600.0)
         self._creds_file, self._nkey_file = creds_file, nkey_file
-        self._tls_files = (ca_file, cert_file, key_file)
+        self._tls = TlsFiles.checked(place, ca_file, cert_file, key_file)
         self._options: dict[str, Any] = {
             "user": user,
             "password": password,
@@ -91,7 +89,7 @@ class NatsServer:
         for file, what in ((self._creds_file, "creds_file"), (self._nkey_file, "nkey_file")):
             if file is not None:
                 self._check_file(what, file)
-        return self._options | ({"tls": self._tls()} if self.wants_tls else {})
+        return self._options | ({"tls": self._tls.context()} if self.wants_tls else {})
 
     def _check_file(self, what: str, file: str) -> None:
         try:
@@ -116,21 +114,6 @@ class NatsServer:
             raise ConnectorError(
                 f"{expected}the seed of an nkey, which begins with SU, found {file!r} without one"
             ) from None
-
-    def _tls(self) -> SSLContext:
-        import ssl
-
-        ca_file, cert_file, key_file = self._tls_files
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-            if cert_file:
-                context.load_cert_chain(cert_file, key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConnectorError(
-                f"{self.place}: expected certificates in {', '.join(filter(None, self._tls_files))}"
-                f", found {one_line(error)}"
-            ) from None
-        return context
 
     def one(self) -> str:
         """Return the address to try next: one after the other."""

@@ -12,8 +12,15 @@ from typing import Any, Final
 import anyio
 
 from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
+from headrace.connectors.checks import (
+    check_maybe_text,
+    check_number,
+    check_text,
+    needs_asyncio,
+    one_line,
+)
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
+from headrace.connectors.tls import TlsFiles
 
 CLOSE_S: Final = 2.0
 CONNECT_S: Final = 5.0
@@ -36,15 +43,13 @@ class Database:
         """Check the settings; nothing is connected yet.  *place* is how errors call the user."""
         check_text(place, "url", url, what="an address such as postgresql://localhost/db")
         address(url, place, ("postgresql", "postgres"))
-        for name, value in (("password", password), ("ca_file", ca_file)):
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{place}, {name}: expected a text, found {type(value).__name__}")
+        check_maybe_text(place, "password", password, secret=True)
         self.place = place
         self.shown = masked(url)
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
         self._url = url
         self._password = password
-        self._ca_file = ca_file
+        self._tls = TlsFiles.checked(place, ca_file, None, None)
 
     def settings(self) -> dict[str, Any]:
         """Return what the library is to connect with.
@@ -67,14 +72,8 @@ class Database:
         }
         if self._password is not None:
             settings["password"] = self._password
-        if self._ca_file is not None:
-            try:
-                settings["ssl"] = ssl.create_default_context(cafile=self._ca_file)
-            except OSError as error:
-                raise ConnectorError(
-                    f"{self.place}, ca_file: expected certificates at {self._ca_file}, "
-                    f"found: {error.strerror or error}"
-                ) from None
+        if self._tls.ca_file is not None:
+            settings["ssl"] = self._tls.context()
         return settings
 
     @asynccontextmanager

@@ -15,8 +15,15 @@ from urllib.parse import unquote
 import anyio
 
 from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_number, check_text, needs_asyncio, one_line
+from headrace.connectors.checks import (
+    check_maybe_text,
+    check_number,
+    check_text,
+    needs_asyncio,
+    one_line,
+)
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
+from headrace.connectors.tls import TlsFiles
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -56,10 +63,14 @@ class Connection:
         self.place = place
         self.shown = masked(url)
         self.timeout_s = check_number(place, "timeout_s", timeout_s, 0.1, 3600.0)
-        for name, value in (("user", user), ("password", password), ("ca_file", ca_file),
-                            ("cert_file", cert_file), ("key_file", key_file)):  # fmt: skip
-            if value is not None and not isinstance(value, str):
-                raise TypeError(f"{place}, {name}: expected a text, found a {type(value).__name__}")
+        check_maybe_text(place, "user", user)
+        check_maybe_text(place, "password", password, secret=True)
+        self._tls = TlsFiles.checked(place, ca_file, cert_file, key_file)
+        self._has_tls = parts.scheme == "rediss"
+        if not self._has_tls and (given := self._tls.given()):
+            raise ValueError(
+                f"{place}, {given}: expected an address rediss:// beside it, found {self.shown!r}"
+            )
         self._settings: dict[str, Any] = {
             "host": parts.hostname,
             "port": parts.port or 6379,
@@ -67,19 +78,21 @@ class Connection:
             "username": user or (unquote(parts.username) if parts.username else None),
             "password": password or (unquote(parts.password) if parts.password else None),
         }
-        if parts.scheme == "rediss":
+        if self._has_tls:
             self._settings |= {
                 "ssl": True,
                 "ssl_ca_certs": ca_file,
                 "ssl_certfile": cert_file,
                 "ssl_keyfile": key_file,
+                "ssl_password": "",
             }
 
     def client(self) -> Redis:
         """Return a client, which connects when it is first used.
 
         Raises:
-            ConnectorError: the library is missing, or the loop is not asyncio's.
+            ConnectorError: the library is missing, the loop is not asyncio's, or a file of
+                certificates is none.
         """
         try:
             from redis.asyncio import Redis
@@ -88,6 +101,8 @@ class Connection:
         except ModuleNotFoundError as error:
             raise ExtraMissing(self.place, "redis", error.name) from error
         needs_asyncio(self.place, "redis")
+        if self._has_tls:
+            self._tls.context()  # the library takes a file that is none for a server that is gone
         return Redis(
             **self._settings,
             socket_timeout=self.timeout_s,

@@ -375,7 +375,7 @@ async def test_tls_with_certificates_of_both_sides(tmp_path: Path) -> None:
             assert (await stored(lives, 1))[0].data == 1
         said = await failure_of(Mqtt(server.url, topics=["a"]))
         assert "expected a certificate" in said
-    with pytest.raises(ValueError, match=r"ca_file: expected a PEM file"):
+    with pytest.raises(ConnectorError, match=r"ca_file: expected a PEM file"):
         Mqtt("mqtts://localhost", topics=["a"], ca_file=str(tmp_path / "nowhere.pem"))
 
 
