@@ -53,8 +53,6 @@ class NatsServer:
         self.addresses = [_plain_address(one) for one in parts]
         user, password, token = _login(parts, user, password, token)
         _check_ways(place, user=user, token=token, creds_file=creds_file, nkey_file=nkey_file)
-        if cert_file and not key_file:
-            raise ValueError(f"{place}, key_file: expected the key of cert_file, found none")
         check_flag(place, "tls_first", tls_first)
         self.wants_tls = bool(
             ca_file or cert_file or tls_first or any(one.scheme == "tls" for one in parts)
