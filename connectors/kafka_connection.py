@@ -42,7 +42,6 @@ PROTOCOLS: Final = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS: Final = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 _HOST: Final = re.compile(r"[^\s/?#@]+")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
-_USER: Final = re.compile(r"[^,]*@")
 
 
 class Brokers:
@@ -206,10 +205,16 @@ def _hosts(place: str, servers: str) -> list[tuple[str, int]]:
         is_port = bool(colon) and _PORT.fullmatch(port) and 0 < int(port) < 65536
         if not is_port or not _HOST.fullmatch(host):
             # A user does not stand there, and who has written one is not to see it in a log.
-            found = _USER.sub("***@", servers)
+            # Part by part: a pattern would take seconds for a long text without one.
+            found = ",".join(_without_user(server) for server in servers.split(","))
             raise ConnectorError(f"{place}, servers: expected {what}, found {found!a:.100}")
         hosts.append((host.strip("[]"), int(port)))
     return hosts
+
+
+def _without_user(server: str) -> str:
+    _, at, host = server.rpartition("@")
+    return f"***@{host}" if at else server
 
 
 async def _connected(host: str, port: int, tls: ssl.SSLContext | None) -> ByteStream:
