@@ -79,11 +79,3 @@ def test_the_commands_run_in_their_order(folder: Path) -> None:
     assert kinds.count("rule.fired") == 1
     assert kinds.count("attempt.failed") == 1
     assert "cool_down" in printed["runs list"]
-
-
-def test_the_files_it_names_are_there() -> None:
-    """No link of the README leads nowhere."""
-    links = re.findall(r"\]\(([^)#:]+)\)", README.read_text())
-
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
