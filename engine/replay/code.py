@@ -130,7 +130,7 @@ def _checked(
         return None
     attempt = Run(cast("Executor", executor), run, executor.host)
     value: Any = None
-    executor.stray = None
+    executor.begin()
     try:
         value = _called(executor, spec, attempt, run, load_firing)
         result = bytes(spec.encode_result(value))
@@ -230,6 +230,10 @@ class _Recorded:
             committed=self._committed,
             monotonic_ns=lambda: 0,
         )
+
+    def begin(self) -> None:
+        """Have no code strayed yet, before it is executed."""
+        self.stray = None
 
     def fail(self, text: str) -> NoReturn:
         """Keep code from going on that strays, and note how, unless it has strayed before.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from importlib.metadata import EntryPoints
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,6 @@ def test_all_that_are_shipped_are_announced() -> None:
 def test_all_packages_are_looked_at_once_to_list_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment has hundreds of packages: once for each connector took seconds."""
     looks: list[str] = []
-    entry_points = registry.entry_points
 
     def counted(*, group: str) -> EntryPoints:
         looks.append(group)

@@ -109,6 +109,6 @@ def test_files_of_an_address_without_tls_are_refused() -> None:
 
 def test_a_name_that_no_file_can_have_is_one_of_none() -> None:
     """Not an error of another kind, for which nobody looks."""
-    for files in (("a\0", None), (None, "a\0")):
+    for ca_file, cert_file in (("a\0", None), (None, "a\0")):
         with pytest.raises(ConnectorError, match=r"'a\\x00', found: embedded null"):
-            TlsFiles.checked("x", *files, None).context()
+            TlsFiles.checked("x", ca_file, cert_file, None).context()
