@@ -117,6 +117,11 @@ class Brokers:
             settings["ssl_context"] = self._tls.context()
         return settings
 
+    async def probe(self) -> str:
+        """Say what answers there, as `headrace doctor` asks; raises as `ask`."""
+        await self.ask()
+        return f"a Kafka broker at {self.shown}"
+
     async def ask(self) -> None:
         """Return if one of the brokers lets us in.
 

@@ -109,8 +109,8 @@ class NotifySink:
         """
         await to_thread.run_sync(self._opened)
         return (
-            f"Apprise knows all {len(self._urls)} addresses; whether they take a message is seen "
-            "when one is sent"
+            f"Apprise knows the addresses ({len(self._urls)} of {len(self._urls)}); whether they "
+            "take a message is seen when one is sent"
         )
 
     def _opened(self) -> Any:

@@ -114,8 +114,10 @@ def test_address_without_a_probe_is_connected_to(
     (tmp_path / "headrace.toml").write_text(CONFIG % f"mqtt://me:geheim@{nobody}/x")
     done = here("doctor", "--config", "headrace.toml")
     assert done.code == 5
-    assert f"fail  sink notes    {nobody}: " in done.out
-    assert "; start the server, or correct its address\n" in done.out
+    assert (
+        f"fail  sink notes    {nobody}: Connection refused; "
+        "start the server, or correct its address\n"
+    ) in done.out
     assert "geheim" not in done.out
 
 
@@ -146,6 +148,9 @@ def test_settings_that_are_wrong_do_not_hide_the_rest(
     code, found = checks(here, "no.py")
     assert code == 1
     assert found["settings"]["found"].startswith("no.py: expected a Python file, found nothing")
+    assert found["disk"]["found"] == "no log was named"
+    code, found = checks(here, "--config", "headrace.toml")
+    assert found["disk"]["found"].startswith("not looked at")
     assert found["disk"]["state"] == "warn"
     assert "--log DIR" in found["disk"]["mend"]
 
@@ -159,6 +164,7 @@ def test_connector_without_a_dict_is_looked_at(field: str, address: str) -> None
 
     class Slim:
         __slots__ = ("name", "parts", "url")
+        name: str
         promise: Promise = "at most once"
 
         async def run(self, intake: Intake) -> None:

@@ -165,7 +165,7 @@ async def test_those_who_answer_late_take_no_thread_from_others(people: People) 
 async def test_doctor_hears_whether_the_addresses_are_known() -> None:
     """Before anything is sent, and without showing them."""
     said = await NotifySink([f"json://{SECRET}@a", "json://b"]).probe()
-    assert said.startswith("Apprise knows all 2 addresses")
+    assert said.startswith("Apprise knows the addresses (2 of 2)")
     assert SECRET not in said
     with pytest.raises(ValueError, match="number 2: expected an address that Apprise knows"):
         await NotifySink(["json://a", f"nothing://{SECRET}"]).probe()

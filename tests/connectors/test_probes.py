@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.connectors.kafka_mock import KafkaMock
 from tests.connectors.mosquitto import Mosquitto
 from tests.connectors.postgres_server import PostgresServer
 from tests.connectors.redis_server import RedisServer
@@ -13,6 +14,7 @@ from tests.connectors.redis_server import RedisServer
 from headrace import App
 from headrace.cli.doctor_links import links
 from headrace.cli.findings import Finding
+from headrace.connectors.kafka import Kafka, KafkaSink
 from headrace.connectors.mqtt import Mqtt
 from headrace.connectors.postgres import PostgresOutbox
 from headrace.connectors.postgres_sink import PostgresSink
@@ -70,6 +72,27 @@ def test_postgres_says_what_it_is(postgres_url: str, redis_url: str) -> None:
     assert (outbox.state, sink.state, other.state) == ("ok", "ok", "fail")
     assert outbox.found.startswith("PostgreSQL ")
     assert sink.found == outbox.found
+
+
+def test_kafka_answers_or_is_gone(tmp_path: Path) -> None:
+    """A sink says so as the source does; a file that is none is no server that is gone."""
+    mock = KafkaMock()
+    mock.start()
+    app = App("probed")
+    app.source(Kafka(mock.servers, ["t"]))
+    app.sink(KafkaSink(mock.servers, "t"))
+    app.sink(KafkaSink(mock.servers, "t", name="tls", security="SSL", ca_file="nowhere.pem"))
+    try:
+        source, sink, no_file = links(app)
+    finally:
+        mock.kill()
+    gone, *_ = links(app)
+
+    assert (source.state, source.found) == ("ok", f"a Kafka broker at {mock.servers}")
+    assert (sink.state, sink.found) == (source.state, source.found)
+    assert (no_file.state, no_file.mend) == ("fail", "correct its settings")
+    assert (gone.state, gone.is_connection) == ("fail", True)
+    assert f"{mock.servers}: " in gone.found
 
 
 def test_mqtt_is_connected_to_and_a_missing_one_is_named(tmp_path: Path) -> None:

@@ -61,6 +61,9 @@ def _all(
         from headrace.cli.doctor_disk import disk
 
         yield from disk(log)
+    elif app is None and config is not None:
+        found = "not looked at: what says which log it is cannot be used"
+        yield warn("disk", found, "correct the settings, or name it: --log DIR")
     else:
         yield warn("disk", "no log was named", "name it: --log DIR, or log in [run] of --config")
     if app is not None:

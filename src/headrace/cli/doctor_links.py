@@ -6,6 +6,7 @@ it found.  Of another the addresses are taken that it keeps as ``…://host``, a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -15,12 +16,14 @@ import anyio
 
 from headrace.cli.findings import Finding, fail, ok
 from headrace.connectors.addresses import masked
+from headrace.connectors.protocol import ConnectorError
 
 if TYPE_CHECKING:
     from headrace.app import App
 
 PROBE_S: Final = 10.0
 MEND: Final = "start the server, or correct its address"
+MEND_SETTINGS: Final = "correct its settings"
 PORTS: Final = {
     "amqp": 5672,
     "http": 80,
@@ -68,7 +71,8 @@ async def _look_at(name: str, connector: Any, found: dict[str, Finding]) -> None
         found[name] = fail(name, text, MEND, is_connection=True)
     except Exception as error:  # noqa: BLE001 (whatever it is, it is what was found)
         text = masked(" ".join(str(error).split("\n"))) or type(error).__name__
-        mend = "" if "; " in text else MEND
+        mend = MEND_SETTINGS if isinstance(error, ConnectorError | ValueError) else MEND
+        mend = "" if "; " in text else mend
         found[name] = fail(name, text, mend, is_connection=True)
     else:
         found[name] = ok(name, masked(said))
@@ -83,9 +87,18 @@ async def _reached(connector: Any) -> str:
         try:
             stream = await anyio.connect_tcp(host, port)
         except OSError as error:
-            raise OSError(f"{host}:{port}: {error.strerror or error}") from error
+            raise OSError(f"{host}:{port}: {_reason(error)}") from error
         await stream.aclose()
     return f"{', '.join(f'{host}:{port}' for host, port in places)} can be connected to"
+
+
+def _reason(error: BaseException) -> str:
+    """Return what is behind *error*: of several attempts, as a name may need them, the last."""
+    inner = error.exceptions[-1] if isinstance(error, BaseExceptionGroup) else error.__cause__
+    if inner is not None:
+        return _reason(inner)
+    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+    return said or str(error) or type(error).__name__
 
 
 def _places(connector: Any) -> Iterator[tuple[str, int]]:
@@ -119,6 +132,6 @@ def _kept_in(thing: Any) -> list[Any]:
     """Return what *thing* keeps in its attributes; it may have slots, and no dict."""
     if hasattr(thing, "__dict__"):
         return list(vars(thing).values())
-    names = getattr(thing, "__struct_fields__", None) or getattr(thing, "__slots__", ())
+    names: Any = getattr(thing, "__struct_fields__", None) or getattr(thing, "__slots__", ())
     names = (names,) if isinstance(names, str) else names
     return [getattr(thing, name, None) for name in names]
