@@ -93,6 +93,7 @@ def test_debug_shows_the_whole_traceback(headrace: Call, tmp_path: Path) -> None
     [
         ("nosuch.py:app", 4, "nosuch.py: expected a Python file, found nothing there"),
         ("folder/:app", 4, "folder/: expected a Python file, found a folder"),
+        ("folder/notes.txt", 4, "folder/notes.txt: expected a Python file, found another file"),
         ("nosuch:app", 4, "nosuch: expected a module that can be imported, found no 'nosuch'"),
         ("nosuch.sub:app", 4, "found no 'nosuch'"),
         ("plant.py:nix", 4, "expected an App named 'nix', found none; the apps in it are: app"),
@@ -114,6 +115,7 @@ def test_an_app_that_is_not_there(
 ) -> None:
     """Which of file, module and attribute is wrong, and what there is instead."""
     (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("x = 1\n")
     (tmp_path / "none.py").write_text("x = 1\n")
     (tmp_path / "two.py").write_text(
         "from headrace import App\na = App('a')\nb = App('b')\nsame = a\n"

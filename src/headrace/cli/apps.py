@@ -126,8 +126,10 @@ def _load(name: str) -> App:
     place, attribute = _split(name)
     is_file = place.endswith(".py") or os.sep in place
     path = Path(place)
-    if is_file and not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing there"
+    if is_file and not (path.is_file() and path.suffix == ".py"):
+        found = (
+            "a folder" if path.is_dir() else "another file" if path.exists() else "nothing there"
+        )
         raise AppNotFound(
             f"{safe(place)}: expected a Python file, found {found}; name it as {_FORMS}"
         )

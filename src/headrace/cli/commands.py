@@ -173,7 +173,7 @@ def doctor_command(
     """Check this machine, the log's disk and the servers, and say what to mend.
 
     It connects to the sources and sinks of the app and of --config, and takes nothing from
-    them. Exit code 1 if something does not work, 5 if that is only servers that do not answer.
+    them. Exit code 1 if something does not work, 5 if that is only about sources and sinks.
     """
     from headrace.cli.doctor import doctor
 
