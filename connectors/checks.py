@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import socket
+import ssl
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
@@ -150,6 +153,21 @@ def kind_and_line(error: BaseException) -> str:
     """Return what *error* is and what it says, as one line; its kind alone if that is all."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def behind(error: BaseException) -> BaseException:
+    """Return what led to *error*, a connection that failed: of several attempts the last."""
+    inner = error.exceptions[-1] if isinstance(error, BaseExceptionGroup) else error.__cause__
+    return error if inner is None else behind(inner)
+
+
+def reason(error: BaseException) -> str:
+    """Return what is `behind` *error* as people say it: ``Connection refused``."""
+    root = behind(error)
+    # The numbers of names that are not found, and of TLS, are others than the system's.
+    if isinstance(root, OSError) and not isinstance(root, socket.gaierror | ssl.SSLError):
+        return os.strerror(root.errno) if root.errno else one_line(root)
+    return one_line(root)
 
 
 def _plain(number: float) -> str:

@@ -17,12 +17,13 @@ from anyio.abc import ByteStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from headrace.connectors.checks import (
+    behind,
     check_maybe_text,
     check_number,
     check_text,
-    kind_and_line,
     needs_asyncio,
     one_line,
+    reason,
 )
 from headrace.connectors.payloads import shown
 from headrace.connectors.protocol import ConnectorError, ExtraMissing
@@ -173,8 +174,8 @@ class Brokers:
                 closing: Any = connection.close()
                 await closing
                 return
-        said = "" if isinstance(failure, ConnectionRefusedError) else f"; {HINT}"
-        raise OSError(f"{self.shown}: {kind_and_line(failure)}{said}") from failure
+        said = "" if isinstance(behind(failure), ConnectionRefusedError) else f"; {HINT}"
+        raise OSError(f"{self.shown}: {reason(failure)}{said}") from failure
 
     async def _speaks_kafka(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         """Return if a broker answers: without a login to all that is asked."""
@@ -188,8 +189,8 @@ class Brokers:
                         await stream.send(question)
                         await self._answered(answers, f"{host}:{port}")
                         what = "a broker that wants a login, or one that was about to end"
-        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
-            raise OSError(what) from error
+        except (anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError):
+            raise OSError(what) from None
 
     async def _answered(self, answers: BufferedByteReceiveStream, server: str) -> None:
         head = await answers.receive_exactly(8)

@@ -9,7 +9,7 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from headrace.connectors.checks import check_text, one_line
+from headrace.connectors.checks import check_text, kind_and_line, one_line
 from headrace.connectors.kafka_connection import (
     CLOSE_S,
     KEY_HEADER,
@@ -132,14 +132,16 @@ class KafkaSink:
             raise SinkRefused(f"{self._place}: {one_line(error)}") from error
         except failures as error:
             await self._drop()
-            text = (
-                str(error)
-                if isinstance(error, ConnectorError)
-                else f"{self._place}: {self._brokers.shown}: {type(error).__name__}: "
-                f"{one_line(error)}"
-            )
-            raise SinkUnavailable(text) from error
+            raise SinkUnavailable(self._said(error)) from error
         return [record.partition, record.offset]
+
+    def _said(self, error: Exception) -> str:
+        if isinstance(error, ConnectorError):
+            return str(error)
+        where = f"{self._brokers.shown}: "
+        if str(error).startswith(where):  # brokers were asked, and that says which
+            return f"{self._place}: {error}"
+        return f"{self._place}: {where}{kind_and_line(error)}"
 
     async def _started(self) -> Any:
         async with self._starting:

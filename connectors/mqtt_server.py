@@ -15,7 +15,13 @@ from anyio.abc import ByteStream
 from msgspec import Struct, json
 
 from headrace.connectors.addresses import address, masked
-from headrace.connectors.checks import check_flag, check_maybe_text, check_number, check_one_of
+from headrace.connectors.checks import (
+    check_flag,
+    check_maybe_text,
+    check_number,
+    check_one_of,
+    reason,
+)
 from headrace.connectors.mqtt_topics import check_topic
 from headrace.connectors.protocol import ConnectorError
 from headrace.connectors.tls import TlsFiles
@@ -127,7 +133,7 @@ class MqttServer:
                 f"{self.at()}: expected an answer within {self.timeout_s:g} s, found none"
             ) from None
         except (OSError, anyio.BrokenResourceError, anyio.EndOfStream, ConnectorError) as error:
-            raise LinkLost(f"{self.at()}: cannot connect: {_reason(error)}") from None
+            raise LinkLost(f"{self.at()}: cannot connect: {reason(error)}") from None
 
     async def probe(self) -> str:
         """Say what answers there, as `headrace doctor` asks; raises as `dial`."""
@@ -137,15 +143,6 @@ class MqttServer:
     def at(self) -> str:
         """Return whose it is and where, for errors."""
         return f"{self.place}, {self.host}:{self.port}"
-
-
-def _reason(error: BaseException) -> str:
-    """Return what is behind the *error* of a connection: of several attempts the last."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[-1]
-    return str(error) or type(error).__name__
 
 
 def _will_of(place: str, will: Mapping[str, Any]) -> Will:

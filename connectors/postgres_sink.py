@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from headrace.connectors.addresses import masked
-from headrace.connectors.checks import check_number, check_text, one_line
+from headrace.connectors.checks import check_number, check_text, kind_and_line, one_line
 from headrace.connectors.postgres_connection import (
     ACCESS_CLASSES,
     CLOSE_S,
@@ -168,8 +168,7 @@ class PostgresSink:
             return SinkUnavailable(
                 str(refusal)
                 if refusal is not None
-                else f"{self._place}: {self._database.shown}: {type(error).__name__}: "
-                f"{masked(one_line(error))}"
+                else f"{self._place}: {self._database.shown}: {masked(kind_and_line(error))}"
             )
         hint = f"; make a unique index on {self._key_column}" if state == "42P10" else ""
         return SinkRefused(

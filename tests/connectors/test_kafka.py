@@ -17,7 +17,7 @@ from tests.connectors.kafka_mock import KafkaMock
 
 from headrace import MemoryLog
 from headrace.connectors.kafka import Kafka, KafkaMessage, KafkaSink
-from headrace.connectors.protocol import ConnectorError, Source
+from headrace.connectors.protocol import ConnectorError, SinkUnavailable, Source
 from headrace.testing.lives import Lives, until
 from headrace.testing.sink_contract import SinkContract, SinkHarness
 from headrace.testing.source_contract import SourceContract, SourceHarness
@@ -304,6 +304,15 @@ def test_settings_are_checked_at_once() -> None:
         Kafka("localhost:9092", ["t"], security="SASL_SSL", password="planted")
     with pytest.raises(ValueError, match="batch_max"):
         Kafka("localhost:9092", ["t"], batch_max=0)
+
+
+async def test_nobody_there_is_said_once() -> None:
+    """By the sink and where, with what the system says, and without a hint at the wrong port."""
+    async with KafkaSink("127.0.0.1:1", "t", name="k") as sink:
+        with pytest.raises(SinkUnavailable) as refused:
+            await sink.send(KafkaMessage("a", 1), key="k")
+
+    assert str(refused.value) == "KafkaSink 'k': 127.0.0.1:1: Connection refused"
 
 
 async def test_example_of_the_page(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:

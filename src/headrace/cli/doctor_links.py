@@ -6,7 +6,6 @@ it found.  Of another the addresses are taken that it keeps as ``…://host``, a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +15,7 @@ import anyio
 
 from headrace.cli.findings import Finding, fail, ok
 from headrace.connectors.addresses import masked
+from headrace.connectors.checks import reason
 from headrace.connectors.protocol import ConnectorError
 
 if TYPE_CHECKING:
@@ -87,18 +87,9 @@ async def _reached(connector: Any) -> str:
         try:
             stream = await anyio.connect_tcp(host, port)
         except OSError as error:
-            raise OSError(f"{host}:{port}: {_reason(error)}") from error
+            raise OSError(f"{host}:{port}: {reason(error)}") from error
         await stream.aclose()
     return f"{', '.join(f'{host}:{port}' for host, port in places)} can be connected to"
-
-
-def _reason(error: BaseException) -> str:
-    """Return what is behind *error*: of several attempts, as a name may need them, the last."""
-    inner = error.exceptions[-1] if isinstance(error, BaseExceptionGroup) else error.__cause__
-    if inner is not None:
-        return _reason(inner)
-    said = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
-    return said or str(error) or type(error).__name__
 
 
 def _places(connector: Any) -> Iterator[tuple[str, int]]:
