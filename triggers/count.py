@@ -83,7 +83,7 @@ class PlainCount(_Counting["array[int]"]):
         """See `Stage`."""
         events = self._add(hit.key, hit.at_ns, hit.events[0], out)
         if events:
-            self._then.push(replace(hit, events=events), out)
+            self._then.push(replace(hit, events=events, reason=None, steps=None), out)
 
     def take(
         self, key: Any, event: Event[Any], record: EventStored, entry: int, out: list[Verdict]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.reference.happened import Given
 from tests.reference.playing import START, assert_same, declared, play
 from tests.reference.shell import ns
-from tests.reference.spec import On, Spec, Windows
+from tests.reference.spec import Count, CountMode, On, Spec, Throttle, Windows
 from tests.reference.strategies import family
 from tests.reference.timelines import timelines
 
@@ -34,6 +34,17 @@ def test_operators_are_what_the_model_says(names: tuple[str, ...]) -> None:
         assert_same(shell, spec, timeline)
 
     same()
+
+
+@pytest.mark.parametrize("mode", ["reset", "edge", "every"])
+def test_a_count_is_not_for_the_reason_of_what_it_counts(mode: CountMode) -> None:
+    """Also where it counts numbers only: that a burst began or ended is not why it fires."""
+    spec = Count(Throttle(On("a.x"), 1, "both"), 2, 9, mode)
+    timeline = [Given(0, "a.x", 0), Given(0.5, "a.x", 1)]
+
+    shell = play(declared(spec).start(ns(START)), timeline)
+
+    assert_same(shell, spec, timeline)
 
 
 HOUR = 3600
