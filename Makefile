@@ -16,7 +16,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo 'make demo    real sensor data through rules and tasks, then a crash and its recovery'
 	@echo 'make test    all tests but the soak'
-	@echo 'make quick   the tests that need neither a server nor seconds: under a minute'
+	@echo 'make quick   the tests that need neither a server nor seconds: about a minute'
 	@echo 'make check   what CI runs: format, lint, types, tests'
 	@echo 'make bench   this engine and what there is to reach, measured in one run: a quarter of an hour'
 	@echo 'make bench-peers   the same work on other engines, each in an environment of its own'

@@ -36,12 +36,14 @@ def framed(records: list[bytes]) -> frame.Frame:
     return frame.decode_frame(memoryview(data), 0)
 
 
+@pytest.mark.slow
 @given(st.lists(ANY, min_size=1, max_size=12))
 def test_every_record_comes_back(records: list[bytes]) -> None:
     """Whatever the records are, and whatever stands where a time would be."""
     assert frame.records_of(framed(records)) == records
 
 
+@pytest.mark.slow
 @given(st.lists(ANY, min_size=1, max_size=12))
 def test_nothing_becomes_longer(records: list[bytes]) -> None:
     """A frame is never larger for it."""
