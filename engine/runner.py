@@ -239,7 +239,7 @@ class Runner(Stepping):
                     await self._end_attempt(attempt)
                     attempt = None
         except (KeyboardInterrupt, BaseExceptionGroup) as error:
-            self.was_interrupted = is_interrupt(error)
+            self.was_interrupted |= is_interrupt(error)  # another worker may have been
             self.stop()  # also whoever waits for this one, whatever shields them
             raise
         finally:
