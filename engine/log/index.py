@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, bisect_right
-from operator import itemgetter
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from headrace.engine.log.files import Data
 
@@ -23,12 +26,9 @@ INPUT_TAG_MAX: Final = 63
 
 _WIDTHS: Final = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}  # of msgpack's unsigned numbers
 
-Entry = tuple[int, int, int]
+Natural = Annotated[int, Meta(ge=0)]
+Entry = tuple[Natural, Natural, Natural]
 """Sequence of a frame's first record, the frame's offset, and the log time there."""
-
-
-_sequence_of = itemgetter(0)
-_time_of = itemgetter(2)
 
 
 def log_time_ns(record: bytes) -> int:
@@ -69,30 +69,63 @@ def first_time_ns(body: Data) -> int:
     return log_time_ns(bytes(body[start : start + 14]))
 
 
-class SparseIndex:
-    """Entries in order.  One thread adds, others may look things up at the same time."""
+class Places:
+    """Entries in order, as columns: a segment has thousands, and they are in no object each."""
 
-    def __init__(self, entries: list[Entry] | None = None) -> None:
-        """Begin with *entries*, in order."""
-        self.entries: list[Entry] = entries or []
+    def __init__(
+        self, sequences: Sequence[int], offsets: Sequence[int], times: Sequence[int]
+    ) -> None:
+        """Take the columns."""
+        self._sequences, self._offsets, self._times = sequences, offsets, times
 
-    def add(self, sequence: int, offset: int, at_ns: int) -> None:
-        """Take in the frame at *offset*, if it is far enough from the last entry."""
-        if not self.entries or offset - self.entries[-1][1] >= ACTIVE_STEP_BYTES:
-            self.entries.append((sequence, offset, at_ns))
+    def __len__(self) -> int:
+        """Return how many entries there are."""
+        return len(self._sequences)
+
+    @property
+    def first_at_ns(self) -> int:
+        """The first entry's log time; 0 if there is none."""
+        return self._times[0] if self._times else 0
 
     def place_of(self, sequence: int) -> tuple[int, int]:
         """Return the frame to begin with to look for *sequence*: its first record, its offset.
 
         ``(0, 0)``: at the segment's first frame.
         """
-        place = bisect_right(self.entries, sequence, key=_sequence_of)
-        return self.entries[place - 1][:2] if place else (0, 0)
+        return self._place(bisect_right(self._sequences, sequence))
 
     def place_before(self, at_ns: int) -> tuple[int, int]:
         """Return the frame to begin with to look for the first record at or after *at_ns*."""
-        place = bisect_left(self.entries, at_ns, key=_time_of)
-        return self.entries[place - 1][:2] if place else (0, 0)
+        return self._place(bisect_left(self._times, at_ns))
+
+    def _place(self, place: int) -> tuple[int, int]:
+        return (self._sequences[place - 1], self._offsets[place - 1]) if place else (0, 0)
+
+
+class SparseIndex(Places):
+    """Places that grow.  One thread adds, others may look things up at the same time."""
+
+    _sequences: array[int]
+    _offsets: array[int]
+    _times: array[int]
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        """Begin with *entries*, in order."""
+        super().__init__(array("Q"), array("Q"), array("Q"))
+        for entry in entries:
+            self._append(*entry)
+
+    def add(self, sequence: int, offset: int, at_ns: int) -> None:
+        """Take in the frame at *offset*, if it is far enough from the last entry."""
+        offsets = self._offsets
+        if not offsets or offset - offsets[-1] >= ACTIVE_STEP_BYTES:
+            self._append(sequence, offset, at_ns)
+
+    def _append(self, sequence: int, offset: int, at_ns: int) -> None:
+        # A column that is searched is the last to grow: what is found there is in the others.
+        self._offsets.append(offset)
+        self._sequences.append(sequence)
+        self._times.append(at_ns)
 
     def thinned(self) -> list[Entry]:
         """Return the entries that a sealed segment keeps."""
@@ -104,7 +137,7 @@ class SparseIndex:
 
     def _thinned(self, step_bytes: int, step_records: int) -> list[Entry]:
         kept: list[Entry] = []
-        for entry in self.entries:
+        for entry in zip(self._sequences, self._offsets, self._times, strict=True):
             if (
                 not kept
                 or entry[1] - kept[-1][1] >= step_bytes

@@ -13,7 +13,6 @@ import struct
 import sys
 import zlib
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -28,7 +27,7 @@ from headrace.engine.log.frame import (
     Newer,
     body_of,
 )
-from headrace.engine.log.index import Entry, SparseIndex, first_time_ns
+from headrace.engine.log.index import Entry, Places, SparseIndex, first_time_ns
 from headrace.engine.log.manifest import Segment
 
 SUFFIX: Final = ".idx"
@@ -44,29 +43,6 @@ def name_of(base: int) -> str:
     return f"{base:020d}{SUFFIX}"
 
 
-class FineIndex:
-    """The entries of an index file, as columns: nothing is unpacked to look a place up."""
-
-    def __init__(self, columns: Sequence[memoryview]) -> None:
-        """Take the columns of sequences, offsets and times."""
-        self._sequences, self._offsets, self._times = columns
-
-    def __len__(self) -> int:
-        """Return how many entries there are."""
-        return len(self._sequences)
-
-    def place_of(self, sequence: int) -> tuple[int, int]:
-        """See `SparseIndex.place_of`."""
-        return self._place(bisect_right(self._sequences, sequence))
-
-    def place_before(self, at_ns: int) -> tuple[int, int]:
-        """See `SparseIndex.place_before`."""
-        return self._place(bisect_left(self._times, at_ns))
-
-    def _place(self, place: int) -> tuple[int, int]:
-        return (self._sequences[place - 1], self._offsets[place - 1]) if place else (0, 0)
-
-
 def encode(base: int, digest: bytes, entries: Sequence[Entry]) -> bytes:
     """Return the bytes of the index of the segment *base* that has this *digest*."""
     numbers = array("Q", [number for column in zip(*entries, strict=True) for number in column])
@@ -74,7 +50,7 @@ def encode(base: int, digest: bytes, entries: Sequence[Entry]) -> bytes:
     return data + zlib.crc32(data).to_bytes(_CRC_BYTES, "little")
 
 
-def decode(data: bytes, base: int, digest: bytes) -> FineIndex | None:
+def decode(data: bytes, base: int, digest: bytes) -> Places | None:
     """Return the index in *data*, or ``None`` if it is not that of this segment, whole."""
     if len(data) < _HEAD.size + _CRC_BYTES:
         return None
@@ -90,7 +66,8 @@ def decode(data: bytes, base: int, digest: bytes) -> FineIndex | None:
     columns = view[_HEAD.size : -_CRC_BYTES].cast("Q")
     if sys.byteorder == "big":
         columns = memoryview(_little_endian(array("Q", columns)))
-    return FineIndex([columns[n * count : (n + 1) * count] for n in range(_COLUMNS)])
+    # As they are: nothing is unpacked to look a place up.
+    return Places(*(columns[n * count : (n + 1) * count] for n in range(_COLUMNS)))
 
 
 def _little_endian(numbers: array[int]) -> array[int]:
@@ -99,7 +76,7 @@ def _little_endian(numbers: array[int]) -> array[int]:
     return numbers
 
 
-def load(files: Files, folder: str, base: int, digest: bytes) -> FineIndex | None:
+def load(files: Files, folder: str, base: int, digest: bytes) -> Places | None:
     """Return the index of the segment *base* that has this *digest*, or ``None``."""
     try:
         return decode(read_all(files, f"{folder}/{name_of(base)}"), base, digest)

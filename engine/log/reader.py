@@ -399,7 +399,7 @@ class LogReader:
         if last >= open_base and not self._segment_of(last).sealed:
             # Its first frame tells whether the rest has to be looked over.
             self._look_over(opened, open_base, open_base)
-            if self._seen.entries and 0 < self._seen.entries[0][2] < at_ns:
+            if 0 < self._seen.first_at_ns < at_ns:
                 self._look_over(opened, open_base, last)
                 return open_base, self._seen.place_before(at_ns)
         entries = self.manifest.segments

@@ -22,8 +22,7 @@ from headrace.engine.log.frame import (
     Newer,
     records_of,
 )
-from headrace.engine.log.index import SparseIndex
-from headrace.engine.log.index_file import FineIndex
+from headrace.engine.log.index import Places, SparseIndex
 from headrace.engine.log.manifest import Packed, Segment
 
 OPEN_FILES_MAX: Final = 8
@@ -43,7 +42,7 @@ class OpenSegments:
         self._folder = folder
         self._open: OrderedDict[int, int] = OrderedDict()
         self._packed: set[int] = set()
-        self._indexes: OrderedDict[int, SparseIndex | FineIndex] = OrderedDict()
+        self._indexes: OrderedDict[int, Places] = OrderedDict()
 
     def path(self, base: int) -> str:
         """Return the path of the segment *base*: of the file that is open, if one is."""
@@ -118,7 +117,7 @@ class OpenSegments:
             return seal.crc
         return segments.read_seal(self._files, self.fd(base), self.path(base), seal.offset).chain
 
-    def index(self, entry: Segment) -> SparseIndex | FineIndex:
+    def index(self, entry: Segment) -> Places:
         """Return the index of the sealed segment that *entry* describes.
 
         Raises:

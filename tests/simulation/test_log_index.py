@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tracemalloc
 from random import Random
 
 import pytest
@@ -15,7 +16,7 @@ from headrace.engine.errors import LogCorrupt
 from headrace.engine.log import FileLog, LogReader, index_file
 from headrace.engine.log import manifest as manifests
 from headrace.engine.log.frame import Frame
-from headrace.engine.log.index import Entry, SparseIndex
+from headrace.engine.log.index import ACTIVE_STEP_BYTES, Entry, SparseIndex
 from headrace.engine.log.segment import Walk
 from headrace.engine.log.verify import verify
 from headrace.engine.log.walker import OpenSegments, step
@@ -210,6 +211,22 @@ def test_index_file_answers_as_the_index_in_memory(entries: list[Entry], asked: 
         assert found.place_before(number) == known.place_before(number)
     assert index_file.decode(data, 8, b"d" * 16) is None
     assert index_file.decode(data, 7, b"e" * 16) is None
+
+
+def test_index_in_memory_is_small() -> None:
+    """An open segment of a long-lived engine has an entry for every few frames of it."""
+    count = 10_000
+    tracemalloc.start()
+    try:
+        index = SparseIndex()
+        for number in range(count):
+            index.add(2**40 + number, number * ACTIVE_STEP_BYTES, 2**60 + number)
+        size_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(index) == count
+    assert index.place_of(2**40 + 77) == (2**40 + 77, 77 * ACTIVE_STEP_BYTES)
+    assert size_bytes <= 30 * count  # three columns of eight bytes, which grow in steps
 
 
 def test_open_segment_is_looked_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
