@@ -117,6 +117,7 @@ class Results:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
+        pipeline.kernel.state.runs.tell_end = self._note
         self._waited: dict[int, _Waited] = {}
         self._recent: dict[int, _Waited] = {}
         """The last that ended: who launches one may ask for it only after that."""
@@ -137,26 +138,27 @@ class Results:
         if pipeline.failure is not None:
             raise pipeline.failure
         if waited is None:
-            waited = self.watch(run_id)
+            waited = self._waited[run_id] = _Waited(pipeline.backend.event())
+            self.watch(run_id)
         await waited.done.wait()
         if waited.ending is not None and pipeline.committed_sequence >= waited.sequence:
             return waited.ending
         assert pipeline.failure is not None, "only a failure wakes who waits before the end"
         raise pipeline.failure
 
-    def watch(self, run_id: int) -> _Waited:
+    def watch(self, run_id: int) -> None:
         """Keep what will come of an open run, for who may ask afterwards."""
         waited = self._waited.get(run_id)
-        if waited is not None and waited.ending is None:
-            return waited  # somebody waits for it already
-        waited = self._waited[run_id] = _Waited(self.pipeline.backend.event())
-        runs = self.pipeline.kernel.state.runs
-        runs.watched[run_id] = partial(self._note, run_id, waited)
-        return waited
+        if waited is not None and waited.ending is not None:
+            del self._waited[run_id]  # it is redriven; who waited for its end before is told that
+        self.pipeline.kernel.state.runs.watched.add(run_id)
 
-    def _note(self, run_id: int, waited: _Waited, ending: Ending) -> None:
+    def _note(self, run_id: int, ending: Ending) -> None:
         if ending.result is not None:
             ending = msgspec.structs.replace(ending, result=ending.result.copy())
+        waited = self._waited.get(run_id)
+        if waited is None:
+            waited = self._waited[run_id] = _Waited(self.pipeline.backend.event())
         waited.ending = ending
         waited.sequence = self.pipeline.kernel.sequence
         self.pipeline.after(waited.sequence, partial(self._tell, run_id, waited))
@@ -203,8 +205,10 @@ class Results:
     def adopt(self, before: Results) -> None:
         """Keep what the life of the kernel before has kept, and would have, for who asks later."""
         self._recent = dict(before._recent)
-        for run_id in before._waited:
-            if run_id in self.pipeline.kernel.state.runs.active:
+        active = self.pipeline.kernel.state.runs.active
+        watched = before.pipeline.kernel.state.runs.watched
+        for run_id in [*before._waited, *watched]:
+            if run_id in active:
                 self.watch(run_id)
 
     def wake(self) -> None:

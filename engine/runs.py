@@ -90,6 +90,10 @@ def view_of(
     )
 
 
+def _tell_nobody(run_id: int, ending: Ending) -> None:
+    """Do nothing: nobody waits for runs."""
+
+
 class RunTable:
     """All runs that have not ended, by id, and a little about those that have."""
 
@@ -112,8 +116,9 @@ class RunTable:
         """Those that have begun to need older records, so that no snapshot may know of it."""
         self._by_rule: dict[tuple[str, Any], list[int] | deque[int]] = {}
         self._writing: RunsWriting | None = None
-        self.watched: dict[int, Callable[[Ending], None]] = {}
-        """Whom to tell of the end of which run.  The shell's: no part of the state."""
+        self.watched: set[int] = set()
+        """The runs of whose end `tell_end` is told.  The shell's: no part of the state."""
+        self.tell_end: Callable[[int, Ending], None] = _tell_nobody
 
     def touch(self, run_id: int) -> RunState | None:
         """Return a run that has not ended, to be changed; or ``None``."""
@@ -370,8 +375,9 @@ class RunTable:
                 run.version,
             )
         )
-        if self.watched and (tell := self.watched.pop(run.id, None)) is not None:
-            tell(Ending(run.task, status, result, error, blob))
+        if run.id in self.watched:
+            self.watched.discard(run.id)
+            self.tell_end(run.id, Ending(run.task, status, result, error, blob))
         if run.parent and (parent := self.touch(run.parent)) is not None:
             step = parent.steps.get(run.ordinal)
             if step is not None and step.sequence == run.id:
