@@ -10,7 +10,7 @@ import asyncio
 import math
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 from anyio import CancelScope, get_cancelled_exc_class
 from msgspec import Raw, Struct, ValidationError
@@ -58,6 +58,14 @@ class Outcome(Struct, frozen=True):
     def succeeded(self) -> bool | None:
         """Whether it went well; ``None``: it was stopped, which says nothing."""
         return None if self.stopped is not None else self.failure is None
+
+
+class ThreadCaller(Protocol):
+    """Executes the code of attempts in threads: `headrace.engine.threads.Threads`."""
+
+    def call(self, attempt: Attempt, function: Callable[[], Any]) -> Awaitable[Any]:
+        """Return what waits for the result of *function*."""
+        ...
 
 
 class Attempt:
@@ -119,7 +127,7 @@ class Attempt:
     async def execute(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
-        in_thread: Callable[[Attempt, Callable[[], Any]], Awaitable[Any]],
+        threads: ThreadCaller,
     ) -> None:
         """Call the task, within `scope`; `outcome` says what came of it, once that is left.
 
@@ -132,7 +140,7 @@ class Attempt:
         try:
             if self.enter is not None:
                 await self.enter()
-            value = await self._called(load_firing, in_thread)
+            value = await self._called(load_firing, threads)
             if self.run._handles is not None:
                 await self.run._join()
             self.result = self.spec.encode_result(value)
@@ -181,7 +189,7 @@ class Attempt:
     def _called(
         self,
         load_firing: Callable[[RunState], Firing[Any]],
-        in_thread: Callable[[Attempt, Callable[[], Any]], Awaitable[Any]],
+        threads: ThreadCaller,
     ) -> Awaitable[Any]:
         """Call the function; return what waits for its result."""
         spec = self.spec
@@ -202,7 +210,7 @@ class Attempt:
                 kwargs[parameter] = self.run._executor.resource(resource)
         call = spec.bind(args, kwargs)
         if not spec.is_async:
-            return in_thread(self, call)
+            return threads.call(self, call)
         self.begin()
         return Watched(self.run._executor.stopwatch, call(), self._tell_of_step)
 

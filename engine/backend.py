@@ -16,6 +16,8 @@ import anyio
 from anyio import CancelScope
 from msgspec import Struct
 
+from headrace.engine.crew import ChildCrew, Crew, PlainCrew
+
 R = TypeVar("R")
 
 TIDY_AT: Final = 64
@@ -136,6 +138,8 @@ class Backend(Struct, frozen=True):
     """Make an event that one task waits for, at most: a third of the memory."""
     scope: Callable[[], CancelScope]
     """Make a cancel scope."""
+    crew: Callable[[], Crew]
+    """Make what starts workers."""
 
 
 def is_cancelled_here() -> bool:
@@ -190,6 +194,7 @@ def current_backend() -> Backend:
             trio.Event,
             trio.Event,
             scope,
+            ChildCrew,
         )
     return Backend(
         loop.call_soon,
@@ -198,4 +203,5 @@ def current_backend() -> Backend:
         SharedWaiter,
         Waiter,
         scope,
+        PlainCrew,
     )

@@ -210,13 +210,18 @@ class Runner(Stepping):
         return max(0, ready) + len(self._to_end)
 
     async def _work(self) -> None:
-        """Execute one run after the other, for ever."""
+        """Execute one run after the other, until all workers are to end."""
         host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
+        crew = self._workers.begin()
         attempt: Attempt | None = None
         try:
-            while True:
-                straight = 0
+            while not crew.is_ending:
                 with new_scope() as scope:  # of all those that nobody stops
+                    crew.scopes[host] = scope
+                    if attempt is not None:
+                        await self._end_attempt(attempt)
+                        attempt = None
+                    straight = 0
                     while attempt is None:
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()
@@ -231,13 +236,10 @@ class Runner(Stepping):
                         straight += 1
                         attempt = self._attempt(*chosen, host, scope)
                         if attempt is not None:
-                            await attempt.execute(self._load_firing, self.threads.call)
+                            await attempt.execute(self._load_firing, self.threads)
                             if self._settle_at_once(attempt):
                                 self._forget(attempt, succeeded=True)
                                 attempt = None
-                if attempt is not None:
-                    await self._end_attempt(attempt)
-                    attempt = None
         except (KeyboardInterrupt, BaseExceptionGroup) as error:
             self.was_interrupted |= is_interrupt(error)  # another worker may have been
             self.stop()  # also whoever waits for this one, whatever shields them
@@ -332,7 +334,7 @@ class Runner(Stepping):
     def check_wait(self, run_id: int) -> None:
         """See `Executor`."""
         current = self.pipeline.backend.current_task()
-        if current in self._workers.tasks:
+        if current in self._workers.crew.scopes:
             at_work = {i: (a.run._host, a.run._ordinal) for i, a in self._attempts.items()}
             check_wait(self._runs, at_work, current, run_id)
 

@@ -219,7 +219,7 @@ class Stepping(Attempts):
         succeeded: bool | None = None
         try:
             with within:
-                await attempt.execute(self._load_firing, self.threads.call)
+                await attempt.execute(self._load_firing, self.threads)
             if sequence := self._settle_at_once(attempt):
                 succeeded = True
                 return sequence

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anyio import current_effective_deadline, get_cancelled_exc_class
@@ -306,8 +305,10 @@ class Steps:
 
     def _parking(self) -> Parking:
         go_on = None if self._again is None else self._go_on
-        note = partial(self._executor.park, self)
-        return Parking(self._pipeline.backend.waiter(), note, go_on, self._leave)
+        return Parking(self._pipeline.backend.waiter(), self._note_wait, go_on, self._leave)
+
+    def _note_wait(self, change: int) -> None:
+        self._executor.park(self, change)
 
     async def _go_on(self) -> None:
         """Return once its code may begin, or go on after a wait."""

@@ -8,7 +8,7 @@ the step, with the name of the innermost task that took it.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 LIMIT_NS: Final = 100_000_000
 """A step that takes longer is told."""
@@ -90,45 +90,57 @@ class Watched:
         self.is_over, self._error = False, error
 
     def close(self) -> None:
-        """End the coroutine, which is not to be awaited after all."""
+        """End the coroutine."""
         self._coroutine.close()
 
+    # It is the iterator of its own `await`: a generator would be a frame for each run that waits.
+
     def __await__(self) -> Generator[Any, Any, Any]:
-        stopwatch, coroutine = self._stopwatch, self._coroutine
-        clock, limit_ns = stopwatch._clock, stopwatch._limit_ns
-        take: Callable[[Any], Any] = coroutine.send
-        argument: Any = None
-        asked: Any = None
-        has_begun = self._has_begun
-        if has_begun:
-            if self.late_ns:
-                stopwatch.tell(self.tell, self.late_ns)
-            if self.is_over:
-                return self.value
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            asked, self._asked = self._asked, None
-        while True:
-            if has_begun:
-                has_begun = False
-            else:
-                blamed_ns = stopwatch.blamed_ns
-                begun_ns = clock()
-                try:
-                    asked = take(argument)
-                except StopIteration as stop:
-                    return stop.value
-                finally:
-                    argument = None  # an error would hold this frame, and so itself
-                    took_ns = clock() - begun_ns
-                    if took_ns > limit_ns and (own_ns := stopwatch.blame(took_ns, blamed_ns)):
-                        stopwatch.tell(self.tell, own_ns)
+        return cast("Generator[Any, Any, Any]", self)
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, argument: Any) -> Any:
+        """Execute the next step; return what it awaits."""
+        if self._has_begun:
+            self._has_begun = False
+            return self._of_first_step()
+        stopwatch = self._stopwatch
+        blamed_ns, begun_ns = stopwatch.blamed_ns, stopwatch._clock()
+        try:
+            return self._coroutine.send(argument)
+        finally:
+            if stopwatch._clock() - begun_ns > stopwatch._limit_ns:
+                self._tell_of(begun_ns, blamed_ns)
+
+    def throw(self, *error: Any) -> Any:
+        """Execute the next step, which begins with *error*; return what it awaits."""
+        stopwatch = self._stopwatch
+        blamed_ns, begun_ns = stopwatch.blamed_ns, stopwatch._clock()
+        try:
+            return self._coroutine.throw(*error)
+        finally:
+            error = ()  # it would hold this frame, and so itself
+            if stopwatch._clock() - begun_ns > stopwatch._limit_ns:
+                self._tell_of(begun_ns, blamed_ns)
+
+    def _of_first_step(self) -> Any:
+        if self.late_ns:
+            self._stopwatch.tell(self.tell, self.late_ns)
+        if self.is_over:
+            raise StopIteration(self.value)
+        if self._error is not None:
+            error, self._error = self._error, None
             try:
-                argument = yield asked
-                take = coroutine.send
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 (handed on: it is the coroutine's)
-                take, argument = coroutine.throw, error
+                raise error
+            finally:
+                del error
+        asked, self._asked = self._asked, None
+        return asked
+
+    def _tell_of(self, begun_ns: int, blamed_ns: int) -> None:
+        stopwatch = self._stopwatch
+        own_ns = stopwatch.blame(stopwatch._clock() - begun_ns, blamed_ns)
+        if own_ns:
+            stopwatch.tell(self.tell, own_ns)

@@ -8,12 +8,13 @@ those call others in turn, as long as there are runs that wait to be executed.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Sized
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from headrace.engine.backend import Backend, Event
+from headrace.engine.crew import Crew
 from headrace.engine.signal import Signal
 
 CALLED_AT_ONCE: Final = 2
@@ -32,11 +33,11 @@ class Workers:
         queued: Sized,
         wanted: Callable[[], int],
     ) -> None:
-        """Let each worker do *work*, which goes on for ever.
+        """Let each worker do *work*, which calls `begin` and goes on until the crew is ending.
 
         *wanted* says how many have something to do: none while *queued* is empty.
         """
-        self.tasks: set[Any] = set()
+        self.crew: Crew = backend.crew()
         """The asyncio or trio tasks."""
         self._backend = backend
         self._do = work
@@ -53,17 +54,20 @@ class Workers:
         self._vacancies = 0
 
     async def recruit(self, group: TaskGroup) -> None:
-        """Start workers in *group*, for ever.  A task, since they are called in callbacks."""
-        while True:
-            while self._vacancies:
-                self._vacancies -= 1
-                group.start_soon(self._work, name="headrace worker")
-            await self._recruit.wait()
+        """Start workers, until *group* is cancelled.  A task: they are called in callbacks."""
+        try:
+            while True:
+                while self._vacancies:
+                    self._vacancies -= 1
+                    self.crew.start(_Shift(self, self._do()), group)
+                await self._recruit.wait()
+        finally:
+            await self.crew.end()
 
-    async def _work(self) -> None:
-        self.tasks.add(self._backend.current_task())
+    def begin(self) -> Crew:
+        """Note that a worker begins; return the crew that it belongs to."""
         self._called -= 1
-        await _Shift(self, self._do())
+        return self.crew
 
     def call(self) -> None:
         """Have a worker look for what there is to do, if none is about to."""
@@ -104,8 +108,12 @@ class Workers:
             self._called -= 1
 
 
-class _Shift:
-    """Awaits all that a worker does, and sees when it lets others go on."""
+class _Shift(Coroutine[Any, Any, None]):
+    """All that a worker does: sees when it lets others go on.
+
+    What is awaited and what a task executes at once: a coroutine around it, and a generator in
+    that, would be two frames for each run that waits.
+    """
 
     __slots__ = ("_coroutine", "_workers")
 
@@ -114,27 +122,59 @@ class _Shift:
         self._coroutine = coroutine
 
     def __await__(self) -> Generator[Any, Any, None]:
-        workers, coroutine = self._workers, self._coroutine
-        take: Callable[[Any], Any] = coroutine.send
-        argument: Any = None
-        while True:
-            workers._is_at_work = True
-            try:
-                asked = take(argument)
-            except StopIteration:
-                return
-            finally:
-                argument = None  # an error would hold this frame, and so itself
-                workers._is_at_work = False
-            if workers._is_pausing:
-                workers._is_pausing = False
-            elif workers._queued:
-                workers.call_more()
-            try:
-                argument = yield asked
-                take = coroutine.send
-            except GeneratorExit:
-                coroutine.close()
-                raise
-            except BaseException as error:  # noqa: BLE001 (handed on: it is the coroutine's)
-                take, argument = coroutine.throw, error
+        return cast("Generator[Any, Any, None]", self)
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, argument: Any) -> Any:
+        """Go on to the next await."""
+        workers = self._workers
+        workers._is_at_work = True
+        try:
+            asked = self._coroutine.send(argument)
+        finally:
+            workers._is_at_work = False
+        self._let_others_go_on()
+        return asked
+
+    def throw(self, *error: Any) -> Any:
+        """Go on to the next await, with *error*."""
+        workers = self._workers
+        workers._is_at_work = True
+        try:
+            asked = self._coroutine.throw(*error)
+        finally:
+            error = ()  # it would hold this frame, and so itself
+            workers._is_at_work = False
+        self._let_others_go_on()
+        return asked
+
+    def close(self) -> None:
+        """End it where it is."""
+        self._coroutine.close()
+
+    def _let_others_go_on(self) -> None:
+        workers = self._workers
+        if workers._is_pausing:
+            workers._is_pausing = False
+        elif workers._queued:
+            workers.call_more()
+
+    # For who looks at tasks, such as debuggers: it is where its coroutine is.
+
+    @property
+    def cr_frame(self) -> Any:
+        return self._coroutine.cr_frame  # type: ignore[attr-defined]
+
+    @property
+    def cr_await(self) -> Any:
+        return self._coroutine.cr_await  # type: ignore[attr-defined]
+
+    @property
+    def cr_code(self) -> Any:
+        return self._coroutine.cr_code  # type: ignore[attr-defined]
+
+    @property
+    def cr_running(self) -> bool:
+        return self._coroutine.cr_running  # type: ignore[attr-defined,no-any-return]

@@ -1,0 +1,111 @@
+"""`Crew`: the tasks that workers are, in the form in which each weighs least.
+
+A child of anyio's task group has a handle, an event, a cancel scope and a wrapper of its own: two
+kilobytes for each run that waits.  A plain task of asyncio has none of these, and what workers
+need of them is here.  Trio's own children are light.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextvars import copy_context
+from typing import Any, Final, Protocol
+
+from anyio import CancelScope
+from anyio.abc import TaskGroup
+
+NAME: Final = "headrace worker"
+
+
+class Crew(Protocol):
+    """Starts tasks in a task group, or in its stead."""
+
+    scopes: dict[Any, CancelScope]
+    """Each task that has begun, and the scope in which all is that it does now."""
+    is_ending: bool
+    """Whether a task is to return now that it has left its scope."""
+
+    def start(self, work: Coroutine[Any, Any, None], group: TaskGroup) -> None:
+        """Start a task that does *work* while *group*, the same for all, is there."""
+        ...
+
+    async def end(self) -> None:
+        """Return when all tasks have ended, which are cancelled for that.
+
+        Raises:
+            BaseExceptionGroup: what tasks have ended of.  Also for one: as it is, a
+                `KeyboardInterrupt` would leave the loop once more, in the midst of its cleaning up.
+        """
+        ...
+
+
+class ChildCrew:
+    """Children of the task group, which ends them itself."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.scopes: dict[Any, CancelScope] = {}
+        self.is_ending = False
+
+    def start(self, work: Coroutine[Any, Any, None], group: TaskGroup) -> None:
+        """See `Crew`."""
+        group.start_soon(_awaited, work, name=NAME)
+
+    async def end(self) -> None:
+        """See `Crew`."""
+
+
+async def _awaited(work: Coroutine[Any, Any, None]) -> None:
+    await work
+
+
+class PlainCrew:
+    """Tasks of asyncio, each of which is cancelled through its scope.
+
+    So a shield holds, and code that swallows one cancellation gets the next, as in children of
+    anyio's task groups; `asyncio.Task.cancel` would reach it once, through all shields.
+    """
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.scopes: dict[Any, CancelScope] = {}
+        self.is_ending = False
+        self._group: TaskGroup
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
+        self._left: asyncio.Future[None] | None = None
+        """Done once the last has ended, if somebody waits for that."""
+        self._note_end = self._ended  # one for all
+        self._context = copy_context()
+
+    def start(self, work: Coroutine[Any, Any, None], group: TaskGroup) -> None:
+        """See `Crew`."""
+        self._group = group
+        # Not by the loop's factory: that of a host may begin the task here, in the middle.
+        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name=NAME)
+        self._tasks.add(task)
+        task.add_done_callback(self._note_end, context=self._context)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.remove(task)
+        self.scopes.pop(task, None)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._errors.append(error)
+        if not self.is_ending:  # as a child of it would have
+            self._group.cancel_scope.cancel()
+        if self._left is not None and not self._tasks and not self._left.done():
+            self._left.set_result(None)
+
+    async def end(self) -> None:
+        """See `Crew`."""
+        self.is_ending = True
+        for scope in [*self.scopes.values()]:
+            scope.cancel()
+        with CancelScope(shield=True):
+            while self._tasks:
+                self._left = asyncio.get_running_loop().create_future()
+                await self._left
+        if self._errors:
+            raise BaseExceptionGroup("workers have ended", self._errors)
