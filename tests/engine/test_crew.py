@@ -1,0 +1,170 @@
+"""The tasks of workers: nobody outlives the group, errors come out, cancellations reach all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from tests.engine.stand import opened, quiet, until
+
+from headrace import App, Run
+from headrace.engine.backend import current_backend
+from headrace.engine.crew import Crew, PlainCrew
+
+WAITING_BYTES_MAX = 6000
+
+
+class Worker:
+    """Does some work in a scope, as a worker does."""
+
+    def __init__(self, crew: Crew, work: Callable[[], Any]) -> None:
+        self.crew = crew
+        self.work = work
+        self.has_begun = False
+
+    async def __call__(self) -> None:
+        """Do it, until the crew is ending."""
+        while not self.crew.is_ending:
+            with anyio.CancelScope() as scope:
+                self.crew.scopes[current_backend().current_task()] = scope
+                self.has_begun = True
+                await self.work()
+
+
+async def _recruited(crew: Crew, *workers: Worker, then: Callable[[], Any]) -> None:
+    """Start the *workers*; when they have begun, do *then*, and end them."""
+
+    async def recruit() -> None:
+        try:
+            for worker in workers:
+                crew.start(worker(), group)
+            await anyio.sleep_forever()
+        finally:
+            await crew.end()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(recruit)
+        await until(lambda: all(worker.has_begun for worker in workers))
+        await then()
+        group.cancel_scope.cancel()
+
+
+async def test_all_have_ended_when_the_group_is_left() -> None:
+    """Also who cleans up for long behind a shield, and who swallows cancellations."""
+    crew, left = current_backend().crew(), list[str]()
+
+    async def shielded() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                for _ in range(10):
+                    await checkpoint()
+                left.append("shielded")
+
+    async def stubborn() -> None:
+        for _ in range(3):
+            try:
+                await anyio.sleep_forever()
+            except anyio.get_cancelled_exc_class():
+                left.append("again")
+        await anyio.sleep_forever()
+
+    await _recruited(crew, Worker(crew, shielded), Worker(crew, stubborn), then=checkpoint)
+    assert sorted(left) == ["again", "again", "again", "shielded"]
+
+
+async def test_an_error_of_one_ends_all_and_comes_out() -> None:
+    """As of a child of the group."""
+    crew, ended, go_on = current_backend().crew(), list[str](), anyio.Event()
+
+    async def failing() -> None:
+        await go_on.wait()
+        raise ValueError("mine")
+
+    async def waiting() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ended.append("other")
+
+    async def fail() -> None:
+        go_on.set()
+        await anyio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await _recruited(crew, Worker(crew, failing), Worker(crew, waiting), then=fail)
+    inner = caught.value.exceptions[0]
+    if isinstance(inner, BaseExceptionGroup):
+        (inner,) = inner.exceptions
+    assert repr(inner) == "ValueError('mine')"
+    assert ended == ["other"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_who_has_not_begun_does_not_begin() -> None:
+    """It is called when everything ends already, and is waited for nevertheless."""
+    crew, done = PlainCrew(), list[str]()
+
+    async def work() -> None:
+        done.append("worked")
+
+    async with anyio.create_task_group() as group:
+        worker = Worker(crew, work)
+        crew.start(worker(), group)
+        await crew.end()
+    assert not worker.has_begun
+    assert done == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_factory_of_the_host_does_not_begin_workers() -> None:
+    """Such as the eager one of Python 3.12, within a callback."""
+    crew, made = PlainCrew(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    def factory(loop: Any, coroutine: Any, **options: Any) -> Any:
+        made.append(options.get("name", ""))
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+    try:
+        async with anyio.create_task_group() as group:
+            crew.start(Worker(crew, checkpoint)(), group)
+            await crew.end()
+    finally:
+        loop.set_task_factory(None)
+    assert made == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_run_that_waits_is_light() -> None:
+    """All of it: its state, its code, its timer and the task that executes it."""
+    app, count = App("t"), 500
+
+    @app.task
+    async def sleeper(run: Run) -> None:
+        await run.sleep(86_400)
+
+    async with opened(app) as engine:
+        for _ in range(50):
+            await engine.launch(sleeper)
+        await quiet(engine)
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for _ in range(count):
+                await engine.launch(sleeper)
+            await quiet(engine)
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(engine.runs()) == count + 50
+    assert held / count < WAITING_BYTES_MAX
