@@ -56,7 +56,6 @@ MAY_EXCEPT_BROADLY = {
     "engine/process_worker.py": "the run boundary, in a worker process",
     "engine/process_errors.py": "what a user's exception is made of and says is user code too",
     "engine/stopwatch.py": "what is thrown into a task's coroutine is handed on",
-    "engine/workers.py": "what is thrown into a worker's coroutine is handed on",
     "engine/threads.py": "the run boundary, in a thread: it is raised in the loop",
     "engine/control.py": "others register commands: one that fails does not end the engine",
     "triggers/entry.py": "as triggers/stage.py, written out where most events end",

@@ -31,8 +31,10 @@ from headrace.triggers.stage import Moments
 
 WAIT: Final = "wait"
 """The name of the rule that a pattern is while a run waits for it."""
-RECENT_MAX: Final = 16_384
-"""Matched events that are kept in memory for the runs that they lead to."""
+RECENT_MAX: Final = 4096
+RECENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Matched events, and their data, that are kept in memory for the runs that they lead to: twice
+so many at most.  A run that comes later has them read from the log, which takes some 10 us."""
 
 
 class Rule(Struct, frozen=True):
@@ -83,6 +85,7 @@ class RuleSet:
         self._sources: list[str] = []
         self._recent: dict[int, EventStored] = {}
         self._before: dict[int, EventStored] = {}
+        self._recent_bytes = 0
         self._moments = Moments()
         self.wants_own = False
         """See `Decider`: whether any was declared that names them."""
@@ -94,7 +97,7 @@ class RuleSet:
         self._timers = timers
         self._sources = sources
         self._index = SubjectIndex()
-        self._recent, self._before = {}, {}
+        self._recent, self._before, self._recent_bytes = {}, {}, 0
         self._automata = {}
         for rule in self._rules.values():
             self._build(rule)
@@ -388,9 +391,10 @@ class RuleSet:
     def _remember(self, sequence: int, event: EventStored) -> None:
         recent = self._recent
         recent[sequence] = event
-        if len(recent) >= RECENT_MAX:
+        self._recent_bytes += len(event.data)
+        if len(recent) >= RECENT_MAX or self._recent_bytes >= RECENT_BYTES_MAX:
             # Two halves, of which the older goes as a whole: nothing is looked for.
-            self._before, self._recent = recent, {}
+            self._before, self._recent, self._recent_bytes = recent, {}, 0
 
     def recent(self, sequence: int) -> EventStored | None:
         """Return a matched event if it is still in memory: a cache, not state."""

@@ -14,6 +14,7 @@ from headrace import any_of, on, silent
 from headrace.engine import record as r
 from headrace.engine.decider import RunMode
 from headrace.engine.kernel import Kernel
+from headrace.triggers import ruleset
 from headrace.triggers.nodes_clock import EveryNode
 from headrace.triggers.pattern import Pattern
 from headrace.triggers.ruleset import Rule
@@ -483,3 +484,18 @@ def test_a_dump_is_not_changed_by_what_is_only_a_cache() -> None:
     shell.kernel.due_timer(ns(1))
 
     assert shell.kernel.dump() == before
+
+
+@pytest.mark.parametrize(("bytes_each", "count"), [(1000, 20), (10, 50)])
+def test_what_is_kept_of_recent_events_has_bounds(
+    bytes_each: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their size and by their number: no more of them than that, and the last."""
+    monkeypatch.setattr(ruleset, "RECENT_BYTES_MAX", 3000)
+    monkeypatch.setattr(ruleset, "RECENT_MAX", 10)
+    shell = Shell(named(r=a)).start(ns(1))
+    made = [shell.emit(ns(2), "a", "x" * bytes_each) for _ in range(count)]
+    kept = [sequence for sequence in made if shell.kernel.state.decider.recent(sequence)]
+
+    assert kept == made[-len(kept) :]
+    assert len(kept) in ({3, 4, 5} if bytes_each == 1000 else set(range(10, 20)))

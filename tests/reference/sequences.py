@@ -150,6 +150,11 @@ class History:
             if index is None:
                 break
             step = self.entries[index].step
+            if timer and timer[0] <= step.at:
+                # A timer of the same moment that was armed earlier: what is over ends with it.
+                over = [fate for fate in partials.values() if fate.due == timer[0]]
+                made += self.ended(over, step.place, partials)
+                timer = ()
             if self.matches(index, self.steps[0], ()):
                 self.begin(index, partials)
             ending = [fate for fate in partials.values() if fate.by == index]
