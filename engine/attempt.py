@@ -194,8 +194,10 @@ class Attempt:
         """Call the function; return what waits for its result."""
         spec = self.spec
         if self.begun is not None:
-            self.begun.tell = self._tell_of_step
-            return self.begun
+            # Not kept: it holds the attempt, so neither would be gone before the collector comes.
+            code, self.begun = self.begun, None
+            code.tell = self._tell_of_step
+            return code
         if spec.process_path is not None:
             return self.run._executor.processes.call(spec, self.state.args, self.begin)
         args: list[Any]

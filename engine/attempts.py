@@ -129,6 +129,9 @@ class Attempts(Endings):
             self._watch.set_heartbeat(attempt, spec.limits.heartbeat_ns)
 
     def _forget(self, attempt: Attempt, *, succeeded: bool | None) -> None:
+        # The frames of what was raised hold the attempt, and handles of children the run: what
+        # holds these in turn would be freed by the collector only, long after.
+        attempt.failure = attempt.thrown = attempt.run._handles = None
         if self.observer is not None:
             self.observer.leave(attempt.state.id)
         if self._attempts.get(attempt.state.id) is attempt:

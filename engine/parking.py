@@ -13,6 +13,14 @@ from anyio import get_cancelled_exc_class
 from headrace.engine.backend import Event
 
 
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _untold(_: int) -> None:
+    """Tell nobody."""
+
+
 class Parking:
     """One wait.  Make it, hand `wake` to whoever ends it, then `wait`."""
 
@@ -23,7 +31,7 @@ class Parking:
         event: Event,
         note: Callable[[int], None],
         go_on: Callable[[], Awaitable[None]] | None = None,
-        leave: Callable[[], None] = lambda: None,
+        leave: Callable[[], None] = _nothing,
     ) -> None:
         """Wait for *event*, which is new; tell *note* of the beginning (+1) and of the end (-1).
 
@@ -56,6 +64,8 @@ class Parking:
             raise
         finally:
             self._unpark()
+            # Whoever would have woken it, such as the run itself, may keep it.
+            self._go_on, self._leave, self._note = None, _nothing, _untold
 
     def _unpark(self) -> None:
         if self._is_parked:

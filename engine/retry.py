@@ -7,6 +7,7 @@ time; the verdict is recorded, so that a retry is a durable timer and a replay n
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -160,5 +161,13 @@ def _as_tenacity(policy: Retry, seed: str) -> Any:
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(policy.attempts),
         wait=wait,
-        retry=tenacity.retry_if_exception_type(policy.on),
+        retry=_only_for(policy.on),  # type: ignore[arg-type] (classes are hashable)
     )
+
+
+@lru_cache(maxsize=64)
+def _only_for(kinds: type[BaseException] | tuple[type[BaseException], ...]) -> Any:
+    """Return what says yes to errors of these *kinds*; kept, since each is a reference cycle."""
+    import tenacity
+
+    return tenacity.retry_if_exception_type(kinds)

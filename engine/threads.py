@@ -105,10 +105,13 @@ class Threads:
                 if not ended.is_set():
                     self._disown(attempt)
             raise
-        value, error = outcome[0]
+        value, error = outcome.pop()
         if error is not None:
             attempt.thrown = error
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # it holds this frame, which would hold it
         return value
 
     async def _thread(self, task: str, borrower: object) -> Thread:

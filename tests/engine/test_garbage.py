@@ -1,0 +1,144 @@
+"""Runs that have ended are freed by reference counts: no cycle waits for the collector.
+
+`headrace run` lets the collector look seldom, so what only that can free would pile up.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from tests.engine.stand import StepClock, opened, quiet
+
+from headrace import App, Engine, Retry, Run, TaskFailed
+
+COUNT = 20
+
+
+def app_of_endings() -> App:
+    """Return an app with a task for each way to end."""
+    app = App("t")
+
+    @app.task
+    async def plain() -> str:
+        return "done"
+
+    @app.task
+    async def waiting() -> str:
+        await checkpoint()
+        return "done"
+
+    @app.task
+    def in_thread() -> str:
+        return "done"
+
+    @app.task
+    async def sleeping(run: Run) -> None:
+        await run.sleep(1)
+
+    @app.task(retry=Retry(attempts=1))
+    async def failing() -> None:
+        raise OSError("at once")
+
+    @app.task(retry=Retry(attempts=1))
+    async def failing_late() -> None:
+        await checkpoint()
+        raise OSError("late")
+
+    @app.task(retry=Retry(attempts=1))
+    def failing_in_thread() -> None:
+        raise OSError("in a thread")
+
+    @app.task
+    async def retried(run: Run) -> None:
+        await checkpoint()
+        if run.attempt < 3:
+            raise OSError("again")
+
+    @app.task(timeout=1)
+    async def too_long() -> None:
+        await anyio.sleep_forever()
+
+    @app.task
+    async def calling(run: Run) -> None:
+        await run.call(plain)
+        await run.call(waiting)
+        with pytest.raises(TaskFailed):
+            await run.call(failing)
+        with pytest.raises(TaskFailed):
+            await run.call(failing_late)
+
+    @app.task
+    async def spawning(run: Run) -> None:
+        for handle in [run.spawn(waiting), run.spawn(plain)]:
+            await handle
+
+    @app.task
+    async def racing(run: Run) -> None:
+        await run.race(run.spawn(waiting), run.spawn(sleeping))
+
+    return app
+
+
+async def _steps(engine: Engine, clock: StepClock, ids: list[int]) -> None:
+    active = engine.opened().kernel.state.runs.active
+    while any(run_id in active for run_id in ids):
+        await clock.step(engine, 1)
+
+
+async def _garbage_of(engine: Engine, act: Callable[[], Any]) -> Counter[str]:
+    """Return the kinds of objects that only the collector frees after *act*."""
+    await act()  # once for what comes to be only then
+    gc.collect()
+    before = gc.get_debug()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        await act()
+        gc.collect()
+        return Counter(type(found).__qualname__ for found in gc.garbage)
+    finally:
+        gc.set_debug(before)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("name", sorted(app_of_endings().tasks))
+async def test_a_run_that_has_ended_leaves_no_garbage(name: str) -> None:
+    """However it ended: nothing of ours is in a circle, from its frames to its error."""
+    app, clock = app_of_endings(), StepClock()
+
+    async with opened(app, clock=clock) as engine:
+
+        async def act() -> None:
+            task = app.tasks[name].function
+            ids = [await engine.launch(task) for _ in range(COUNT)]
+            await _steps(engine, clock, ids)
+            await quiet(engine)
+
+        assert await _garbage_of(engine, act) == Counter()
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_run_that_is_cancelled_leaves_no_garbage() -> None:
+    """Neither where it sleeps, nor where its code waits for anything else."""
+    app, clock = app_of_endings(), StepClock()
+
+    async with opened(app, clock=clock) as engine:
+
+        async def act() -> None:
+            for name in ("sleeping", "too_long"):
+                ids = [await engine.launch(app.tasks[name].function) for _ in range(COUNT)]
+                await quiet(engine)
+                for run_id in ids:
+                    await engine.cancel(run_id)
+                await _steps(engine, clock, ids)
+            await quiet(engine)
+
+        assert await _garbage_of(engine, act) == Counter()
