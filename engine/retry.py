@@ -161,7 +161,7 @@ def _as_tenacity(policy: Retry, seed: str) -> Any:
     return tenacity.Retrying(
         stop=tenacity.stop_after_attempt(policy.attempts),
         wait=wait,
-        retry=_only_for(policy.on),  # type: ignore[arg-type] (classes are hashable)
+        retry=_only_for(policy.on),  # type: ignore[arg-type]  # mypy: classes are hashable
     )
 
 

@@ -115,8 +115,8 @@ async def test_who_has_not_begun_does_not_begin() -> None:
     async def work() -> None:
         done.append("worked")
 
+    worker = Worker(crew, work)
     async with anyio.create_task_group() as group:
-        worker = Worker(crew, work)
         crew.start(worker(), group)
         await crew.end()
     assert not worker.has_begun
