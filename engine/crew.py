@@ -103,9 +103,15 @@ class PlainCrew:
         self.is_ending = True
         for scope in [*self.scopes.values()]:
             scope.cancel()
+        is_cancelled = False
         with CancelScope(shield=True):
             while self._tasks:
                 self._left = asyncio.get_running_loop().create_future()
-                await self._left
+                try:
+                    await self._left
+                except asyncio.CancelledError:  # of a host that cancels each task that there is
+                    is_cancelled = True
         if self._errors:
             raise BaseExceptionGroup("workers have ended", self._errors)
+        if is_cancelled:
+            raise asyncio.CancelledError

@@ -178,3 +178,7 @@ class _Shift(Coroutine[Any, Any, None]):
     @property
     def cr_running(self) -> bool:
         return self._coroutine.cr_running  # type: ignore[attr-defined,no-any-return]
+
+    @property
+    def cr_suspended(self) -> bool:
+        return self._coroutine.cr_suspended  # type: ignore[attr-defined,no-any-return]

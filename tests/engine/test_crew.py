@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -13,9 +15,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 from tests.engine.stand import opened, quiet, until
 
-from headrace import App, Run
+from headrace import App, MemoryLog, Run
 from headrace.engine.backend import current_backend
-from headrace.engine.crew import Crew, PlainCrew
+from headrace.engine.crew import NAME, Crew, PlainCrew
 
 WAITING_BYTES_MAX = 6000
 
@@ -105,6 +107,75 @@ async def test_an_error_of_one_ends_all_and_comes_out() -> None:
         (inner,) = inner.exceptions
     assert repr(inner) == "ValueError('mine')"
     assert ended == ["other"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_nobody_is_left_by_a_host_that_cancels_all_tasks_again() -> None:
+    """Also who waits for the workers is one of them; code that cleans up does so within."""
+    app, seen = App("t"), list[str]()
+    begun, cleaning = anyio.Event(), anyio.Event()
+
+    @app.task
+    async def stubborn() -> None:
+        begun.set()
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                cleaning.set()
+                with suppress(asyncio.CancelledError):
+                    await anyio.sleep_forever()
+                for _ in range(20):
+                    await checkpoint()
+                seen.append("cleaned")
+
+    async def host() -> None:
+        try:
+            async with app.open(MemoryLog(), grace_s=0) as engine:
+                await engine.launch(stubborn)
+                await anyio.sleep_forever()
+        finally:
+            seen.append("closed")
+
+    def cancel_all() -> None:
+        for each in asyncio.all_tasks() - before:
+            each.cancel()
+
+    before = asyncio.all_tasks()  # the test's
+    task = asyncio.create_task(host())
+    await begun.wait()
+    cancel_all()
+    await cleaning.wait()
+    for _ in range(10):
+        await checkpoint()
+    cancel_all()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert seen == ["cleaned", "closed"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_executes_a_run_can_be_looked_at() -> None:
+    """As any task of asyncio: where it is, and whether it runs or waits."""
+    app, states = App("t"), list[str]()
+
+    @app.task
+    async def waiting() -> None:
+        states.append(inspect.getcoroutinestate(task_of(asyncio.current_task())))
+        await anyio.sleep_forever()
+
+    def task_of(task: asyncio.Task[Any] | None) -> Any:
+        assert task is not None
+        return task.get_coro()
+
+    async with opened(app) as engine:
+        await engine.launch(waiting)
+        await quiet(engine)
+        (worker,) = (task for task in asyncio.all_tasks() if task.get_name() == NAME)
+        states.append(inspect.getcoroutinestate(task_of(worker)))
+        assert worker.get_stack()[0].f_code.co_name == "_work"
+        assert "runner.py" in repr(worker)
+    assert states == [inspect.CORO_RUNNING, inspect.CORO_SUSPENDED]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
