@@ -215,14 +215,17 @@ class Runner(Stepping):
         crew = self._workers.begin()
         attempt: Attempt | None = None
         try:
-            while not crew.is_ending:
+            while attempt is not None or not crew.is_ending:
                 with new_scope() as scope:  # of all those that nobody stops
                     crew.scopes[host] = scope
+                    if crew.is_ending:
+                        scope.cancel()
                     if attempt is not None:
-                        await self._end_attempt(attempt)
-                        attempt = None
+                        ended, attempt = attempt, None
+                        await self._end_attempt(ended)
+                        del ended  # with what its code has left
                     straight = 0
-                    while attempt is None:
+                    while attempt is None and not crew.is_ending:
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()
                             straight = 0

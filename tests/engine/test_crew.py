@@ -155,6 +155,38 @@ async def test_nobody_is_left_by_a_host_that_cancels_all_tasks_again() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_what_a_shield_lets_end_well_is_recorded_though_the_host_is_in_a_hurry() -> None:
+    """It cancels once more while the engine closes; the next start does not do it again."""
+    app, log, seen = App("t"), MemoryLog(), list[str]()
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    @app.task
+    async def pay() -> None:
+        seen.append("paid")
+        begun.set()
+        with anyio.CancelScope(shield=True):
+            await go_on.wait()
+
+    async def host() -> None:
+        async with app.open(log) as engine:
+            await engine.launch(pay)
+            await anyio.sleep_forever()
+
+    task = asyncio.create_task(host())
+    await begun.wait()
+    for _ in range(2):
+        task.cancel()
+        for _ in range(10):
+            await checkpoint()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with app.open(log) as engine:
+        await engine.drain()
+    assert seen == ["paid"]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_what_executes_a_run_can_be_looked_at() -> None:
     """As any task of asyncio: where it is, and whether it runs or waits."""
     app, states = App("t"), list[str]()
