@@ -217,9 +217,10 @@ class Handle(Generic[R]):
         return result
 
     def _notify(self, queue: deque[Handle[Any]]) -> None:
-        self._queue = queue
         if self._is_done:
             queue.append(self)
+        else:
+            self._queue = queue
 
     def _ended(self) -> None:
         self._is_done = True
@@ -227,4 +228,5 @@ class Handle(Generic[R]):
             wake()
         if self._queue is not None:
             self._queue.append(self)
+            self._queue = None  # which may keep it for ever, if another one of them failed
         self._parent._note_child_ended()

@@ -132,6 +132,10 @@ class Decider(Protocol):
         """Use *timers* from now on; *sources* names the sources by number."""
         ...
 
+    def let_go(self) -> None:
+        """Be of no use until the next `attach`: what rules are made of holds each other."""
+        ...
+
     def activate(self, rule: str, at_ns: int) -> None:
         """Let *rule* take events from now on; it starts empty."""
         ...
@@ -253,6 +257,9 @@ class NoRules:
         raise TypeError(f"no pattern can be waited for here: {pattern!r}")
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
+        """See `Decider`."""
+
+    def let_go(self) -> None:
         """See `Decider`."""
 
     def activate(self, rule: str, at_ns: int) -> None:

@@ -149,9 +149,17 @@ class RunWaits(Steps):
             DurabilityLost: the log cannot be read any more.
         """
         self._check_host()
-        state = self._pipeline.kernel.state
-        watched = state.decider.watched(pattern)
-        timeout_ns = _timeout_ns("wait", timeout)
+        watched = self._pipeline.kernel.state.decider.watched(pattern)
+        try:
+            return await self._wait_for(
+                watched, _timeout_ns("wait", timeout), since, lookback=lookback
+            )
+        finally:
+            watched.decider.let_go()
+
+    async def _wait_for(
+        self, watched: Watched, timeout_ns: int | None, since: int | None, *, lookback: bool
+    ) -> Firing[Any] | None:
         begins_ns = 0
         if since is not None:
             self._check_since(since, lookback=lookback)
@@ -181,8 +189,9 @@ class RunWaits(Steps):
         if met is None:
             return None
         self._note_met(watched, met, is_new=is_new)
-        watched.decider.attach(Timers(), state.sources)
-        return FiringLoader(watched.decider, self._pipeline.log)(_ended(step, met, watched.rule))
+        decider, pipeline = watched.decider, self._pipeline
+        decider.attach(Timers(), pipeline.kernel.state.sources)
+        return FiringLoader(decider, pipeline.log)(_ended(step, met, watched.rule))
 
     def _recorded_wait(self, ordinal: int, watched: Watched) -> Step | None:
         """Return what the log holds at *ordinal*, if that is a wait for this pattern."""

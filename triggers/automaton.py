@@ -91,6 +91,13 @@ class Automaton:
             self._clock = self._make_clock(gate)
         self._build(node, Sink(name, policy, by_event_time=self._clock is not None))
 
+    def let_go(self) -> None:
+        """Be of no use any more: what is made of it holds it, and would not be freed with it."""
+        self.active = False
+        for part in (self.entries, self.joins, self._timed, self._stateful):
+            part.clear()
+        self._clock = None
+
     # ------------------------------------------------------------ build
 
     def _build(self, node: n.Node, then: Stage, level: Level = Level.NONE) -> None:

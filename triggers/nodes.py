@@ -8,6 +8,7 @@ name.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import msgspec
@@ -403,6 +404,16 @@ def name_of(function: Callable[..., Any]) -> str:
 
 def _shape_of(kind: Any) -> object:
     """Return what *kind* decodes, as data: two structs with the same fields are the same."""
+    # Only of classes: unions that are equal may name their members in another order.
+    return _shape_of_class(kind) if isinstance(kind, type) else _derived_shape(kind)
+
+
+@lru_cache(maxsize=256)
+def _shape_of_class(kind: Any) -> object:
+    return _derived_shape(kind)
+
+
+def _derived_shape(kind: Any) -> object:
     try:
         return msgspec.json.schema(kind)
     except TypeError:  # a type that has no JSON schema

@@ -94,9 +94,9 @@ class RuleSet:
 
     def attach(self, timers: Timers, sources: list[str]) -> None:
         """See `Decider`."""
+        self.let_go()
         self._timers = timers
         self._sources = sources
-        self._index = SubjectIndex()
         self._recent, self._before, self._recent_bytes = {}, {}, 0
         self._automata = {}
         for rule in self._rules.values():
@@ -168,6 +168,13 @@ class RuleSet:
         found.attach(Timers(), [])
         subjects = [entry.subject for entry in found._automata[WAIT].entries]
         return Watched(found, WAIT, subjects, pattern.node.text(), bytes.fromhex(digest))
+
+    def let_go(self) -> None:
+        """See `Decider`."""
+        for automaton in self._automata.values():
+            automaton.let_go()
+        self._automata.clear()
+        self._index = SubjectIndex()
 
     def activate(self, rule: str, at_ns: int) -> None:
         """See `Decider`."""

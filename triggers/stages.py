@@ -27,9 +27,11 @@ class Sink:
         self._rule = rule
         self._policy = policy
         self._by_event_time = by_event_time
-        if not by_event_time:
-            self.take = self._take
-            """See `EventStage`; event time is known only with a hit."""
+
+    @property
+    def take(self) -> Callable[..., None] | None:
+        """See `EventStage`; event time is known only with a hit."""
+        return None if self._by_event_time else self._take
 
     def _take(
         self, key: Any, event: Event[Any], record: EventStored, _: int, out: list[Verdict]

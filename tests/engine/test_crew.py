@@ -19,7 +19,7 @@ from headrace import App, MemoryLog, Run
 from headrace.engine.backend import current_backend
 from headrace.engine.crew import NAME, Crew, PlainCrew
 
-WAITING_BYTES_MAX = 6000
+WAITING_BYTES_MAX = 7000  # with what tables grow in steps; `benchmarks/tasks.py` has the figure
 
 
 class Worker:

@@ -15,9 +15,11 @@ import pytest
 from anyio.lowlevel import checkpoint
 from tests.engine.stand import StepClock, opened, quiet
 
-from headrace import App, Engine, Retry, Run, TaskFailed
+from headrace import App, Engine, Retry, Run, StepFailed, on
 
 COUNT = 20
+
+GIVEN_UP = {"failing", "failing_late", "failing_in_thread", "too_long", "undoing", "never_in_time"}
 
 
 def app_of_endings() -> App:
@@ -54,7 +56,7 @@ def app_of_endings() -> App:
     def failing_in_thread() -> None:
         raise OSError("in a thread")
 
-    @app.task
+    @app.task(retry=Retry(attempts=3, wait_first=0.1))
     async def retried(run: Run) -> None:
         await checkpoint()
         if run.attempt < 3:
@@ -65,12 +67,21 @@ def app_of_endings() -> App:
         await anyio.sleep_forever()
 
     @app.task
+    async def echo(number: int) -> int:
+        return number
+
+    @app.task(retry=Retry(attempts=1))
+    async def refusing(number: int) -> int:
+        await checkpoint()
+        raise OSError(str(number))
+
+    @app.task
     async def calling(run: Run) -> None:
         await run.call(plain)
         await run.call(waiting)
-        with pytest.raises(TaskFailed):
+        with pytest.raises(StepFailed):
             await run.call(failing)
-        with pytest.raises(TaskFailed):
+        with pytest.raises(StepFailed):
             await run.call(failing_late)
 
     @app.task
@@ -81,6 +92,34 @@ def app_of_endings() -> App:
     @app.task
     async def racing(run: Run) -> None:
         await run.race(run.spawn(waiting), run.spawn(sleeping))
+
+    @app.task
+    async def mapping(run: Run) -> None:
+        await run.map(echo, [1, 2, 3], max_concurrency=2)
+        with pytest.raises(StepFailed):
+            await run.map(refusing, [1, 2])
+
+    @app.task
+    async def expecting(run: Run) -> None:
+        assert await run.receive("never", int, timeout=1) is None
+        assert await run.wait(on("never"), timeout=1) is None
+
+    @app.task(retry=Retry(attempts=1))
+    async def undoing(run: Run) -> None:
+        await run.compensate(plain)
+        await run.call(waiting)
+        raise OSError("after that")
+
+    @app.task(deadline=1, retry=Retry(attempts=9, wait_first=0.3))
+    async def never_in_time() -> None:
+        await checkpoint()
+        raise OSError("again")
+
+    @app.task
+    async def at_its_own_limit(run: Run) -> None:
+        with anyio.move_on_after(0):
+            await anyio.sleep_forever()
+        await run.sleep(0.1)
 
     return app
 
@@ -109,7 +148,7 @@ async def _garbage_of(engine: Engine, act: Callable[[], Any]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.parametrize("name", sorted(app_of_endings().tasks))
+@pytest.mark.parametrize("name", sorted(set(app_of_endings().tasks) - {"echo", "refusing"}))
 async def test_a_run_that_has_ended_leaves_no_garbage(name: str) -> None:
     """However it ended: nothing of ours is in a circle, from its frames to its error."""
     app, clock = app_of_endings(), StepClock()
@@ -123,6 +162,8 @@ async def test_a_run_that_has_ended_leaves_no_garbage(name: str) -> None:
             await quiet(engine)
 
         assert await _garbage_of(engine, act) == Counter()
+        failed = len(engine.opened().kernel.state.dead)
+        assert failed == (2 * COUNT if name in GIVEN_UP else 0)
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
