@@ -286,14 +286,20 @@ class Play:
     """
 
     def __init__(
-        self, case: dict[str, Any], nfa: Nfa, bounded: Collection[int], *, exact: bool
+        self,
+        case: dict[str, Any],
+        node: SequenceNode,
+        nfa: Nfa,
+        bounded: Collection[int],
+        *,
+        exact: bool,
     ) -> None:
         self.case = case
         self.nfa = nfa
         self.bounded = bounded
         """Numbers of the states in which `within_gap` counts."""
         self.exact = exact
-        self.node = node_of(case["pattern"])
+        self.node = node
         self.conditions = StepConditions(self.node, "case")
         self.tests = [without_relative(each.source) for each in self.node.steps]
         self.progress = Progress([START], [])
@@ -305,17 +311,19 @@ class Play:
     @staticmethod
     def of_flink(case: dict[str, Any]) -> Play:
         """Play *case* with Flink's states."""
-        compiler = FlinkCompiler(node_of(case["pattern"]), loops_in(case["pattern"]["steps"]))
+        node = node_of(case["pattern"])
+        compiler = FlinkCompiler(node, loops_in(case["pattern"]["steps"]))
         nfa = compiler.compiled()
         order = enumerate(compiler.order)
         bounded = {n for n, made in order if any(made is one for one in compiler.bounded)}
-        return Play(case, nfa, bounded, exact=False).through()
+        return Play(case, node, nfa, bounded, exact=False).through()
 
     @staticmethod
     def of_headrace(case: dict[str, Any]) -> Play:
         """Play *case* with headrace's states."""
-        nfa = compile_sequence(node_of(case["pattern"]))
-        return Play(case, nfa, range(len(nfa.states)), exact=True).through()
+        node = node_of(case["pattern"])
+        nfa = compile_sequence(node)
+        return Play(case, node, nfa, range(len(nfa.states)), exact=True).through()
 
     def through(self) -> Play:
         """Play all of it."""

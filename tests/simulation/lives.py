@@ -8,6 +8,7 @@ import anyio
 from tests.reference.shell import fold
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.shapes import INPUT, START_S, Input, Outcome, Trail, make_app, outcome_of
+from tests.simulation.unthreaded import written_at_once
 
 from headrace import Emission, Engine, LogFull, MemoryLog, Run
 from headrace.engine.log import Durability, FileLog
@@ -120,6 +121,7 @@ class Life:
                 assert first == sequence, "one event, two sequences"
                 return
 
+    @written_at_once()
     def check(self, expected: Outcome, place: object) -> None:
         """Compare what came of it with *expected*; open the log once more."""
         found = expected.difference(outcome_of(self.kept))
@@ -135,6 +137,7 @@ class Life:
         assert verify(PATH, files=self.disk).ok, place
 
 
+@written_at_once()
 def stored_on(disk: SimulatedDisk) -> list[bytes]:
     """Return the records that a restart on *disk* finds."""
     log = FileLog(PATH, files=disk)

@@ -218,7 +218,7 @@ def kill_again_and_again(lives: Lives, rng: Random, kills: int) -> int:
     """Kill *kills* times, then let a life end; return the number of its last jobs."""
     for number in range(kills):
         if number % 5 == 3:  # in the middle of recovery, or before it
-            ended = lives.live(last=10**6, kill_after=0, delay_s=rng.uniform(0.0, 0.2))
+            ended = lives.live(last=10**6, kill_after=0, delay_s=rng.uniform(0.0, 0.1))
         else:
             ended = lives.live(
                 last=10**6, kill_after=rng.randrange(1, 40), delay_s=rng.uniform(0.0, 0.05)

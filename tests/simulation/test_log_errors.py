@@ -8,6 +8,7 @@ from random import Random
 import pytest
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.session import Session, contents, record, records
+from tests.simulation.unthreaded import written_at_once
 
 from headrace.engine.errors import DurabilityLost, LogError, LogFull, LogUnusable
 from headrace.engine.log import FileLog
@@ -60,6 +61,7 @@ def calls(name: str) -> int:
     return sum(call.startswith(f"{name} ") for call in disk.calls)
 
 
+@written_at_once()
 def check_restart(disk: SimulatedDisk, acknowledged: int) -> None:
     """Check that a restart without faults finds what was acknowledged, and can go on."""
     disk.before = lambda _name, _path: None

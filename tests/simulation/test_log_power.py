@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.session import SameDay, Session, contents, record
+from tests.simulation.unthreaded import written_at_once
 
 from headrace.engine.errors import LogError
 from headrace.engine.log import FileLog
@@ -71,6 +72,7 @@ class Story:
         number = len(self.appended) + 1
         return record(number * 1000 + rng.randint(0, 999), size_bytes=rng.choice((0, 0, 0, 600)))
 
+    @written_at_once()
     def check(self, disk: SimulatedDisk, *, at_least: int) -> None:
         """Check what a restart on *disk* finds, and that it can go on from there."""
         self.disk = disk

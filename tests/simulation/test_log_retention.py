@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from tests.simulation.disk import SimulatedDisk
 from tests.simulation.session import SameDay, Session, contents, record, records
+from tests.simulation.unthreaded import written_at_once
 
 from headrace.engine.errors import LogError, LogUnusable, SegmentGone
 from headrace.engine.log import Durability, FileLog, LogReader, segment
@@ -112,6 +113,7 @@ class Story:
             self.check(disk)
             seen.add(left)
 
+    @written_at_once()
     def check(self, disk: SimulatedDisk) -> None:
         """Check what is left on *disk*, before a restart and after it."""
         self.disk = disk

@@ -11,6 +11,7 @@ KEEP_BYTES (if not negative) gives up.  All end when stdin does: with whoever st
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -20,7 +21,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from headrace import App, Emission, Engine, FileLog, Firing, Retry, Run, StepFailed, on
+from headrace import App, Emission, Engine, FileLog, Firing, MemoryLog, Retry, Run, StepFailed, on
 
 SOURCES = ("north", "east", "south")
 OPEN_MAX = 60
@@ -127,8 +128,18 @@ async def live(log: FileLog, act: Act, life: int, last: int, said: Callable[[str
     said("end\n")
 
 
+async def warm_up() -> None:
+    """Have what a life imports on its way imported before children are forked."""
+    async with make_app(lambda _: None).open(MemoryLog()) as engine:
+        await engine.emit_many(jobs("north", 1, 3))  # none that takes a thread: those do not fork
+        await engine.drain()
+
+
 def main() -> None:
     """Have one child after the other, each until it is killed or has done all."""
+    anyio.run(warm_up, backend=sys.argv[1])
+    assert threading.active_count() == 1
+    gc.freeze()
     read_fd, write_fd = os.pipe()  # its end is the child's end
     for line in sys.stdin:
         life, last = line.split()

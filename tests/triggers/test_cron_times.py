@@ -202,10 +202,28 @@ def fields(draw: st.DrawFn, first: int, last: int) -> tuple[str, set[int]]:
     return f"{low}-{high}", set(range(low, high + 1))
 
 
+LOOKS_BEFORE = timedelta(days=4)
+LOOKS_AFTER = timedelta(days=3)
+"""What is looked at around noon of a day; two more days before say what was passed by then."""
+
+
 @cache
-def on_the_wall(at: datetime, tz: str) -> datetime:
-    """Say what a clock on the wall shows; the examples are all around the same few days."""
-    return at.astimezone(ZoneInfo(tz)).replace(tzinfo=None)
+def minutes_around(tz: str, day: str) -> list[tuple[datetime, datetime, list[datetime]]]:
+    """Each minute around noon of *day*, what a clock on the wall shows, and what it newly passes.
+
+    The examples are all around the same few days.
+    """
+    noon = datetime.fromisoformat(f"{day}T12:00+00:00")
+    zone, at, found = ZoneInfo(tz), noon - LOOKS_BEFORE, list[Any]()
+    reached = at.astimezone(zone).replace(tzinfo=None)
+    while (at := at + MINUTE) < noon + LOOKS_AFTER:
+        local = at.astimezone(zone).replace(tzinfo=None)
+        passed = list[datetime]()
+        while reached < local:
+            reached += MINUTE
+            passed.append(reached)
+        found.append((at, local, passed))
+    return found
 
 
 class Expression:
@@ -234,21 +252,14 @@ class Expression:
             by_day and by_weekday if with_star else by_day or by_weekday
         )
 
-    def due(self, tz: str, start: datetime, end: datetime) -> Iterator[datetime]:
+    def due(self, tz: str, day: str, start: datetime, end: datetime) -> list[datetime]:
         """Look at each minute in between: at the clock on the wall, and at what it has passed."""
-        at = start - timedelta(days=2)
-        reached = on_the_wall(at, tz)
-        while (at := at + MINUTE) < end:
-            local = on_the_wall(at, tz)
-            if self.by_star:
-                is_due = self.matches(local)
-            else:
-                is_due = False
-                while reached < local:
-                    reached += MINUTE
-                    is_due = is_due or self.matches(reached)
-            if is_due and at > start:
-                yield at
+        around = minutes_around(tz, day)
+        first = (start - around[0][0]) // MINUTE + 1
+        looked_at = around[first : first + (end - start) // MINUTE - 1]
+        if self.by_star:
+            return [at for at, local, _ in looked_at if self.matches(local)]
+        return [at for at, _, passed in looked_at if any(map(self.matches, passed))]
 
 
 EXPRESSIONS = st.tuples(
@@ -272,7 +283,7 @@ def test_times_are_those_of_a_look_at_each_minute(
     tz, day = edge
     start = datetime.fromisoformat(f"{day}T12:00+00:00") - before * MINUTE
     end = start + minutes * MINUTE
-    expected = [at_ns(due) for due in expression.due(tz, start, end)]
+    expected = [at_ns(due) for due in expression.due(tz, day, start, end)]
     times = CronTimes(repr(expression), tz)
 
     found = list[int]()
