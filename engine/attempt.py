@@ -145,7 +145,8 @@ class Attempt:
                 await self.run._join()
             self.result = self.spec.encode_result(value)
         except asyncio.CancelledError as error:
-            if error is not self.thrown and is_cancelled_here():
+            is_from_outside = error is not self.thrown and is_cancelled_here()
+            if is_from_outside and not await self.run._executor.take_back():
                 raise
             self.failure = error
         except BaseException as error:  # noqa: BLE001 (the run boundary)

@@ -8,10 +8,13 @@ need of them is here.  Trio's own children are light.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import math
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol
 
+import anyio
 from anyio import CancelScope
 from anyio.abc import TaskGroup
 
@@ -28,6 +31,14 @@ class Crew(Protocol):
 
     def start(self, work: Coroutine[Any, Any, None], group: TaskGroup) -> None:
         """Start a task that does *work* while *group*, the same for all, is there."""
+        ...
+
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """Return what says how often *task* itself was cancelled, rather than a scope of it."""
+        ...
+
+    async def take_back(self) -> bool:
+        """Take that back for the task that is running; ``False``: it is to end nevertheless."""
         ...
 
     async def end(self) -> None:
@@ -51,6 +62,14 @@ class ChildCrew:
     def start(self, work: Coroutine[Any, Any, None], group: TaskGroup) -> None:
         """See `Crew`."""
         group.start_soon(_awaited, work, name=NAME)
+
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """See `Crew`; with trio nobody can."""
+        return int
+
+    async def take_back(self) -> bool:
+        """See `Crew`."""
+        return False
 
     async def end(self) -> None:
         """See `Crew`."""
@@ -97,6 +116,27 @@ class PlainCrew:
             self._group.cancel_scope.cancel()
         if self._left is not None and not self._tasks and not self._left.done():
             self._left.set_result(None)
+
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """See `Crew`."""
+        requests: Callable[[], int] = task.cancelling
+        return requests
+
+    async def take_back(self) -> bool:
+        """See `Crew`.
+
+        Code may cancel the task that executes it.  That ends the code, and nothing else.
+        """
+        task = asyncio.current_task()
+        if self.is_ending or task is None or anyio.current_effective_deadline() == -math.inf:
+            return False
+        while task.cancelling():
+            task.uncancel()
+        # It may not have arrived yet.  Who cancels all tasks of the loop means it, and has
+        # cancelled in the same turn who ends this crew.
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return not self.is_ending
 
     async def end(self) -> None:
         """See `Crew`."""

@@ -98,6 +98,10 @@ class Executor(Protocol):
         """Say whether the code of *run* executes, and nobody has asked for its end."""
         ...
 
+    async def take_back(self) -> bool:
+        """See `Crew.take_back`."""
+        ...
+
     def resource(self, name: str) -> Any:
         """Return the resource of this name, which is open."""
         ...

@@ -204,7 +204,12 @@ class Life:
     async def _next_core(self, core: Core) -> Core:
         """Return the core that goes on once there is room on the disk."""
         full, backend, clock = core.pipeline.failure, core.pipeline.backend, self._settings.clock
-        assert full is not None
+        if full is None:
+            self._abort()
+            raise EngineClosed(
+                "expected that only the engine ends its tasks, found that one was cancelled, such "
+                "as by code that cancels all tasks of the loop; nothing is lost: open it again"
+            )
         logger().warning("disk_full", error=str(full), again_in_s=self._settings.probe_s)
         try:
             kernel = await self._restored(backend)

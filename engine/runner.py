@@ -213,9 +213,12 @@ class Runner(Stepping):
         """Execute one run after the other, until all workers are to end."""
         host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
         crew = self._workers.begin()
+        requests = crew.requests_to(host)
         attempt: Attempt | None = None
         try:
             while attempt is not None or not crew.is_ending:
+                if requests():
+                    await crew.take_back()
                 with new_scope() as scope:  # of all those that nobody stops
                     crew.scopes[host] = scope
                     if crew.is_ending:
@@ -226,6 +229,8 @@ class Runner(Stepping):
                         del ended  # with what its code has left
                     straight = 0
                     while attempt is None and not crew.is_ending:
+                        if requests():  # by the code of a run that has ended, with nothing after it
+                            await crew.take_back()
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()
                             straight = 0
@@ -353,6 +358,10 @@ class Runner(Stepping):
                 return False
             attempt = self._attempts.get(attempt.state.parent)
         return True
+
+    async def take_back(self) -> bool:
+        """See `Executor`."""
+        return await self._workers.crew.take_back()
 
     def progress(self) -> dict[int, Progress]:
         """Return how far attempts say that they have come, by run."""

@@ -15,7 +15,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 from tests.engine.stand import opened, quiet, until
 
-from headrace import App, MemoryLog, Run
+from headrace import App, EngineClosed, MemoryLog, Run, on
 from headrace.engine.backend import current_backend
 from headrace.engine.crew import NAME, Crew, PlainCrew
 
@@ -244,6 +244,33 @@ async def test_a_factory_of_the_host_does_not_begin_workers() -> None:
     finally:
         loop.set_task_factory(None)
     assert made == []
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("name", ["headrace worker", "headrace recruiter"])
+async def test_who_cancels_a_task_of_the_engine_is_told(name: str) -> None:
+    """The engine ends with one clear line, and the next start goes on with what was open."""
+    app, log, done = App("t"), MemoryLog(), list[int]()
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        done.append(run.id)
+
+    @app.task
+    async def nothing() -> None:
+        pass
+
+    with pytest.raises(EngineClosed, match="only the engine ends its tasks"):
+        async with opened(app, log) as engine:
+            await engine.result(await engine.launch(nothing))  # so that there is a worker
+            for task in asyncio.all_tasks():
+                if task.get_name() == name:
+                    task.cancel()
+            await anyio.sleep_forever()
+    async with opened(app, log) as engine:
+        await engine.emit("a")
+        await engine.drain()
+    assert len(done) == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

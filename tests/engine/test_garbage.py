@@ -22,9 +22,8 @@ COUNT = 20
 GIVEN_UP = {"failing", "failing_late", "failing_in_thread", "too_long", "undoing", "never_in_time"}
 
 
-def app_of_endings() -> App:
-    """Return an app with a task for each way to end."""
-    app = App("t")
+def _declare_endings(app: App) -> None:
+    """Declare a task for each way in which one alone can end."""
 
     @app.task
     async def plain() -> str:
@@ -65,6 +64,19 @@ def app_of_endings() -> App:
     @app.task(timeout=1)
     async def too_long() -> None:
         await anyio.sleep_forever()
+
+    @app.task(deadline=1, retry=Retry(attempts=9, wait_first=0.3))
+    async def never_in_time() -> None:
+        await checkpoint()
+        raise OSError("again")
+
+
+def _declare_calls(app: App) -> None:
+    """Declare tasks that call others, and wait for what there is to wait for."""
+    plain, waiting, sleeping, failing, failing_late = (
+        app.tasks[name].function
+        for name in ("plain", "waiting", "sleeping", "failing", "failing_late")
+    )
 
     @app.task
     async def echo(number: int) -> int:
@@ -110,17 +122,18 @@ def app_of_endings() -> App:
         await run.call(waiting)
         raise OSError("after that")
 
-    @app.task(deadline=1, retry=Retry(attempts=9, wait_first=0.3))
-    async def never_in_time() -> None:
-        await checkpoint()
-        raise OSError("again")
-
     @app.task
     async def at_its_own_limit(run: Run) -> None:
         with anyio.move_on_after(0):
             await anyio.sleep_forever()
         await run.sleep(0.1)
 
+
+def app_of_endings() -> App:
+    """Return an app of all of these."""
+    app = App("t")
+    _declare_endings(app)
+    _declare_calls(app)
     return app
 
 

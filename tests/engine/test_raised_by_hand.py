@@ -213,3 +213,67 @@ async def test_an_error_without_a_cause_that_can_be_had_is_a_failure() -> None:
         errors = {view.task: str(view.error) for view in engine.runs("dead")}
     assert "Untold: " in errors["causeless"]
     assert errors["tried"].startswith("ValueError: once (and its retry policy raised SystemExit: 5")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("before", "CancelledError"),
+        ("between", "StepLeft"),
+        ("at the end", None),
+        ("without an await", None),
+        ("step", "StepFailed"),
+    ],
+)
+async def test_code_that_cancels_its_own_task_ends_by_that_and_nothing_else(
+    place: str, said: str | None
+) -> None:
+    """Its run fails if it has anything to await after it; the worker, and other runs, go on."""
+    app, went_on = App("t"), list[str]()
+
+    def cancel() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel("mine")
+
+    @app.task(name="step")
+    async def step() -> None:
+        await anyio.lowlevel.checkpoint()
+        cancel()
+        await anyio.lowlevel.checkpoint()
+
+    @app.rule(on("a"))
+    async def act(run: Run) -> None:
+        if place == "step":
+            await run.call(step)
+        if place == "before":
+            cancel()
+        await anyio.lowlevel.checkpoint()
+        cancel()
+        if place == "between":
+            await run.sleep(1)
+
+    @app.rule(on("a"))
+    async def straight() -> None:
+        if place == "without an await":
+            cancel()
+
+    @app.rule(on("b"))
+    async def other(run: Run) -> None:
+        await anyio.lowlevel.checkpoint()
+        await run.sleep(1)
+        went_on.append("other")
+
+    clock = StepClock()
+    async with opened(app, clock=clock) as engine:
+        await engine.emit("b")
+        await engine.emit_many([("a", None), ("b", None)])
+        await clock.step(engine, 5)
+        await engine.emit("b")
+        await clock.step(engine, 5)
+        await engine.drain()
+        dead = [(run.task, str(run.error).split(":")[0]) for run in engine.runs("dead")]
+        assert dead == ([] if said is None else [("act", said)])
+        assert went_on == ["other"] * 3
+        await check_live(engine)
