@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol
@@ -33,12 +33,19 @@ class Crew(Protocol):
         """Start a task that does *work* while *group*, the same for all, is there."""
         ...
 
-    def requests_to(self, task: Any) -> Callable[[], int]:
-        """Return what says how often *task* itself was cancelled, rather than a scope of it."""
+    def requests(self) -> int:
+        """Return how often the task that is running was cancelled itself, rather than a scope."""
         ...
 
-    async def take_back(self) -> bool:
-        """Take that back for the task that is running; ``False``: it is to end nevertheless."""
+    def note_own_request(self) -> None:
+        """Note that the code of the task that is running has done so."""
+        ...
+
+    async def take_back(self, *, only_own: bool = False) -> bool:
+        """Let the task that is running go on though it was cancelled; ``False``: it is to end.
+
+        With *only_own* it goes on if its own code has cancelled it, and not if others have.
+        """
         ...
 
     async def end(self) -> None:
@@ -63,11 +70,14 @@ class ChildCrew:
         """See `Crew`."""
         group.start_soon(_awaited, work, name=NAME)
 
-    def requests_to(self, task: Any) -> Callable[[], int]:
+    def requests(self) -> int:
         """See `Crew`; with trio nobody can."""
-        return int
+        return 0
 
-    async def take_back(self) -> bool:
+    def note_own_request(self) -> None:
+        """See `Crew`."""
+
+    async def take_back(self, *, only_own: bool = False) -> bool:
         """See `Crew`."""
         return False
 
@@ -92,6 +102,8 @@ class PlainCrew:
         self.is_ending = False
         self._group: TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
+        self._by_itself: set[asyncio.Task[None]] = set()
+        """Those whose own code has cancelled them, which is to end that code and nothing else."""
         self._errors: list[BaseException] = []
         self._left: asyncio.Future[None] | None = None
         """Done once the last has ended, if somebody waits for that."""
@@ -109,6 +121,7 @@ class PlainCrew:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.remove(task)
         self.scopes.pop(task, None)
+        self._by_itself.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._errors.append(error)
@@ -117,24 +130,26 @@ class PlainCrew:
         if self._left is not None and not self._tasks and not self._left.done():
             self._left.set_result(None)
 
-    def requests_to(self, task: Any) -> Callable[[], int]:
+    def requests(self) -> int:
         """See `Crew`."""
-        requests: Callable[[], int] = task.cancelling
-        return requests
+        return _current().cancelling()
 
-    async def take_back(self) -> bool:
-        """See `Crew`.
+    def note_own_request(self) -> None:
+        """See `Crew`."""
+        self._by_itself.add(_current())
 
-        Code may cancel the task that executes it.  That ends the code, and nothing else.
-        """
-        task = asyncio.current_task()
-        if self.is_ending or task is None or anyio.current_effective_deadline() == -math.inf:
+    async def take_back(self, *, only_own: bool = False) -> bool:
+        """See `Crew`."""
+        task = _current()
+        is_own = task in self._by_itself
+        self._by_itself.discard(task)
+        if self.is_ending or (only_own and not is_own):
             return False
+        if anyio.current_effective_deadline() == -math.inf:
+            return False  # a scope is cancelled, too
         while task.cancelling():
             task.uncancel()
-        # It may not have arrived yet.  Who cancels all tasks of the loop means it, and has
-        # cancelled in the same turn who ends this crew.
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError):  # if it has not arrived yet
             await asyncio.sleep(0)
         return not self.is_ending
 
@@ -155,3 +170,9 @@ class PlainCrew:
             raise BaseExceptionGroup("workers have ended", self._errors)
         if is_cancelled:
             raise asyncio.CancelledError
+
+
+def _current() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None, "called by a task"
+    return task

@@ -99,7 +99,7 @@ class Executor(Protocol):
         ...
 
     async def take_back(self) -> bool:
-        """See `Crew.take_back`."""
+        """See `Crew.take_back`, with *only_own*."""
         ...
 
     def resource(self, name: str) -> Any:

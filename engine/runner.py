@@ -213,11 +213,10 @@ class Runner(Stepping):
         """Execute one run after the other, until all workers are to end."""
         host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
         crew = self._workers.begin()
-        requests = crew.requests_to(host)
         attempt: Attempt | None = None
         try:
             while attempt is not None or not crew.is_ending:
-                if requests():
+                if crew.requests():
                     await crew.take_back()
                 with new_scope() as scope:  # of all those that nobody stops
                     crew.scopes[host] = scope
@@ -229,7 +228,7 @@ class Runner(Stepping):
                         del ended  # with what its code has left
                     straight = 0
                     while attempt is None and not crew.is_ending:
-                        if requests():  # by the code of a run that has ended, with nothing after it
+                        if crew.requests():  # by code that has ended without awaiting more
                             await crew.take_back()
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()
@@ -361,7 +360,7 @@ class Runner(Stepping):
 
     async def take_back(self) -> bool:
         """See `Executor`."""
-        return await self._workers.crew.take_back()
+        return await self._workers.crew.take_back(only_own=True)
 
     def progress(self) -> dict[int, Progress]:
         """Return how far attempts say that they have come, by run."""

@@ -115,11 +115,13 @@ class _Shift(Coroutine[Any, Any, None]):
     that, would be two frames for each run that waits.
     """
 
-    __slots__ = ("_coroutine", "_workers")
+    __slots__ = ("_coroutine", "_requests", "_workers")
 
     def __init__(self, workers: Workers, coroutine: Coroutine[Any, Any, None]) -> None:
         self._workers = workers
         self._coroutine = coroutine
+        self._requests = 0
+        """How often its task was cancelled itself, as of the last step."""
 
     def __await__(self) -> Generator[Any, Any, None]:
         return cast("Generator[Any, Any, None]", self)
@@ -135,27 +137,34 @@ class _Shift(Coroutine[Any, Any, None]):
             asked = self._coroutine.send(argument)
         finally:
             workers._is_at_work = False
-        self._let_others_go_on()
+        self._end_step()
         return asked
 
     def throw(self, *error: Any) -> Any:
         """Go on to the next await, with *error*."""
         workers = self._workers
+        self._requests = workers.crew.requests()
         workers._is_at_work = True
         try:
             asked = self._coroutine.throw(*error)
         finally:
             error = ()  # it would hold this frame, and so itself
             workers._is_at_work = False
-        self._let_others_go_on()
+        self._end_step()
         return asked
 
     def close(self) -> None:
         """End it where it is."""
         self._coroutine.close()
 
-    def _let_others_go_on(self) -> None:
+    def _end_step(self) -> None:
+        """Let others go on."""
         workers = self._workers
+        requests = workers.crew.requests()
+        if requests != self._requests:
+            if requests > self._requests:  # while nobody else was executed
+                workers.crew.note_own_request()
+            self._requests = requests
         if workers._is_pausing:
             workers._is_pausing = False
         elif workers._queued:
