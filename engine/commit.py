@@ -229,22 +229,19 @@ class Pipeline:
         if not self._has_turn_begun:
             self._begin_turn()
         kernel, log, place = self.kernel, self.log, 0
+        # No longer than a record may be, as their data and subjects were checked.
+        encoded = [encode_fields((EVENT_TAG, at_ns, subject, data)) for subject, data, _ in events]
         try:
             while place < len(events):
                 first = kernel.sequence + 1
                 count, unit = kernel.submit_plain(at_ns, events, place)
                 sequences.extend(range(first, first + count))
-                # No longer than a record may be, as their data and subjects were checked.
-                encoded = [
-                    encode_fields((EVENT_TAG, at_ns, subject, data))
-                    for subject, data, _ in events[place : place + count]
-                ]
-                place += count
+                begin, place = place, place + count
                 if unit is None:
-                    log.append_each(encoded)
+                    log.append_each(encoded[begin:])
                     break
-                log.append_each(encoded[:-1])
-                log.append([encoded[-1], *map(encode, unit[1:])])
+                log.append_each(encoded[begin : place - 1])
+                log.append([encoded[place - 1], *map(encode, unit[1:])])
                 state = kernel.state
                 if state.effects:
                     self._effects.append((kernel.sequence, state.effects))

@@ -65,14 +65,17 @@ def checked(event: Emission | tuple[str, Any]) -> Checked:
 def checked_all(events: Iterable[Emission | tuple[str, Any]]) -> list[Checked]:
     """Return `checked` of each of *events*: written out for those that are only a pair."""
     found: list[Checked] = []
+    known: str | None = None  # most come in runs of one subject
     for event in events:
         if type(event) is not tuple or len(event) != 2:
             found.append(checked(event))
             continue
         subject, data = event
-        check_emit(subject)
-        if not subject.isascii():
-            check_labels(subject)
+        if subject is not known:
+            check_emit(subject)
+            if not subject.isascii():
+                check_labels(subject)
+            known = subject
         found.append((subject, encode_event(data, subject), None))
     return found
 
