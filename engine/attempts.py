@@ -19,6 +19,7 @@ from anyio.abc import TaskGroup
 from headrace.engine.attempt import Attempt
 from headrace.engine.clock import Clock
 from headrace.engine.commit import Pipeline
+from headrace.engine.deadlines import Deadlines
 from headrace.engine.endings import Endings
 from headrace.engine.event import Firing
 from headrace.engine.executor import Executor
@@ -27,7 +28,6 @@ from headrace.engine.run import Run
 from headrace.engine.run_state import RunState
 from headrace.engine.task import TaskSpec
 from headrace.engine.threads import Threads
-from headrace.engine.watch import Watch
 
 
 class Attempts(Endings):
@@ -52,7 +52,7 @@ class Attempts(Endings):
         self._load_firing = load_firing
         self._group: TaskGroup | None = None
         self._parked = 0  # attempts that only wait for children or timers
-        self._watch = Watch(
+        self._deadlines = Deadlines(
             pipeline, clock, self._attempts, end_attempt=self._stop, end_run=self._end_late
         )
 
@@ -124,9 +124,9 @@ class Attempts(Endings):
         """Note that the code of *attempt* begins; before, it may have waited for a thread."""
         spec = attempt.spec
         if spec.timeout_s is not None:
-            self._watch.set_timeout(attempt, spec.timeout_s)
+            self._deadlines.set_timeout(attempt, spec.timeout_s)
         if spec.limits is not None and spec.limits.heartbeat_ns is not None:
-            self._watch.set_heartbeat(attempt, spec.limits.heartbeat_ns)
+            self._deadlines.set_heartbeat(attempt, spec.limits.heartbeat_ns)
 
     def _forget(self, attempt: Attempt, *, succeeded: bool | None) -> None:
         # The frames of what was raised hold the attempt, and handles of children the run: what

@@ -131,7 +131,7 @@ class Runner(Stepping):
                 self._queue.admit_all()
             else:
                 self._cancel(effect.run)
-        self._watch.end_late_runs()  # by input, time has moved on only now
+        self._deadlines.end_late_runs()  # by input, time has moved on only now
 
     def start(self, run_id: int) -> None:
         """See `Executor`."""
@@ -140,7 +140,7 @@ class Runner(Stepping):
             return
         spec = spec_for(self._specs, state)
         if spec is not None and spec.limits is not None:
-            self._watch.watch(state, spec)
+            self._deadlines.watch(state, spec)
         if not state.is_startable or state.is_asleep:
             return  # a timer starts it
         if spec is None:
@@ -390,7 +390,7 @@ class Runner(Stepping):
 
     def next_deadline_ns(self) -> int | None:
         """Return when to call `expire`, as monotonic time."""
-        late_ns, turn_ns = self._watch.next_due_ns(), self._queue.next_due_ns()
+        late_ns, turn_ns = self._deadlines.next_due_ns(), self._queue.next_due_ns()
         if late_ns is None or turn_ns is None:
             return turn_ns if late_ns is None else late_ns
         return min(late_ns, turn_ns)
@@ -398,7 +398,7 @@ class Runner(Stepping):
     def expire(self, now_ns: int) -> None:
         """Stop what is late at monotonic time *now_ns*; begin what had to wait for its time."""
         with suppress(LogError):  # of a record: whoever waits knows it
-            self._watch.expire(now_ns)
+            self._deadlines.expire(now_ns)
             self._queue.expire(now_ns)
 
     async def close(self) -> None:

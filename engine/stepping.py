@@ -162,7 +162,7 @@ class Stepping(Attempts):
         depth = 1 if caller is None else caller.depth + 1
         spec = spec_for(self._specs, state)
         if spec is not None and spec.limits is not None:
-            self._watch.watch(state, spec)
+            self._deadlines.watch(state, spec)
         if state.is_startable and (spec is None or depth > DEPTH_MAX or self._queue.holds(state)):
             self.start(run_id)
         elif (

@@ -55,7 +55,7 @@ MAY_EXCEPT_BROADLY = {
     "engine/replay/code.py": "the run boundary, where code is replayed",
     "engine/process_worker.py": "the run boundary, in a worker process",
     "engine/process_errors.py": "what a user's exception is made of and says is user code too",
-    "engine/stopwatch.py": "what is thrown into a task's coroutine is handed on",
+    "engine/stopwatch.py": "what a task's first step raises comes out where it is awaited",
     "engine/threads.py": "the run boundary, in a thread: it is raised in the loop",
     "engine/control.py": "others register commands: one that fails does not end the engine",
     "triggers/entry.py": "as triggers/stage.py, written out where most events end",

@@ -225,7 +225,7 @@ async def test_deadlines_of_ended_runs_take_no_memory() -> None:
         for _ in range(300):
             await engine.launch(short)
         await quiet(engine)
-        assert len(engine._core.runner._watch._runs) < 80
+        assert len(engine._core.runner._deadlines._runs) < 80
         gate.open()
         await engine.drain()
 

@@ -25,8 +25,8 @@ from tests.engine.stand import (
 import headrace.engine.runner as runner_module
 import headrace.engine.threads as threads_module
 from headrace import App, DurabilityLost, MemoryLog, Retry, Run, StepFailed, on
+from headrace.engine.deadlines import SPARE
 from headrace.engine.record import RunCancelled, RunCompleted, RunFailed
-from headrace.engine.watch import SPARE
 
 
 def completed(log: MemoryLog) -> int:
@@ -254,7 +254,7 @@ async def test_deadlines_of_ended_attempts_take_no_memory() -> None:
         for _ in range(20):
             await engine.emit_many([("short", None)] * 100)
             await quiet(engine)
-        assert len(engine._core.runner._watch.times) < 300
+        assert len(engine._core.runner._deadlines.times) < 300
         gate.open()
         await engine.drain()
 

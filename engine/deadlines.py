@@ -1,4 +1,4 @@
-"""`Watch`: what has to be done by when: attempts in their time, runs within their deadline.
+"""`Deadlines`: what has to be done by when: attempts in their time, runs within their deadline.
 
 Deadlines go by log time, since they hold over restarts; the rest by the monotonic clock.
 Nothing here is state: it is made anew from the run table.
@@ -20,7 +20,7 @@ SPARE: Final = 64
 """Entries that say nothing any more, beyond twice as many as there are others."""
 
 
-class Watch:
+class Deadlines:
     """All methods belong to the event loop's thread."""
 
     def __init__(
