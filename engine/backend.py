@@ -22,6 +22,9 @@ R = TypeVar("R")
 
 TIDY_AT: Final = 64
 
+MakeFuture = Callable[[], "asyncio.Future[Any]"]
+"""`create_future` of the loop.  To ask which loop is running takes a system call, each time."""
+
 
 class Event(Protocol):
     """What `anyio.Event` does, without its asking for the backend each time one is made.
@@ -61,9 +64,10 @@ class Waiter:
     run that waits.
     """
 
-    __slots__ = ("_future", "_is_set")
+    __slots__ = ("_future", "_is_set", "_make")
 
-    def __init__(self) -> None:
+    def __init__(self, make: MakeFuture) -> None:
+        self._make = make
         self._future: asyncio.Future[None] | None = None
         self._is_set = False
 
@@ -81,7 +85,7 @@ class Waiter:
         """See `Event`."""
         if self._is_set:
             return _DONE
-        self._future = asyncio.get_running_loop().create_future()
+        self._future = self._make()
         return self._future
 
 
@@ -91,9 +95,10 @@ class SharedWaiter:
     One for all would be cancelled with the first of them.
     """
 
-    __slots__ = ("_futures", "_is_set", "_tidy_at")
+    __slots__ = ("_futures", "_is_set", "_make", "_tidy_at")
 
-    def __init__(self) -> None:
+    def __init__(self, make: MakeFuture) -> None:
+        self._make = make
         self._futures: list[asyncio.Future[None]] = []
         self._is_set = False
         self._tidy_at = TIDY_AT
@@ -118,7 +123,7 @@ class SharedWaiter:
         if len(self._futures) >= self._tidy_at:
             self._futures = [future for future in self._futures if not future.done()]
             self._tidy_at = 2 * len(self._futures) + TIDY_AT
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = self._make()
         self._futures.append(future)
         return future
 
@@ -200,8 +205,8 @@ def current_backend() -> Backend:
         loop.call_soon,
         loop.call_soon_threadsafe,
         partial(asyncio.current_task, loop),
-        SharedWaiter,
-        Waiter,
+        partial(SharedWaiter, loop.create_future),
+        partial(Waiter, loop.create_future),
         scope,
-        PlainCrew,
+        partial(PlainCrew, loop),
     )

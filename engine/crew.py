@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol
@@ -33,8 +33,12 @@ class Crew(Protocol):
         """Start a task that does *work* while *group*, the same for all, is there."""
         ...
 
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """Return what says how often *task* itself was cancelled, rather than a scope of it."""
+        ...
+
     def requests(self) -> int:
-        """Return how often the task that is running was cancelled itself, rather than a scope."""
+        """Return how often the task that is running was."""
         ...
 
     def note_own_request(self) -> None:
@@ -70,8 +74,12 @@ class ChildCrew:
         """See `Crew`."""
         group.start_soon(_awaited, work, name=NAME)
 
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """See `Crew`; with trio nobody can cancel one."""
+        return int
+
     def requests(self) -> int:
-        """See `Crew`; with trio nobody can."""
+        """See `Crew`."""
         return 0
 
     def note_own_request(self) -> None:
@@ -96,10 +104,11 @@ class PlainCrew:
     anyio's task groups; `asyncio.Task.cancel` would reach it once, through all shields.
     """
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin with none, on *loop*, which is running."""
         self.scopes: dict[Any, CancelScope] = {}
         self.is_ending = False
+        self._loop = loop
         self._group: TaskGroup
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_itself: set[asyncio.Task[None]] = set()
@@ -114,7 +123,7 @@ class PlainCrew:
         """See `Crew`."""
         self._group = group
         # Not by the loop's factory: that of a host may begin the task here, in the middle.
-        task = asyncio.Task(work, loop=asyncio.get_running_loop(), name=NAME)
+        task = asyncio.Task(work, loop=self._loop, name=NAME)
         self._tasks.add(task)
         task.add_done_callback(self._note_end, context=self._context)
 
@@ -130,17 +139,22 @@ class PlainCrew:
         if self._left is not None and not self._tasks and not self._left.done():
             self._left.set_result(None)
 
+    def requests_to(self, task: Any) -> Callable[[], int]:
+        """See `Crew`."""
+        requests: Callable[[], int] = task.cancelling
+        return requests
+
     def requests(self) -> int:
         """See `Crew`."""
-        return _current().cancelling()
+        return self._current().cancelling()
 
     def note_own_request(self) -> None:
         """See `Crew`."""
-        self._by_itself.add(_current())
+        self._by_itself.add(self._current())
 
     async def take_back(self, *, only_own: bool = False) -> bool:
         """See `Crew`."""
-        task = _current()
+        task = self._current()
         is_own = task in self._by_itself
         self._by_itself.discard(task)
         if self.is_ending or (only_own and not is_own):
@@ -161,7 +175,7 @@ class PlainCrew:
         is_cancelled = False
         with CancelScope(shield=True):
             while self._tasks:
-                self._left = asyncio.get_running_loop().create_future()
+                self._left = self._loop.create_future()
                 try:
                     await self._left
                 except asyncio.CancelledError:  # of a host that cancels each task that there is
@@ -171,8 +185,7 @@ class PlainCrew:
         if is_cancelled:
             raise asyncio.CancelledError
 
-
-def _current() -> asyncio.Task[Any]:
-    task = asyncio.current_task()
-    assert task is not None, "called by a task"
-    return task
+    def _current(self) -> asyncio.Task[Any]:
+        task = asyncio.current_task(self._loop)
+        assert task is not None, "called by a task"
+        return task

@@ -213,10 +213,11 @@ class Runner(Stepping):
         """Execute one run after the other, until all workers are to end."""
         host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
         crew = self._workers.begin()
+        requests = crew.requests_to(host)
         attempt: Attempt | None = None
         try:
             while attempt is not None or not crew.is_ending:
-                if crew.requests():
+                if requests():
                     await crew.take_back()
                 with new_scope() as scope:  # of all those that nobody stops
                     crew.scopes[host] = scope
@@ -228,7 +229,7 @@ class Runner(Stepping):
                         del ended  # with what its code has left
                     straight = 0
                     while attempt is None and not crew.is_ending:
-                        if crew.requests():  # by code that has ended without awaiting more
+                        if requests():  # by code that has ended without awaiting more
                             await crew.take_back()
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()

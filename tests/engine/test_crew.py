@@ -213,7 +213,7 @@ async def test_what_executes_a_run_can_be_looked_at() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_who_has_not_begun_does_not_begin() -> None:
     """It is called when everything ends already, and is waited for nevertheless."""
-    crew, done = PlainCrew(), list[str]()
+    crew, done = PlainCrew(asyncio.get_running_loop()), list[str]()
 
     async def work() -> None:
         done.append("worked")
@@ -229,7 +229,7 @@ async def test_who_has_not_begun_does_not_begin() -> None:
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_a_factory_of_the_host_does_not_begin_workers() -> None:
     """Such as the eager one of Python 3.12, within a callback."""
-    crew, made = PlainCrew(), list[str]()
+    crew, made = PlainCrew(asyncio.get_running_loop()), list[str]()
     loop = asyncio.get_running_loop()
 
     def factory(loop: Any, coroutine: Any, **options: Any) -> Any:
