@@ -26,7 +26,7 @@ LABELS_CHARS_MAX: Final = 600
 _encode = msgspec.msgpack.Encoder().encode
 _encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
 _check_whole = msgspec.msgpack.Decoder(Raw).decode
-"""Raises if bytes are not exactly one value.  They are not if there is a `Raw` in the data of a
+"""Returns bytes as one value, and raises if they are not exactly that.  They are not if there is a `Raw` in the data of a
 user that holds something else, such as JSON; a record around them could never be read again."""
 
 
@@ -49,12 +49,12 @@ def encode_event(data: Any, subject: str) -> Raw:
     """
     try:
         encoded = _encode(data)
-        _check_whole(encoded)
+        whole = _check_whole(encoded)
     except ENCODE_ERRORS as error:
         raise _refused(f"event {subject!r}", error) from error
     if len(encoded) > PAYLOAD_BYTES_MAX:
         raise _too_large(f"event {subject!r}", len(encoded))
-    return Raw(encoded)
+    return whole
 
 
 def check_labels(subject: str, *labels: str | None) -> None:
