@@ -26,8 +26,11 @@ LABELS_CHARS_MAX: Final = 600
 _encode = msgspec.msgpack.Encoder().encode
 _encode_in_order = msgspec.msgpack.Encoder(order="deterministic").encode
 _check_whole = msgspec.msgpack.Decoder(Raw).decode
-"""Returns bytes as one value, and raises if they are not exactly that.  They are not if there is a `Raw` in the data of a
-user that holds something else, such as JSON; a record around them could never be read again."""
+"""Returns bytes as one value, and raises if they are not exactly that.
+
+They are not if there is a `Raw` in the data of a user that holds something else, such as JSON; a
+record around them could never be read again.
+"""
 
 
 def check_record(encoded: bytes) -> bytes:
