@@ -131,7 +131,8 @@ class Attempt:
     ) -> None:
         """Call the task, within `scope`; `outcome` says what came of it, once that is left.
 
-        A cancellation goes through: its own, the parent's, or the host's.
+        A cancellation goes through: its own, the parent's, or the host's.  One that the code has
+        asked for itself, of the task that executes it, is its failure.
         """
         if self.stopped is not None or self.state.failing is not None:
             self.run.is_over = True

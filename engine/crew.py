@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import copy_context
 from typing import Any, Final, Protocol
@@ -33,12 +33,8 @@ class Crew(Protocol):
         """Start a task that does *work* while *group*, the same for all, is there."""
         ...
 
-    def requests_to(self, task: Any) -> Callable[[], int]:
-        """Return what says how often *task* itself was cancelled, rather than a scope of it."""
-        ...
-
     def requests(self) -> int:
-        """Return how often the task that is running was."""
+        """Return how often the task that is running was cancelled itself, rather than a scope."""
         ...
 
     def note_own_request(self) -> None:
@@ -74,12 +70,8 @@ class ChildCrew:
         """See `Crew`."""
         group.start_soon(_awaited, work, name=NAME)
 
-    def requests_to(self, task: Any) -> Callable[[], int]:
-        """See `Crew`; with trio nobody can cancel one."""
-        return int
-
     def requests(self) -> int:
-        """See `Crew`."""
+        """See `Crew`; with trio nobody can cancel one."""
         return 0
 
     def note_own_request(self) -> None:
@@ -138,11 +130,6 @@ class PlainCrew:
             self._group.cancel_scope.cancel()
         if self._left is not None and not self._tasks and not self._left.done():
             self._left.set_result(None)
-
-    def requests_to(self, task: Any) -> Callable[[], int]:
-        """See `Crew`."""
-        requests: Callable[[], int] = task.cancelling
-        return requests
 
     def requests(self) -> int:
         """See `Crew`."""

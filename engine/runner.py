@@ -1,7 +1,7 @@
 """`Runner`: carries out what the kernel has decided about runs.
 
-Runs are executed by resident workers of one task group (a task for each run would cost
-more than the run); each attempt has a cancel scope of its own.  What comes of an attempt
+Runs are executed by resident workers (a task for each run would cost more than the run); each
+attempt has a cancel scope of its own.  What comes of an attempt
 goes into the log, and the kernel says what follows.  Nothing here is state: after a crash
 all of it is made anew from the run table.
 """
@@ -213,11 +213,10 @@ class Runner(Stepping):
         """Execute one run after the other, until all workers are to end."""
         host, new_scope = self.pipeline.backend.current_task(), self.pipeline.backend.scope
         crew = self._workers.begin()
-        requests = crew.requests_to(host)
         attempt: Attempt | None = None
         try:
             while attempt is not None or not crew.is_ending:
-                if requests():
+                if crew.requests():
                     await crew.take_back()
                 with new_scope() as scope:  # of all those that nobody stops
                     crew.scopes[host] = scope
@@ -229,7 +228,7 @@ class Runner(Stepping):
                         del ended  # with what its code has left
                     straight = 0
                     while attempt is None and not crew.is_ending:
-                        if requests():  # by code that has ended without awaiting more
+                        if crew.requests():  # by code that has ended without awaiting more
                             await crew.take_back()
                         if straight == STRAIGHT_MAX:
                             await self._workers.pause()
